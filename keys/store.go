@@ -1,0 +1,247 @@
+package keys
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+)
+
+const (
+	// FileName is the key file in the store's directory.
+	FileName = "keys.json"
+
+	lockName      = "lock"
+	formatVersion = 1
+	// maxGenerations is how many WireGuard keys a node holds at most: the one in use, and the next.
+	maxGenerations = 2
+)
+
+// ErrInUse says that another process holds the store.
+var ErrInUse = errors.New("another agent uses this directory")
+
+// CorruptError says that a file of the store exists and can't be used. The file is left as it is.
+type CorruptError struct {
+	Path string
+	Err  error
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%s can't be used: %v; restore it from a backup, or move it away: "+
+		"the node then makes new keys and comes back under a new identity", e.Path, e.Err)
+}
+
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// Store is the key store of one node: one directory (mode 0700), with the key file (mode 0600) in it. Every
+// change is on disk, fsynced, before a method returns. One process at a time holds it. Safe for concurrent use.
+type Store struct {
+	dir  string
+	lock *os.File
+
+	mu          sync.Mutex
+	identity    Identity
+	generations []Generation
+	sequence    sequence
+}
+
+// file is the shape of keys.json. Keys are standard base64.
+type file struct {
+	Version     int              `json:"version"`
+	Identity    string           `json:"identity"` // Ed25519 seed, 32 bytes
+	Generations []fileGeneration `json:"generations"`
+}
+
+type fileGeneration struct {
+	Number  uint32 `json:"number"`
+	Private string `json:"privateKey"`
+}
+
+// Open opens the store in dir, and makes the directory, an identity and generation 0 where there are none. It
+// returns ErrInUse when another process holds the store, a *CorruptError when what is there can't be used, and
+// the system's error when the directory can't be written. Close it to let go of the lock.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the key store: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, lock: lock}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return s, nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, lockName)
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the key store's lock: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), lock.Close())
+	}
+	return lock, nil
+}
+
+func (s *Store) load() error {
+	path := filepath.Join(s.dir, FileName)
+	raw, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := s.create(); err != nil {
+			return err
+		}
+	case err != nil:
+		return fmt.Errorf("reading the key store: %w", err)
+	default:
+		if s.identity, s.generations, err = decodeFile(raw); err != nil {
+			return &CorruptError{Path: path, Err: err}
+		}
+	}
+	s.sequence, err = openSequence(filepath.Join(s.dir, sequenceName))
+	return err
+}
+
+func (s *Store) create() error {
+	identity, err := newIdentity()
+	if err != nil {
+		return err
+	}
+	private, err := newPrivateKey()
+	if err != nil {
+		return err
+	}
+	s.identity, s.generations = identity, []Generation{{Number: 0, Private: private}}
+	return s.save()
+}
+
+func (s *Store) save() error {
+	f := file{
+		Version:  formatVersion,
+		Identity: base64.StdEncoding.EncodeToString(s.identity.private.Seed()),
+	}
+	for _, g := range s.generations {
+		secret := g.Private.Bytes()
+		f.Generations = append(f.Generations, fileGeneration{
+			Number:  g.Number,
+			Private: base64.StdEncoding.EncodeToString(secret[:]),
+		})
+	}
+	raw, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the key store: %w", err)
+	}
+	if err := writeDurably(filepath.Join(s.dir, FileName), append(raw, '\n')); err != nil {
+		return fmt.Errorf("writing the key store: %w", err)
+	}
+	return nil
+}
+
+func decodeFile(raw []byte) (Identity, []Generation, error) {
+	var f file
+	if err := json.Unmarshal(raw, &f); err != nil {
+		// The decoder's own message may quote the text, and the text is secret.
+		return Identity{}, nil, errors.New("it isn't the JSON of a key store (cut short, or not ours)")
+	}
+	if f.Version != formatVersion {
+		return Identity{}, nil, fmt.Errorf("it has format version %d, and this agent knows version %d only: "+
+			"use the agent that wrote it, or a newer one", f.Version, formatVersion)
+	}
+	seed := make([]byte, len(Identity{}.Public()))
+	if err := decodeKey("the identity", []byte(f.Identity), seed); err != nil {
+		return Identity{}, nil, err
+	}
+	identity, err := identityFromSeed(seed)
+	if err != nil {
+		return Identity{}, nil, err
+	}
+	generations, err := decodeGenerations(f.Generations)
+	return identity, generations, err
+}
+
+func decodeGenerations(stored []fileGeneration) ([]Generation, error) {
+	if len(stored) == 0 || len(stored) > maxGenerations {
+		return nil, fmt.Errorf("it holds %d WireGuard keys, want 1 to %d", len(stored), maxGenerations)
+	}
+	var generations []Generation
+	for i, g := range stored {
+		if i > 0 && g.Number != stored[i-1].Number+1 {
+			return nil, fmt.Errorf("generation %d follows generation %d", g.Number, stored[i-1].Number)
+		}
+		var key wgtypes.Key
+		if err := decodeKey(fmt.Sprintf("the key of generation %d", g.Number), []byte(g.Private), key[:]); err != nil {
+			return nil, err
+		}
+		if key == (wgtypes.Key{}) {
+			return nil, fmt.Errorf("the key of generation %d is all zeros", g.Number)
+		}
+		generations = append(generations, Generation{Number: g.Number, Private: PrivateKey{key: key}})
+	}
+	return generations, nil
+}
+
+// writeDurably replaces path in one step, and returns when both the file and its name are on disk.
+func writeDurably(path string, data []byte) error {
+	if err := renameio.WriteFile(path, data, 0o600); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Identity returns the node's identity.
+func (s *Store) Identity() Identity { return s.identity }
+
+// Generations returns the node's WireGuard keys, oldest first: one, or two while it rotates.
+func (s *Store) Generations() []Generation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.generations)
+}
+
+// Private returns the private key of a generation that the store holds.
+func (s *Store) Private(number uint32) (PrivateKey, bool) {
+	for _, g := range s.Generations() {
+		if g.Number == number {
+			return g.Private, true
+		}
+	}
+	return PrivateKey{}, false
+}
+
+// NextSequence returns a number above all that it returned before, in this process or an earlier one.
+func (s *Store) NextSequence() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sequence.next()
+}
+
+// RaiseSequence makes NextSequence return numbers above seen: a store that was restored from a backup goes on
+// after the last record that others know of.
+func (s *Store) RaiseSequence(seen uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sequence.raise(seen)
+}
+
+// Close lets go of the lock.
+func (s *Store) Close() error { return s.lock.Close() }

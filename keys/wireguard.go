@@ -1,0 +1,76 @@
+package keys
+
+import (
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+)
+
+// PublicKey is a WireGuard public key (Curve25519, RFC 7748): 32 bytes, in text as wg(8) prints it.
+type PublicKey [wgtypes.KeyLen]byte
+
+// PrivateKey is a WireGuard private key. It has no text form: printing, logging or marshalling one gives a
+// placeholder. Only Bytes reveals it.
+type PrivateKey struct {
+	key wgtypes.Key
+}
+
+// Generation is one of a node's WireGuard keys within one identity. Numbers start at 0; rotation makes the next.
+type Generation struct {
+	Number  uint32
+	Private PrivateKey
+}
+
+const hidden = "(private key)"
+
+func newPrivateKey() (PrivateKey, error) {
+	key, err := wgtypes.GeneratePrivateKey()
+	if err != nil {
+		return PrivateKey{}, fmt.Errorf("making a WireGuard key: %w", err)
+	}
+	return PrivateKey{key: key}, nil
+}
+
+// Public returns the matching public key.
+func (k PrivateKey) Public() PublicKey { return PublicKey(k.key.PublicKey()) }
+
+// Bytes returns a copy of the secret, for the one who hands it to the kernel.
+func (k PrivateKey) Bytes() [wgtypes.KeyLen]byte { return k.key }
+
+// IsZero reports whether k is unset.
+func (k PrivateKey) IsZero() bool { return k.key == wgtypes.Key{} }
+
+// String hides the key.
+func (k PrivateKey) String() string { return hidden }
+
+// GoString hides the key.
+func (k PrivateKey) GoString() string { return hidden }
+
+// LogValue hides the key.
+func (k PrivateKey) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// MarshalText hides the key: no encoder can leak it by accident.
+func (k PrivateKey) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// IsZero reports whether k is unset.
+func (k PublicKey) IsZero() bool { return k == PublicKey{} }
+
+// String is the base64 form, as wg(8) prints it.
+func (k PublicKey) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
+
+// MarshalText gives the base64 form.
+func (k PublicKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the base64 form.
+func (k *PublicKey) UnmarshalText(text []byte) error {
+	return decodeKey("a WireGuard public key", text, k[:])
+}
+
+// ParsePublicKey reads the base64 form.
+func ParsePublicKey(text string) (PublicKey, error) {
+	var key PublicKey
+	err := key.UnmarshalText([]byte(text))
+	return key, err
+}

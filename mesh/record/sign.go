@@ -1,0 +1,93 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/weaveguard/weaveguard/keys"
+)
+
+// Version is the first byte of a signed record. Behind it: 64 bytes of Ed25519 signature, then the payload.
+const Version = 1
+
+const headerSize = 1 + keys.SignatureSize
+
+// context keeps a signature over a record from being one over anything else.
+const context = "weaveguard record v1"
+
+// What a record is refused for. Reason names them for counters.
+var (
+	ErrSize      = errors.New("wrong size")
+	ErrVersion   = errors.New("unknown version")
+	ErrMalformed = errors.New("malformed")
+	ErrSignature = errors.New("wrong signature")
+)
+
+// Sign returns the record of node as it goes over the wire, at most MaxSize bytes. The node's name is signed
+// with it, and isn't in it. The identity in the record must be the signer's.
+func Sign(node string, r Record, signer keys.Identity) ([]byte, error) {
+	if r.Identity != signer.Public() {
+		return nil, fmt.Errorf("signing the record of node %q: it names another identity", node)
+	}
+	if err := r.Validate(); err != nil {
+		return nil, fmt.Errorf("signing the record of node %q: %w", node, err)
+	}
+	payload, err := encode(r)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the record of node %q: %w", node, err)
+	}
+	raw := append([]byte{Version}, signer.Sign(message(node, payload))...)
+	raw = append(raw, payload...)
+	if len(raw) > MaxSize {
+		return nil, fmt.Errorf("the record of node %q: %w: %d bytes, at most %d", node, ErrSize, len(raw), MaxSize)
+	}
+	return raw, nil
+}
+
+// Open decodes what Sign made for node, and verifies it with the identity inside. An error is one of ErrSize,
+// ErrVersion, ErrMalformed and ErrSignature, wrapped.
+func Open(node string, raw []byte) (Record, error) {
+	if len(raw) <= headerSize || len(raw) > MaxSize {
+		return Record{}, fmt.Errorf("record of node %q: %w: %d bytes, want %d to %d", node, ErrSize, len(raw),
+			headerSize+1, MaxSize)
+	}
+	if raw[0] != Version {
+		return Record{}, fmt.Errorf("record of node %q: %w %d: this agent knows version %d", node, ErrVersion,
+			raw[0], Version)
+	}
+	signature, payload := raw[1:headerSize], raw[headerSize:]
+	r, err := decode(payload)
+	if err != nil {
+		return Record{}, fmt.Errorf("record of node %q: %w: %w", node, ErrMalformed, err)
+	}
+	if !r.Identity.Verify(message(node, payload), signature) {
+		return Record{}, fmt.Errorf("record of node %q: %w: not by the identity that it names, for this name",
+			node, ErrSignature)
+	}
+	return r, nil
+}
+
+// message is what is signed: context, name and payload, each ended by a byte that can't be in the ones before.
+func message(node string, payload []byte) []byte {
+	m := make([]byte, 0, len(context)+len(node)+len(payload)+2)
+	m = append(m, context...)
+	m = append(m, 0)
+	m = append(m, node...)
+	m = append(m, 0)
+	return append(m, payload...)
+}
+
+// Reason is the refusal in err as one word for a counter: size, version, malformed, signature or other.
+func Reason(err error) string {
+	switch {
+	case errors.Is(err, ErrSize):
+		return "size"
+	case errors.Is(err, ErrVersion):
+		return "version"
+	case errors.Is(err, ErrMalformed):
+		return "malformed"
+	case errors.Is(err, ErrSignature):
+		return "signature"
+	}
+	return "other"
+}

@@ -1,0 +1,102 @@
+package view
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+)
+
+// Desired is all that this node's kernel and its announcements should hold, as one value. Slices are sorted, so
+// that equal plans print alike.
+type Desired struct {
+	Announce record.Record // own record; its sequence number is set when it is signed
+	Devices  []Device
+	Bridges  []Bridge
+	Routes   []Route
+	Sysctls  []Sysctl
+	Firewall Firewall
+	Ready    *Ready // nil: pods can't be attached, see Problems
+	Problems []Problem
+	// PeerProblems says, for a known node by name, why it has no working link by plan.
+	PeerProblems map[string]string
+}
+
+// Device is a tunnel device.
+type Device struct {
+	Name       string
+	Generation uint32 // of this node: whose private key the device has
+	ListenPort uint16
+	MTU        int            // bytes, of the packets inside
+	Addresses  []netip.Prefix // the gateway addresses of the default network, as single addresses
+	Peers      []Peer
+}
+
+// Peer is one node at the far end of a tunnel device.
+type Peer struct {
+	Node       string
+	PublicKey  keys.PublicKey
+	Endpoint   netip.AddrPort
+	AllowedIPs []netip.Prefix
+	Keepalive  time.Duration
+}
+
+// Bridge is the bridge of a network.
+type Bridge struct {
+	Name      string
+	MAC       net.HardwareAddr
+	Addresses []netip.Prefix // gateway address and length of the subnet; not masked
+	MTU       int            // bytes
+}
+
+// Route is a route of the main table that we own.
+type Route struct {
+	Destination netip.Prefix
+	Device      string     // "": unreachable
+	Source      netip.Addr // preferred source; zero: none
+	MTU         int        // bytes; 0: the device's
+	Metric      int
+}
+
+// Sysctl is a kernel setting, its key with slashes as under /proc/sys.
+type Sysctl struct {
+	Key   string
+	Value string
+	// Optional settings exist only with some modules: one that is absent is left alone.
+	Optional bool
+}
+
+// Firewall is what the firewall rules need to know.
+type Firewall struct {
+	Tunnels   []string       // all names that a tunnel device can have
+	Bridges   []string       // all bridges of ours
+	PodRanges []netip.Prefix // what only tunnels and bridges may carry
+	LocalPods []netip.Prefix // the pod CIDRs of this node
+	Gateways  []netip.Addr   // at most one of each family: what foreign sources become on a tunnel
+}
+
+// Ready says that pods can be attached, and how.
+type Ready struct {
+	Bridge   string
+	Subnets  []netip.Prefix
+	Gateways []netip.Addr
+	MTU      int // bytes, of a pod's interface
+}
+
+// Problem is something that an operator should know about: Subject names the thing, Message says what is wrong,
+// Remedy what to do.
+type Problem struct {
+	Subject string `json:"subject"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy,omitempty"`
+}
+
+// String is the problem as one line.
+func (p Problem) String() string {
+	if p.Remedy == "" {
+		return p.Subject + ": " + p.Message
+	}
+	return p.Subject + ": " + p.Message + "; " + p.Remedy
+}

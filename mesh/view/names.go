@@ -1,0 +1,37 @@
+package view
+
+// Names and numbers that users, other programs and other nodes rely on.
+const (
+	// BridgeName is the bridge that attaches the pods of the default network.
+	BridgeName = "weave"
+	// DevicePrefix and a digit from 0 to 3 make the name of a tunnel device.
+	DevicePrefix = "weave-wg"
+	// MaxDevices is how many tunnel devices a node has at most: two parities of its own generation by two of
+	// a peer's.
+	MaxDevices = 4
+	// BasePort is the UDP port of tunnel device 0; device N listens on BasePort+N.
+	BasePort = 51820
+	// GossipPort is the TCP and UDP port of the agents' gossip.
+	GossipPort = 6783
+	// MetricsPort is the TCP port of the metrics, and HealthPort that of the probes, on loopback only.
+	MetricsPort = 6782
+	HealthPort  = 6784
+	// RouteProtocol marks the routes that the agent owns (rtnetlink's rtm_protocol).
+	RouteProtocol = 213
+	// FirewallTable is the nftables table, of family inet, that the agent owns.
+	FirewallTable = "weaveguard"
+	// Annotations on a Node, written by its own agent.
+	AnnotationIdentity      = "weaveguard.io/identity"
+	AnnotationPublicKey     = "weaveguard.io/public-key"
+	AnnotationKeyGeneration = "weaveguard.io/key-generation"
+	// AnnotationEndpoint is set by users: the address, or address and first port, that peers send to.
+	AnnotationEndpoint = "weaveguard.io/endpoint"
+)
+
+// Paths on a node.
+const (
+	RunDir        = "/run/weaveguard"
+	StateDir      = "/var/lib/weaveguard"
+	AgentSocket   = RunDir + "/agent.sock"
+	UserspaceSock = RunDir + "/userspace.sock"
+)

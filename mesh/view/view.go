@@ -1,0 +1,65 @@
+package view
+
+import (
+	"net/netip"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+)
+
+// View is the mesh view: all that this node has verified, at one moment. It is immutable: who has one may keep
+// it, and nobody changes it.
+type View struct {
+	Self      Self
+	Peers     []Node         // every other node whose record counts, sorted by name
+	Waiting   []Waiting      // nodes that are known of, but have no record that counts, sorted by name
+	PodRanges []netip.Prefix // all that pods of any node have addresses from
+	// PodRangeSource says where PodRanges come from, in words for operators.
+	PodRangeSource string
+	Links          []LinkState // what the tunnels showed last
+}
+
+// Self is this node, as it knows itself.
+type Self struct {
+	Name        string
+	Identity    keys.PublicIdentity
+	Generations []record.Generation // what the key store holds, oldest first
+	PodCIDRs    []netip.Prefix      // at most one of each family; none: not known yet
+	Addresses   []netip.Addr        // underlay addresses, at most one of each family
+	Bridge      string
+	BasePort    uint16
+	// MTU overrides what the underlay seems to carry: the MTU inside the tunnels in bytes; 0: find out.
+	MTU int
+	// Age orders nodes by when they were made, for conflicts: the older one keeps what it has.
+	Age int64
+	// WireGuard is how tunnel devices are made: kernel or userspace.
+	WireGuard string
+}
+
+// Node is another node: its verified record, and what the cluster says of it.
+type Node struct {
+	Name        string
+	Identity    keys.PublicIdentity
+	Sequence    uint64
+	Generations []record.Generation
+	Endpoints   []netip.AddrPort // address and first WireGuard port; at most one of each family, IPv4 first
+	PodCIDRs    []netip.Prefix   // at most one of each family, IPv4 first
+	MTU         int              // what its underlay carries, bytes; 0: unknown
+	Age         int64            // see Self.Age
+	Alive       bool             // gossip sees it now; for status only
+}
+
+// Waiting is a node that can't be a peer yet.
+type Waiting struct {
+	Name   string
+	Reason string // in words for operators
+	Alive  bool
+}
+
+// LinkState is one link as the tunnel device showed it.
+type LinkState struct {
+	Device    string
+	PublicKey keys.PublicKey // the peer's
+	// Confirmed: the last handshake is recent enough to carry traffic.
+	Confirmed bool
+}
