@@ -1,0 +1,82 @@
+package view_test
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+func TestGatewayIsFirstUsableAddress(t *testing.T) {
+	for subnet, want := range map[string]string{
+		"10.32.5.0/24":  "10.32.5.1",
+		"10.32.5.77/24": "10.32.5.1",
+		"10.32.0.0/12":  "10.32.0.1",
+		"fd00:5::/64":   "fd00:5::1",
+	} {
+		if got := view.Gateway(netip.MustParsePrefix(subnet)); got != netip.MustParseAddr(want) {
+			t.Errorf("Gateway(%s) = %s, want %s", subnet, got, want)
+		}
+	}
+}
+
+// A bridge that is made again must have the MAC that running pods know.
+func TestBridgeMACNeverChanges(t *testing.T) {
+	for gateway, want := range map[string]string{
+		"10.32.5.1":        "0a:57:0a:20:05:01",
+		"::ffff:10.32.5.1": "0a:57:0a:20:05:01",
+		"fd00:5::1":        "0a:57:00:00:00:01",
+	} {
+		if got := view.BridgeMAC(netip.MustParseAddr(gateway)).String(); got != want {
+			t.Errorf("BridgeMAC(%s) = %s, want %s", gateway, got, want)
+		}
+	}
+}
+
+func TestForeignBridge(t *testing.T) {
+	mac := view.BridgeMAC(netip.MustParseAddr("10.32.5.1"))
+	other := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	address := []netip.Prefix{netip.MustParsePrefix("10.40.0.0/12")}
+	tests := []struct {
+		name      string
+		link      view.HostLink
+		addresses []netip.Prefix
+		want      []string // nil: ours
+	}{
+		{name: "ours", link: view.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: mac}},
+		{name: "ours, from another subnet", link: view.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: other}},
+		{name: "ours, being made", link: view.HostLink{Kind: "bridge", MAC: mac}},
+		{name: "Weave Net's bridge", link: view.HostLink{Kind: "bridge", MAC: other, Ports: []string{"vethwe-bridge"}},
+			addresses: address, want: []string{"Weave Net", "vethwe-bridge", "weave-net", "ip link delete weave"}},
+		{name: "Weave Net's bridge without ports", link: view.HostLink{Kind: "bridge", MAC: other},
+			addresses: address, want: []string{"Weave Net", "10.40.0.0/12"}},
+		{name: "Weave Net's datapath", link: view.HostLink{Kind: "openvswitch", MAC: other},
+			want: []string{"Weave Net", "Open vSwitch"}},
+		{name: "somebody's bridge", link: view.HostLink{Kind: "bridge", Alias: "lxd", MAC: mac},
+			want: []string{`named "lxd"`, "another bridge name"}},
+		{name: "not a bridge", link: view.HostLink{Kind: "dummy", MAC: mac, Alias: "weaveguard"},
+			want: []string{"a dummy interface"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.link.Name = "weave"
+			err := view.ForeignBridge(tt.link, tt.addresses, mac)
+			if err == nil {
+				if tt.want != nil {
+					t.Fatal("taken as ours")
+				}
+				return
+			}
+			if tt.want == nil {
+				t.Fatalf("not taken as ours: %v", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
