@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/weaveguard/weaveguard/keys"
 )
@@ -42,6 +43,17 @@ type Record struct {
 
 	DocumentVersion uint64            // 0: no document
 	DocumentHash    [sha256.Size]byte // SHA-256 of the signed document
+}
+
+// Endpoints are those that the record has, IPv4 first.
+func (r Record) Endpoints() []netip.AddrPort {
+	return slices.DeleteFunc([]netip.AddrPort{r.Endpoint4, r.Endpoint6},
+		func(e netip.AddrPort) bool { return !e.IsValid() })
+}
+
+// PodCIDRs are those that the record has, IPv4 first.
+func (r Record) PodCIDRs() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{r.PodCIDR4, r.PodCIDR6}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 // Validate returns an error that names the first field that isn't valid.

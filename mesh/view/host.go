@@ -20,6 +20,7 @@ type HostLink struct {
 	Kind  string // rtnetlink's IFLA_INFO_KIND: bridge, wireguard, tun, veth, …; "" for a physical one
 	Alias string // IFLA_IFALIAS
 	MAC   net.HardwareAddr
+	MTU   int      // bytes
 	Ports []string // of a bridge: the names of its ports
 }
 

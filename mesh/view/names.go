@@ -1,5 +1,7 @@
 package view
 
+import "strconv"
+
 // Names and numbers that users, other programs and other nodes rely on.
 const (
 	// BridgeName is the bridge that attaches the pods of the default network.
@@ -35,3 +37,6 @@ const (
 	AgentSocket   = RunDir + "/agent.sock"
 	UserspaceSock = RunDir + "/userspace.sock"
 )
+
+// DeviceName is the name of tunnel device number, from 0 to MaxDevices-1.
+func DeviceName(number int) string { return DevicePrefix + strconv.Itoa(number) }

@@ -1,0 +1,117 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// claim is one pod CIDR that one node says is its own.
+type claim struct {
+	node string
+	cidr netip.Prefix
+	age  int64
+}
+
+// settleCIDRs decides which node keeps which pod CIDR. Of two that overlap, the older node's stays, on a tie the
+// smaller name's: every node decides alike. A CIDR that this host's own network stands on isn't used here.
+func (p *planner) settleCIDRs() {
+	claims := p.claims()
+	var kept []claim
+	for _, c := range claims {
+		if i := slices.IndexFunc(kept, func(k claim) bool { return k.node != c.node && k.cidr.Overlaps(c.cidr) }); i >= 0 {
+			p.refuseCIDR(c, "remove one of the two Node objects, or give it another pod CIDR",
+				fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which is older and keeps it", c.cidr, kept[i].cidr, kept[i].node))
+			continue
+		}
+		if clash := p.hostClash(c); clash != "" {
+			p.refuseCIDR(c, "change the host's network or the cluster's pod CIDRs, so that they don't overlap", clash)
+			continue
+		}
+		kept = append(kept, c)
+		p.cidrs[c.node] = append(p.cidrs[c.node], c.cidr)
+	}
+}
+
+func (p *planner) claims() []claim {
+	var claims []claim
+	add := func(node string, age int64, cidrs []netip.Prefix) {
+		for _, cidr := range cidrs {
+			claims = append(claims, claim{node: node, cidr: cidr, age: age})
+		}
+	}
+	add(p.View.Self.Name, p.View.Self.Age, p.View.Self.PodCIDRs)
+	for _, n := range p.View.Peers {
+		add(n.Name, n.Age, n.PodCIDRs)
+	}
+	slices.SortStableFunc(claims, func(a, b claim) int {
+		return cmp.Or(cmp.Compare(a.age, b.age), strings.Compare(a.node, b.node))
+	})
+	return claims
+}
+
+func (p *planner) refuseCIDR(c claim, remedy, why string) {
+	p.problem("node "+c.node, remedy, "%s", why)
+	if c.node != p.View.Self.Name {
+		p.out.PeerProblems[c.node] = why
+	}
+}
+
+// hostClash says why a pod CIDR can't be used on this host: an address of the host is in it, or a route that isn't
+// ours leads to all or part of it. A wider route only gets a warning: the pod CIDR's
+// own route is more specific, and takes precedence.
+func (p *planner) hostClash(c claim) string {
+	for _, a := range p.Host.Addresses {
+		if !p.ours(a.Device) && c.cidr.Contains(a.Address.Addr()) {
+			return fmt.Sprintf("pod CIDR %s contains this host's address %s on %s", c.cidr, a.Address.Addr(), a.Device)
+		}
+	}
+	for _, r := range p.Host.Routes {
+		if p.ours(r.Device) || r.Destination.Bits() == 0 || !r.Destination.Overlaps(c.cidr) {
+			continue
+		}
+		if r.Destination.Bits() >= c.cidr.Bits() {
+			return fmt.Sprintf("pod CIDR %s overlaps the route %s of this host", c.cidr, r)
+		}
+		p.problem("route "+r.Destination.String(), "make sure that nothing but pods has addresses in "+c.cidr.String(),
+			"pod CIDR %s of node %s is inside the route %s of this host, and takes its place there", c.cidr, c.node, r)
+	}
+	return ""
+}
+
+// ours reports whether a device of this name is made by us, when it is what its name says.
+func (p *planner) ours(device string) bool {
+	return device == p.View.Self.Bridge || strings.HasPrefix(device, view.DevicePrefix)
+}
+
+// foreignBridge says whose the interface with our bridge's name is, when it isn't ours.
+func (p *planner) foreignBridge(name string, mac net.HardwareAddr) error {
+	for _, l := range p.Host.Links {
+		if l.Name != name {
+			continue
+		}
+		var addresses []netip.Prefix
+		for _, a := range p.Host.Addresses {
+			if a.Device == name {
+				addresses = append(addresses, a.Address)
+			}
+		}
+		return view.ForeignBridge(l, addresses, mac)
+	}
+	return nil
+}
+
+// foreignTunnel says what the interface with a tunnel device's name is, when it can't be one.
+func (p *planner) foreignTunnel(name string) string {
+	for _, l := range p.Host.Links {
+		if l.Name == name && l.Kind != "wireguard" && l.Kind != "tun" {
+			return fmt.Sprintf("the interface %s is of kind %q, and not a WireGuard device", name, l.Kind)
+		}
+	}
+	return ""
+}

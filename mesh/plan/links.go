@@ -1,0 +1,200 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// keepalive is sent both ways, so that a session never goes stale unseen.
+const keepalive = 25 * time.Second
+
+// link is one WireGuard session between this node and a peer: one of their generations each.
+type link struct {
+	device   int // of this node; its port is the base port and this
+	far      int // the peer's device, likewise
+	own      record.Generation
+	peer     record.Generation
+	endpoint netip.AddrPort
+}
+
+// deviceNumber is the tunnel device of a node in generation near, towards a peer in generation far.
+func deviceNumber(near, far uint32) int { return int(2*(near%2) + far%2) }
+
+// links are all links to a peer over one pair of endpoints, oldest first. A node in rotation has two generations,
+// and the rule gives each pair of generations a device and a port of its own at both ends.
+func links(own []record.Generation, n view.Node, endpoint netip.AddrPort) []link {
+	var all []link
+	for _, o := range own {
+		for _, g := range n.Generations {
+			far := deviceNumber(g.Number, o.Number)
+			all = append(all, link{
+				device: deviceNumber(o.Number, g.Number), far: far, own: o, peer: g,
+				endpoint: netip.AddrPortFrom(endpoint.Addr(), endpoint.Port()+uint16(far)),
+			})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b link) int {
+		return int(a.own.Number+a.peer.Number) - int(b.own.Number+b.peer.Number)
+	})
+	return all
+}
+
+// planLinks plans the tunnel devices and their peers.
+func (p *planner) planLinks() {
+	devices := map[int]*view.Device{}
+	for _, n := range p.View.Peers {
+		if endpoint, ok := p.usable(n); ok {
+			p.planPeer(devices, n, endpoint)
+		}
+	}
+	if len(devices) == 0 && len(p.View.Self.Generations) > 0 {
+		newest := p.View.Self.Generations[len(p.View.Self.Generations)-1]
+		p.device(devices, deviceNumber(newest.Number, newest.Number), newest).MTU = p.lonelyMTU()
+	}
+	for i := range view.MaxDevices {
+		name := view.DeviceName(i)
+		if why := p.foreignTunnel(name); why != "" {
+			p.problem("interface "+name, "remove it (`ip link delete "+name+"`) if nothing uses it", "%s", why)
+		} else if d := devices[i]; d != nil {
+			p.out.Devices = append(p.out.Devices, *d)
+		}
+	}
+}
+
+// planPeer plans the links to one peer, and which of them carries the traffic.
+func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint netip.AddrPort) {
+	mtu := p.linkMTU(n, endpoint)
+	var planned []link
+	for _, l := range links(p.View.Self.Generations, n, endpoint) {
+		if why := p.foreignTunnel(view.DeviceName(l.device)); why != "" {
+			p.out.PeerProblems[n.Name] = why
+			continue
+		}
+		d := p.device(devices, l.device, l.own)
+		d.Peers = append(d.Peers, view.Peer{
+			Node: n.Name, PublicKey: l.peer.Key, Endpoint: l.endpoint,
+			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: keepalive,
+		})
+		d.MTU = max(d.MTU, mtu)
+		planned = append(planned, l)
+	}
+	if len(planned) > 0 {
+		p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(p.best(n, planned).device), mtu: mtu})
+	}
+}
+
+func (p *planner) device(devices map[int]*view.Device, number int, own record.Generation) *view.Device {
+	if devices[number] == nil {
+		d := &view.Device{
+			Name: view.DeviceName(number), Generation: own.Number,
+			ListenPort: p.View.Self.BasePort + uint16(number),
+		}
+		for _, gateway := range p.ownGateways() {
+			d.Addresses = append(d.Addresses, netip.PrefixFrom(gateway, gateway.BitLen()))
+		}
+		devices[number] = d
+	}
+	return devices[number]
+}
+
+// usable says whether a node can be a peer, and by which endpoint. What keeps it from being one is reported.
+func (p *planner) usable(n view.Node) (netip.AddrPort, bool) {
+	if twin := p.sameKey(n); twin != "" {
+		p.out.PeerProblems[n.Name] = "it announces the same WireGuard key as node " + twin
+		p.problem("node "+n.Name, "were its disk or key store copied? Move away /var/lib/weaveguard/keys.json on the "+
+			"copy, and restart its agent", "it announces the same WireGuard key as node %s", twin)
+		return netip.AddrPort{}, false
+	}
+	if len(p.cidrs[n.Name]) == 0 {
+		if _, known := p.out.PeerProblems[n.Name]; !known {
+			p.out.PeerProblems[n.Name] = "it has no pod CIDR"
+		}
+		return netip.AddrPort{}, false
+	}
+	for _, e := range n.Endpoints {
+		if !slices.ContainsFunc(p.View.Self.Addresses, func(a netip.Addr) bool { return a.Is4() == e.Addr().Is4() }) {
+			continue
+		}
+		if r, inside := p.amongPods(e.Addr()); inside {
+			why := fmt.Sprintf("its endpoint %s is in the pod range %s, so what is sent there would go round in circles", e.Addr(), r)
+			p.out.PeerProblems[n.Name] = why
+			p.problem("node "+n.Name, "give the node an address outside the pod ranges, or choose another pod range", "%s", why)
+			return netip.AddrPort{}, false
+		}
+		return e, true
+	}
+	p.out.PeerProblems[n.Name] = "it has no endpoint of an address family that this node has"
+	return netip.AddrPort{}, false
+}
+
+// amongPods finds the pod range that an address is in.
+func (p *planner) amongPods(a netip.Addr) (netip.Prefix, bool) {
+	for _, r := range p.ranges {
+		if r.Contains(a) {
+			return r, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// sameKey names this node or an earlier one that has a WireGuard key of n too: WireGuard would take the two for
+// one peer.
+func (p *planner) sameKey(n view.Node) string {
+	if shareKey(p.View.Self.Generations, n.Generations) {
+		return p.View.Self.Name
+	}
+	for _, other := range p.View.Peers {
+		if strings.Compare(other.Name, n.Name) < 0 && shareKey(other.Generations, n.Generations) {
+			return other.Name
+		}
+	}
+	return ""
+}
+
+func shareKey(a, b []record.Generation) bool {
+	have := map[keys.PublicKey]bool{}
+	for _, g := range a {
+		have[g.Key] = true
+	}
+	return slices.ContainsFunc(b, func(g record.Generation) bool { return have[g.Key] })
+}
+
+// best picks the link that traffic to a peer takes: of the confirmed ones the newest, and while none is
+// confirmed the oldest, which is the one that everybody has. On a tie the newer key of the smaller name wins, so
+// that both ends pick alike.
+func (p *planner) best(n view.Node, all []link) link {
+	best, found := all[0], false
+	for _, l := range all {
+		if !p.confirmed(l) {
+			continue
+		}
+		if !found || p.newer(n, l, best) {
+			best, found = l, true
+		}
+	}
+	return best
+}
+
+func (p *planner) newer(n view.Node, a, b link) bool {
+	sumA, sumB := a.own.Number+a.peer.Number, b.own.Number+b.peer.Number
+	if sumA != sumB {
+		return sumA > sumB
+	}
+	if strings.Compare(p.View.Self.Name, n.Name) < 0 {
+		return a.own.Number > b.own.Number
+	}
+	return a.peer.Number > b.peer.Number
+}
+
+func (p *planner) confirmed(l link) bool {
+	return slices.Contains(p.View.Links, view.LinkState{
+		Device: view.DeviceName(l.device), PublicKey: l.peer.Key, Confirmed: true,
+	})
+}

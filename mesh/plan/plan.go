@@ -1,0 +1,148 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Input is all that a plan depends on.
+type Input struct {
+	View view.View
+	Host view.Host
+}
+
+// String is the input as text.
+func (in Input) String() string { return in.View.String() + in.Host.String() }
+
+// planner is one run of Make: the input, and the output as it grows.
+type planner struct {
+	Input
+	out view.Desired
+	// cidrs is what each node, this one too, keeps of its pod CIDRs after conflicts.
+	cidrs map[string][]netip.Prefix
+	// ranges are all that only tunnels and bridges may carry.
+	ranges []netip.Prefix
+	// ways are how the pods of other nodes are reached.
+	ways []way
+}
+
+// way is the link that traffic to a node takes.
+type way struct {
+	node   string
+	device string
+	mtu    int // bytes, inside the tunnel
+}
+
+// Make plans the desired state. It never fails: what can't be planned is in the result's Problems, by name, and
+// the rest is planned all the same.
+func Make(in Input) view.Desired {
+	p := &planner{Input: in, cidrs: map[string][]netip.Prefix{}}
+	p.out.PeerProblems = map[string]string{}
+	p.settleCIDRs()
+	p.announce()
+	p.ranges = p.podRanges()
+	p.planLinks()
+	p.planRoutes()
+	p.planBridge()
+	p.planSysctls()
+	p.planFirewall()
+	p.reportWaiting()
+	return p.out
+}
+
+func (p *planner) problem(subject, remedy, format string, args ...any) {
+	problem := view.Problem{Subject: subject, Message: fmt.Sprintf(format, args...), Remedy: remedy}
+	if !slices.Contains(p.out.Problems, problem) {
+		p.out.Problems = append(p.out.Problems, problem)
+	}
+}
+
+// ownCIDRs are the pod CIDRs of this node that it may use.
+func (p *planner) ownCIDRs() []netip.Prefix { return p.cidrs[p.View.Self.Name] }
+
+// ownGateways are the gateway addresses of this node's pods, in the order of ownCIDRs.
+func (p *planner) ownGateways() []netip.Addr {
+	var gateways []netip.Addr
+	for _, cidr := range p.ownCIDRs() {
+		gateways = append(gateways, view.Gateway(cidr))
+	}
+	return gateways
+}
+
+// announce fills in what the node says about itself. It says what it was given, also where it is in conflict:
+// the others must be able to see the conflict too.
+func (p *planner) announce() {
+	self := p.View.Self
+	r := record.Record{Identity: self.Identity, Generations: slices.Clone(self.Generations), MTU: p.ownMTU()}
+	for _, a := range self.Addresses {
+		endpoint := netip.AddrPortFrom(a, self.BasePort)
+		if a.Is4() {
+			r.Endpoint4 = endpoint
+		} else {
+			r.Endpoint6 = endpoint
+		}
+	}
+	for _, cidr := range self.PodCIDRs {
+		if cidr.Addr().Is4() {
+			r.PodCIDR4 = cidr
+		} else {
+			r.PodCIDR6 = cidr
+		}
+	}
+	p.out.Announce = r
+}
+
+// planBridge plans the bridge of the default network, and whether pods can be attached to it.
+func (p *planner) planBridge() {
+	self := p.View.Self
+	cidrs := p.ownCIDRs()
+	if len(self.PodCIDRs) == 0 {
+		p.problem("node "+self.Name, "give the node a pod CIDR (in Kubernetes: kube-controller-manager with "+
+			"--allocate-node-cidrs and --cluster-cidr, or kubeadm's podSubnet)", "it has no pod CIDR, so no pod can be attached")
+		return
+	}
+	if len(cidrs) == 0 {
+		return // the conflict is reported where it was found
+	}
+	mac := view.BridgeMAC(view.Gateway(cidrs[0]))
+	if err := p.foreignBridge(self.Bridge, mac); err != nil {
+		p.problem("bridge "+self.Bridge, "", "%v", err)
+		return
+	}
+	bridge := view.Bridge{Name: self.Bridge, MAC: mac, MTU: p.podMTU()}
+	for _, cidr := range cidrs {
+		bridge.Addresses = append(bridge.Addresses, netip.PrefixFrom(view.Gateway(cidr), cidr.Bits()))
+	}
+	p.out.Bridges = []view.Bridge{bridge}
+	p.out.Ready = &view.Ready{Bridge: self.Bridge, Subnets: cidrs, Gateways: p.ownGateways(), MTU: bridge.MTU}
+}
+
+func (p *planner) planSysctls() {
+	p.out.Sysctls = []view.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
+	for _, bridge := range p.out.Bridges {
+		p.out.Sysctls = append(p.out.Sysctls, view.BridgeSysctls(bridge.Name)...)
+	}
+}
+
+func (p *planner) planFirewall() {
+	f := view.Firewall{
+		Bridges:   []string{p.View.Self.Bridge},
+		PodRanges: p.ranges,
+		LocalPods: p.ownCIDRs(),
+		Gateways:  p.ownGateways(),
+	}
+	for i := range view.MaxDevices {
+		f.Tunnels = append(f.Tunnels, view.DeviceName(i))
+	}
+	p.out.Firewall = f
+}
+
+func (p *planner) reportWaiting() {
+	for _, w := range p.View.Waiting {
+		p.out.PeerProblems[w.Name] = w.Reason
+	}
+}

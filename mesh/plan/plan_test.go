@@ -1,0 +1,268 @@
+package plan_test
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/plan"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// key is the WireGuard key that node n has in a generation, readable enough in golden files.
+func key(n int, generation uint32) keys.PublicKey {
+	var k keys.PublicKey
+	copy(k[:], fmt.Sprintf("node %d generation %d", n, generation))
+	return k
+}
+
+func identity(n int) keys.PublicIdentity {
+	var id keys.PublicIdentity
+	copy(id[:], fmt.Sprintf("identity of node %d", n))
+	return id
+}
+
+func generations(n int, numbers ...uint32) []record.Generation {
+	var gs []record.Generation
+	for _, number := range numbers {
+		gs = append(gs, record.Generation{Number: number, Key: key(n, number)})
+	}
+	return gs
+}
+
+func prefix4(n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(n), 0}), 24)
+}
+
+func prefix6(n int) netip.Prefix {
+	return netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%x::/64", n))
+}
+
+func address4(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}) }
+
+func address6(n int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n)) }
+
+func node(n int) view.Node {
+	return view.Node{
+		Name: fmt.Sprintf("node-%03d", n), Identity: identity(n), Sequence: 1, Generations: generations(n, 0),
+		Endpoints: []netip.AddrPort{netip.AddrPortFrom(address4(n), view.BasePort)},
+		PodCIDRs:  []netip.Prefix{prefix4(n)}, Age: int64(n), Alive: true,
+	}
+}
+
+// mesh is the input of node 1 in a mesh of so many nodes.
+func mesh(nodes int) plan.Input {
+	in := plan.Input{
+		View: view.View{
+			Self: view.Self{
+				Name: "node-001", Identity: identity(1), Generations: generations(1, 0),
+				PodCIDRs: []netip.Prefix{prefix4(1)}, Addresses: []netip.Addr{address4(1)},
+				Bridge: view.BridgeName, BasePort: view.BasePort, Age: 1, WireGuard: "kernel",
+			},
+			PodRanges:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+			PodRangeSource: "--pod-range",
+		},
+		Host: view.Host{
+			Links:     []view.HostLink{{Name: "lo", MTU: 65536}, {Name: "eth0", MTU: 1500}},
+			Addresses: []view.HostAddress{{Device: "eth0", Address: netip.PrefixFrom(address4(1), 24)}},
+			Routes: []view.HostRoute{
+				{Destination: netip.MustParsePrefix("0.0.0.0/0"), Device: "eth0", Gateway: address4(254)},
+				{Destination: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth0"},
+			},
+			PathMTU: map[netip.Addr]int{},
+		},
+	}
+	for n := 2; n <= nodes; n++ {
+		in.View.Peers = append(in.View.Peers, node(n))
+	}
+	return in
+}
+
+func dualStack(nodes int) plan.Input {
+	in := mesh(nodes)
+	in.View.Self.PodCIDRs = append(in.View.Self.PodCIDRs, prefix6(1))
+	in.View.Self.Addresses = append(in.View.Self.Addresses, address6(1))
+	in.View.PodRanges = append(in.View.PodRanges, netip.MustParsePrefix("fd00:244::/32"))
+	for i := range in.View.Peers {
+		n := i + 2
+		peer := &in.View.Peers[i]
+		peer.PodCIDRs = append(peer.PodCIDRs, prefix6(n))
+		peer.Endpoints = append(peer.Endpoints, netip.AddrPortFrom(address6(n), view.BasePort))
+	}
+	return in
+}
+
+// with changes an input, so that a case is one line.
+func with(in plan.Input, change func(*plan.Input)) plan.Input {
+	change(&in)
+	return in
+}
+
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	cases := map[string]plan.Input{
+		"one-node":          mesh(1),
+		"two-nodes":         mesh(2),
+		"three-nodes":       mesh(3),
+		"hundred-nodes":     mesh(100),
+		"dual-stack":        dualStack(3),
+		"underlay-of-six":   with(dualStack(2), sixOnly),
+		"no-pod-cidr":       with(mesh(2), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
+		"peer-without-cidr": with(mesh(3), func(in *plan.Input) { in.View.Peers[0].PodCIDRs = nil }),
+		"waiting": with(mesh(2), func(in *plan.Input) {
+			in.View.Waiting = []view.Waiting{{Name: "node-009", Reason: "nothing was heard of it yet"}}
+		}),
+		"overlapping-nodes": with(mesh(3), func(in *plan.Input) { in.View.Peers[1].PodCIDRs = in.View.Peers[0].PodCIDRs }),
+		"overlap-with-self": with(mesh(2), func(in *plan.Input) {
+			in.View.Self.Age, in.View.Peers[0].PodCIDRs = 9, in.View.Self.PodCIDRs
+		}),
+		"route-inside-own-cidr": with(mesh(2), func(in *plan.Input) {
+			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
+				Destination: netip.MustParsePrefix("10.244.1.128/25"), Device: "tun7", Gateway: address4(77)})
+		}),
+		"route-around-peer-cidr": with(mesh(2), func(in *plan.Input) {
+			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
+				Destination: netip.MustParsePrefix("10.0.0.0/8"), Device: "eth1"})
+		}),
+		"underlay-in-pod-range": with(mesh(2), func(in *plan.Input) {
+			in.View.PodRanges = []netip.Prefix{netip.MustParsePrefix("192.0.0.0/8"), netip.MustParsePrefix("10.244.0.0/16")}
+		}),
+		"endpoint-in-pod-cidr": with(mesh(3), func(in *plan.Input) {
+			in.View.Peers[1].Endpoints = []netip.AddrPort{netip.MustParseAddrPort("10.244.2.9:51820")}
+		}),
+		"weave-net-bridge": with(mesh(2), func(in *plan.Input) {
+			in.Host.Links = append(in.Host.Links, view.HostLink{
+				Name: "weave", Kind: "bridge", Ports: []string{"vethwepl1234567"}})
+		}),
+		"foreign-tunnel-device": with(mesh(2), func(in *plan.Input) {
+			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave-wg0", Kind: "dummy"})
+		}),
+		"copied-key-store": with(mesh(3), func(in *plan.Input) { in.View.Peers[1].Generations = generations(2, 0) }),
+		"no-common-family": with(mesh(2), func(in *plan.Input) { in.View.Self.Addresses = []netip.Addr{address6(1)} }),
+		"narrow-paths": with(mesh(3), func(in *plan.Input) {
+			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400}
+		}),
+		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
+		"two-generations": with(mesh(3), func(in *plan.Input) {
+			in.View.Self.Generations = generations(1, 4, 5)
+			in.View.Peers[0].Generations = generations(2, 7, 8)
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg1", PublicKey: key(2, 7), Confirmed: true},
+				{Device: "weave-wg2", PublicKey: key(2, 8), Confirmed: true},
+			}
+		}),
+	}
+	for name, in := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			golden(t, name, in.String()+"---\n"+plan.Make(in).String())
+		})
+	}
+}
+
+func sixOnly(in *plan.Input) {
+	in.View.Self.Addresses = []netip.Addr{address6(1)}
+	in.View.Peers[0].Endpoints = in.View.Peers[0].Endpoints[1:]
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v; write it with: go test ./mesh/plan -update", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("the plan changed (-want +got):\n%s", diff)
+	}
+}
+
+// The plan must not depend on the order of what it's given, and must leave its input alone.
+func TestOrderDoesNotMatter(t *testing.T) {
+	t.Parallel()
+	in := mesh(20)
+	in.View.Peers[7].PodCIDRs = in.View.Peers[3].PodCIDRs
+	before := in.String()
+	want := plan.Make(in).String()
+	if again := plan.Make(in).String(); again != want {
+		t.Errorf("a second run gave another plan:\n%s", cmp.Diff(want, again))
+	}
+	if after := in.String(); after != before {
+		t.Errorf("the input changed:\n%s", cmp.Diff(before, after))
+	}
+	slices.Reverse(in.Host.Routes)
+	slices.Reverse(in.Host.Links)
+	if got := plan.Make(in).String(); got != want {
+		t.Errorf("the order of the host's routes matters:\n%s", cmp.Diff(want, got))
+	}
+}
+
+// Both ends of every link must mean the same: A's port for B is where B sends, for any pair of generations.
+func TestBothEndsAgree(t *testing.T) {
+	t.Parallel()
+	for a := range uint32(4) {
+		for b := range uint32(4) {
+			one, two := mesh(2), mesh(2)
+			one.View.Self.Generations = generations(1, a)
+			one.View.Peers[0].Generations = generations(2, b)
+			two.View.Self = view.Self{
+				Name: "node-002", Identity: identity(2), Generations: generations(2, b), PodCIDRs: []netip.Prefix{prefix4(2)},
+				Addresses: []netip.Addr{address4(2)}, Bridge: view.BridgeName, BasePort: view.BasePort, Age: 2,
+			}
+			two.View.Peers = []view.Node{node(1)}
+			two.View.Peers[0].Generations = generations(1, a)
+			two.Host = view.Host{}
+			planOne, planTwo := plan.Make(one), plan.Make(two)
+			if len(planOne.Devices) != 1 || len(planTwo.Devices) != 1 {
+				t.Fatalf("generations %d and %d: want one device each:\n%s%s", a, b, planOne, planTwo)
+			}
+			deviceOne, deviceTwo := planOne.Devices[0], planTwo.Devices[0]
+			if got := deviceOne.Peers[0].Endpoint.Port(); got != deviceTwo.ListenPort {
+				t.Errorf("generations %d and %d: node 1 sends to port %d, node 2 listens on %d", a, b, got, deviceTwo.ListenPort)
+			}
+			if got := deviceTwo.Peers[0].Endpoint.Port(); got != deviceOne.ListenPort {
+				t.Errorf("generations %d and %d: node 2 sends to port %d, node 1 listens on %d", a, b, got, deviceOne.ListenPort)
+			}
+			if want := view.DeviceName(int(2*(a%2) + b%2)); deviceOne.Name != want {
+				t.Errorf("generations %d and %d: device %s, want %s", a, b, deviceOne.Name, want)
+			}
+		}
+	}
+}
+
+// Whatever is wrong must be said by name, with what to do.
+func TestProblemsHaveRemedies(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.golden")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			if strings.HasPrefix(line, "problem ") && !strings.Contains(line, "; ") {
+				t.Errorf("%s: no remedy in: %s", file, line)
+			}
+		}
+	}
+}

@@ -1,0 +1,88 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// unreachableMetric puts the routes that fail closed behind every other route of the same destination.
+const unreachableMetric = 4096
+
+// planRoutes plans the routes to the other nodes' pods, and behind them the ones that fail closed.
+func (p *planner) planRoutes() {
+	gateways := map[bool]netip.Addr{}
+	for _, g := range p.ownGateways() {
+		gateways[g.Is4()] = g
+	}
+	for _, w := range p.ways {
+		for _, cidr := range p.cidrs[w.node] {
+			source, ok := gateways[cidr.Addr().Is4()]
+			if !ok {
+				continue // without an address of the family there is nobody here to send
+			}
+			p.out.Routes = append(p.out.Routes, view.Route{Destination: cidr, Device: w.device, Source: source, MTU: w.mtu})
+		}
+	}
+	for _, r := range p.ranges {
+		p.out.Routes = append(p.out.Routes, view.Route{Destination: r, Metric: unreachableMetric})
+	}
+	slices.SortFunc(p.out.Routes, func(a, b view.Route) int {
+		return cmp.Or(comparePrefixes(a.Destination, b.Destination), strings.Compare(a.Device, b.Device))
+	})
+}
+
+// podRanges are the ranges that only tunnels and bridges may carry: those that are known, and every pod CIDR in
+// use. A range that this host itself has an address in can't be closed as a whole; only the pod CIDRs in it are.
+func (p *planner) podRanges() []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, r := range p.View.PodRanges {
+		if why := p.underlayIn(r); why != "" {
+			p.problem("pod range "+r.String(), "choose a pod range apart from the hosts' network (--pod-range)",
+				"it contains %s, so only the nodes' own pod CIDRs in it fail closed", why)
+			continue
+		}
+		ranges = append(ranges, r.Masked())
+	}
+	for _, cidrs := range p.cidrs {
+		ranges = append(ranges, cidrs...)
+	}
+	return mergePrefixes(ranges)
+}
+
+// underlayIn names an address of this host in the range, if there is one.
+func (p *planner) underlayIn(r netip.Prefix) string {
+	for _, a := range p.Host.Addresses {
+		if !p.ours(a.Device) && r.Contains(a.Address.Addr()) {
+			return fmt.Sprintf("this host's address %s on %s", a.Address.Addr(), a.Device)
+		}
+	}
+	for _, a := range p.View.Self.Addresses {
+		if r.Contains(a) {
+			return fmt.Sprintf("this host's address %s", a)
+		}
+	}
+	return ""
+}
+
+// mergePrefixes sorts prefixes and leaves out those inside others.
+func mergePrefixes(prefixes []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(prefixes, comparePrefixes)
+	var merged []netip.Prefix
+	for _, prefix := range prefixes {
+		if len(merged) > 0 && merged[len(merged)-1].Overlaps(prefix) {
+			continue
+		}
+		merged = append(merged, prefix)
+	}
+	return merged
+}
+
+// comparePrefixes orders by address, and of one address the wider first.
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
