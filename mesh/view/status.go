@@ -44,6 +44,7 @@ type Status struct {
 	Devices        []DeviceStatus     `json:"devices"`
 	Peers          []PeerStatus       `json:"peers"`
 	Gossip         GossipStatus       `json:"gossip"`
+	Attachments    int                `json:"attachments"` // interfaces of pods that are attached on this node
 	Problems       []Problem          `json:"problems"`
 	Counters       Counters           `json:"counters"`
 }
