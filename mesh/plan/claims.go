@@ -78,7 +78,7 @@ func (p *planner) hostClash(c claim) string {
 		if r.Destination.Bits() >= c.cidr.Bits() {
 			return fmt.Sprintf("pod CIDR %s overlaps the route %s of this host", c.cidr, r)
 		}
-		p.problem("route "+r.Destination.String(), "make sure that nothing but pods has addresses in "+c.cidr.String(),
+		p.warning("route "+r.Destination.String(), "make sure that nothing but pods has addresses in "+c.cidr.String(),
 			"pod CIDR %s of node %s is inside the route %s of this host, and takes its place there", c.cidr, c.node, r)
 	}
 	return ""

@@ -12,8 +12,12 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// keepalive is sent both ways, so that a session never goes stale unseen.
-const keepalive = 25 * time.Second
+const (
+	// keepalive is sent both ways on an established link, so that a session never goes stale unseen.
+	keepalive = 25 * time.Second
+	// knocking is the keepalive while a link is set up: it makes WireGuard start the handshake at once.
+	knocking = time.Second
+)
 
 // link is one WireGuard session between this node and a peer: one of their generations each.
 type link struct {
@@ -80,7 +84,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		d := p.device(devices, l.device, l.own)
 		d.Peers = append(d.Peers, view.Peer{
 			Node: n.Name, PublicKey: l.peer.Key, Endpoint: l.endpoint,
-			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: keepalive,
+			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: p.keepalive(n, l),
 		})
 		d.MTU = max(d.MTU, mtu)
 		planned = append(planned, l)
@@ -193,8 +197,28 @@ func (p *planner) newer(n view.Node, a, b link) bool {
 	return a.peer.Number > b.peer.Number
 }
 
-func (p *planner) confirmed(l link) bool {
-	return slices.Contains(p.View.Links, view.LinkState{
-		Device: view.DeviceName(l.device), PublicKey: l.peer.Key, Confirmed: true,
-	})
+func (p *planner) confirmed(l link) bool { return p.state(l).Confirmed }
+
+// keepalive is the interval for a link: the smaller name sets a link up and the other end waits, since handshakes
+// that both ends start at once collide, and take many seconds to sort out. When the link is overdue both try:
+// only one of them may be able to reach the other.
+func (p *planner) keepalive(n view.Node, l link) time.Duration {
+	state := p.state(l)
+	switch {
+	case state.Established:
+		return keepalive
+	case state.Overdue || strings.Compare(p.View.Self.Name, n.Name) < 0:
+		return knocking
+	}
+	return 0
+}
+
+// state is what the tunnels showed of a link last.
+func (p *planner) state(l link) view.LinkState {
+	for _, state := range p.View.Links {
+		if state.Device == view.DeviceName(l.device) && state.PublicKey == l.peer.Key {
+			return state
+		}
+	}
+	return view.LinkState{}
 }

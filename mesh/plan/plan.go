@@ -55,7 +55,14 @@ func Make(in Input) view.Desired {
 }
 
 func (p *planner) problem(subject, remedy, format string, args ...any) {
-	problem := view.Problem{Subject: subject, Message: fmt.Sprintf(format, args...), Remedy: remedy}
+	p.report(view.Problem{Subject: subject, Message: fmt.Sprintf(format, args...), Remedy: remedy})
+}
+
+func (p *planner) warning(subject, remedy, format string, args ...any) {
+	p.report(view.Problem{Subject: subject, Message: fmt.Sprintf(format, args...), Remedy: remedy, Warning: true})
+}
+
+func (p *planner) report(problem view.Problem) {
 	if !slices.Contains(p.out.Problems, problem) {
 		p.out.Problems = append(p.out.Problems, problem)
 	}

@@ -153,13 +153,20 @@ func TestGolden(t *testing.T) {
 		"narrow-paths": with(mesh(3), func(in *plan.Input) {
 			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400}
 		}),
+		"established": with(mesh(3), func(in *plan.Input) {
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true}}
+		}),
+		"second-name-waits": with(mesh(1), func(in *plan.Input) {
+			in.View.Self.Name, in.View.Peers = "node-007", []view.Node{node(2), node(3)}
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true}}
+		}),
 		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
 		"two-generations": with(mesh(3), func(in *plan.Input) {
 			in.View.Self.Generations = generations(1, 4, 5)
 			in.View.Peers[0].Generations = generations(2, 7, 8)
 			in.View.Links = []view.LinkState{
-				{Device: "weave-wg1", PublicKey: key(2, 7), Confirmed: true},
-				{Device: "weave-wg2", PublicKey: key(2, 8), Confirmed: true},
+				{Device: "weave-wg1", PublicKey: key(2, 7), Confirmed: true, Established: true},
+				{Device: "weave-wg2", PublicKey: key(2, 8), Confirmed: true, Established: true},
 			}
 		}),
 	}
@@ -260,7 +267,8 @@ func TestProblemsHaveRemedies(t *testing.T) {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(raw)) {
-			if strings.HasPrefix(line, "problem ") && !strings.Contains(line, "; ") {
+			said := strings.HasPrefix(line, "problem ") || strings.HasPrefix(line, "warning ")
+			if said && !strings.Contains(line, "; ") {
 				t.Errorf("%s: no remedy in: %s", file, line)
 			}
 		}

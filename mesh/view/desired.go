@@ -91,6 +91,8 @@ type Problem struct {
 	Subject string `json:"subject"`
 	Message string `json:"message"`
 	Remedy  string `json:"remedy,omitempty"`
+	// Warning: nothing is broken by it now.
+	Warning bool `json:"warning,omitempty"`
 }
 
 // String is the problem as one line.

@@ -41,12 +41,19 @@ func (d Desired) String() string {
 		b.WriteString("not ready\n")
 	}
 	for _, p := range d.Problems {
-		fmt.Fprintf(&b, "problem %s\n", p)
+		fmt.Fprintf(&b, "%s %s\n", severity(p), p)
 	}
 	for _, node := range sortedKeys(d.PeerProblems) {
 		fmt.Fprintf(&b, "peer %s isn't up: %s\n", node, d.PeerProblems[node])
 	}
 	return b.String()
+}
+
+func severity(p Problem) string {
+	if p.Warning {
+		return "warning"
+	}
+	return "problem"
 }
 
 func printAnnounce(w io.Writer, r record.Record) {
@@ -86,7 +93,8 @@ func (v View) String() string {
 	}
 	fmt.Fprintf(&b, "ranges %s from %s\n", list(v.PodRanges), v.PodRangeSource)
 	for _, l := range v.Links {
-		fmt.Fprintf(&b, "link %s key %s%s\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"))
+		fmt.Fprintf(&b, "link %s key %s%s%s%s\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
+			when(l.Established, " established"), when(l.Overdue, " overdue"))
 	}
 	return b.String()
 }

@@ -60,6 +60,10 @@ type Waiting struct {
 type LinkState struct {
 	Device    string
 	PublicKey keys.PublicKey // the peer's
-	// Confirmed: the last handshake is recent enough to carry traffic.
+	// Confirmed: the last handshake is recent enough to move traffic to the link.
 	Confirmed bool
+	// Established: the last handshake is recent enough to carry traffic.
+	Established bool
+	// Overdue: the link has been without a session for longer than one takes to set up.
+	Overdue bool
 }
