@@ -1,0 +1,228 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// wanted is what was last wanted of a peer.
+type wanted struct {
+	node     string
+	endpoint netip.AddrPort
+}
+
+// pass makes one device be as desired. It keeps the changes small: one write for the key, one for the port, one for
+// each peer, and one to take allowed IPs away.
+type pass struct {
+	client  Client
+	current *wgtypes.Device // as it was read
+	device  string
+	private keys.PrivateKey
+	now     time.Time
+	wanted  map[keys.PublicKey]wanted // the applier's memory of this device
+	log     *slog.Logger
+
+	writes int
+	errs   []error
+	byKey  map[keys.PublicKey]*wgtypes.Peer // of current
+	// owners says which peer has an allowed IP, as far as the pass has come.
+	owners                  map[netip.Prefix]keys.PublicKey
+	added, changed, removed []string // nodes, for the log
+}
+
+func (p *pass) run(ctx context.Context, desired view.Device) error {
+	if err := p.setKey(); err != nil {
+		return err // without its key the device would make sessions of another generation
+	}
+	p.setPort(desired.ListenPort)
+
+	p.byKey = map[keys.PublicKey]*wgtypes.Peer{}
+	for i, peer := range p.current.Peers {
+		p.byKey[keys.PublicKey(peer.PublicKey)] = &p.current.Peers[i]
+	}
+	p.owners = owners(p.current.Peers)
+	peers, errs := check(desired.Peers, p.private.Public())
+	p.errs = append(p.errs, errs...)
+	// First all that is given, then what is taken: an allowed IP that moves to another peer is never without one.
+	for _, peer := range peers {
+		if ctx.Err() != nil {
+			p.errs = append(p.errs, ctx.Err())
+			break
+		}
+		p.setPeer(peer)
+	}
+	if ctx.Err() == nil {
+		p.removeOthers(desired.Peers)
+		p.takeAllowedIPs(peers)
+	}
+	if len(p.added)+len(p.changed)+len(p.removed) > 0 {
+		p.log.Info("peers changed", "added", brief(p.added), "changed", brief(p.changed), "removed", brief(p.removed))
+	}
+	return errors.Join(p.errs...)
+}
+
+// write makes one change. Neither the error nor the log has the configuration in it: it can hold the private key.
+func (p *pass) write(config wgtypes.Config) error {
+	if err := p.client.ConfigureDevice(p.device, config); err != nil {
+		return err
+	}
+	p.writes++
+	return nil
+}
+
+func (p *pass) setKey() error {
+	private := wgtypes.Key(p.private.Bytes())
+	if p.current.PrivateKey == private {
+		return nil
+	}
+	if err := p.write(wgtypes.Config{PrivateKey: &private}); err != nil {
+		return fmt.Errorf("setting its private key: %w", explain(err, 0))
+	}
+	p.log.Info("key of tunnel device set", "publicKey", p.private.Public())
+	return nil
+}
+
+func (p *pass) setPort(desired uint16) {
+	port := int(desired)
+	if p.current.ListenPort == port {
+		return
+	}
+	if err := p.write(wgtypes.Config{ListenPort: &port}); err != nil {
+		if old := p.current.ListenPort; old != 0 && kindOf(p.current) == Userspace {
+			// The kernel keeps the old port then; in userspace the device is left with no port, and no sessions.
+			err = errors.Join(err, p.write(wgtypes.Config{ListenPort: &old}))
+		}
+		p.errs = append(p.errs, fmt.Errorf("setting its listen port %d: %w", desired, explain(err, desired)))
+		return
+	}
+	p.log.Info("port of tunnel device set", "port", desired)
+}
+
+// setPeer adds a peer, or changes what differs in it.
+func (p *pass) setPeer(desired view.Peer) {
+	key := desired.PublicKey
+	current := p.byKey[key]
+	last, remembered := p.wanted[key]
+	config, differs := diffPeer(current, desired, p.missing(desired), endpointRule{
+		last: last.endpoint, remembered: remembered, now: p.now,
+	})
+	if differs {
+		if err := p.write(wgtypes.Config{Peers: []wgtypes.PeerConfig{config}}); err != nil {
+			p.errs = append(p.errs, fmt.Errorf("node %s (peer %s): %w", desired.Node, key, explain(err, 0)))
+			return
+		}
+		for _, prefix := range desired.AllowedIPs {
+			p.owners[prefix.Masked()] = key
+		}
+		if current == nil {
+			p.added = append(p.added, desired.Node)
+		} else {
+			p.changed = append(p.changed, desired.Node)
+		}
+		p.log.Debug("peer set", "node", desired.Node, "peer", key, "new", current == nil, "endpoint", desired.Endpoint,
+			"endpointWritten", config.Endpoint != nil, "allowedIPs", desired.AllowedIPs)
+	}
+	p.wanted[key] = wanted{node: desired.Node, endpoint: desired.Endpoint}
+}
+
+// missing returns the allowed IPs that a peer should have and doesn't.
+func (p *pass) missing(desired view.Peer) []netip.Prefix {
+	var missing []netip.Prefix
+	for _, prefix := range desired.AllowedIPs {
+		if owner, owned := p.owners[prefix.Masked()]; !owned || owner != desired.PublicKey {
+			missing = append(missing, prefix.Masked())
+		}
+	}
+	return missing
+}
+
+// removeOthers removes the peers that aren't desired. It is given all the desired ones, also those that can't be
+// set: what exists of them stays.
+func (p *pass) removeOthers(desired []view.Peer) {
+	stays := map[keys.PublicKey]bool{}
+	for _, peer := range desired {
+		stays[peer.PublicKey] = true
+	}
+	for _, peer := range p.current.Peers {
+		key := keys.PublicKey(peer.PublicKey)
+		if stays[key] {
+			continue
+		}
+		node := p.wanted[key].node
+		if node == "" {
+			node = "unknown node (peer " + key.String() + ")"
+		}
+		config := wgtypes.PeerConfig{PublicKey: peer.PublicKey, Remove: true, UpdateOnly: true}
+		if err := p.write(wgtypes.Config{Peers: []wgtypes.PeerConfig{config}}); err != nil {
+			p.errs = append(p.errs, fmt.Errorf("node %s (peer %s): removing it: %w", node, key, explain(err, 0)))
+			continue
+		}
+		for prefix, owner := range p.owners {
+			if owner == key {
+				delete(p.owners, prefix)
+			}
+		}
+		delete(p.wanted, key)
+		p.removed = append(p.removed, node)
+	}
+}
+
+// takeAllowedIPs takes from the peers what they shouldn't have: it gives that to a throwaway peer and removes the
+// peer, all in one write. WireGuard has no other way that leaves the rest of a peer's allowed IPs in place throughout.
+func (p *pass) takeAllowedIPs(desired []view.Peer) {
+	peers := map[keys.PublicKey]view.Peer{}
+	for _, peer := range desired {
+		peers[peer.PublicKey] = peer
+	}
+	var surplus []netip.Prefix
+	var nodes []string
+	for prefix, owner := range p.owners {
+		if peer, live := peers[owner]; live && !slices.Contains(peer.AllowedIPs, prefix) {
+			surplus = append(surplus, prefix)
+			nodes = append(nodes, peer.Node)
+		}
+	}
+	if len(surplus) == 0 {
+		return
+	}
+	slices.SortFunc(surplus, netip.Prefix.Compare)
+	slices.Sort(nodes)
+	nodes = slices.Compact(nodes)
+	throwaway, err := wgtypes.GeneratePrivateKey()
+	if err == nil {
+		public := throwaway.PublicKey()
+		err = p.write(wgtypes.Config{Peers: []wgtypes.PeerConfig{
+			{PublicKey: public, AllowedIPs: toIPNets(surplus)},
+			{PublicKey: public, Remove: true, UpdateOnly: true},
+		}})
+	}
+	if err != nil {
+		p.errs = append(p.errs, fmt.Errorf("taking the allowed IPs %v from node %s: %w", surplus,
+			strings.Join(nodes, ", "), explain(err, 0)))
+		return
+	}
+	p.log.Debug("allowed IPs taken", "nodes", nodes, "allowedIPs", surplus)
+	p.changed = append(p.changed, nodes...)
+}
+
+// brief lists up to five nodes, so that a line of the log stays one.
+func brief(nodes []string) string {
+	const most = 5
+	slices.Sort(nodes)
+	nodes = slices.Compact(nodes)
+	if len(nodes) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(nodes[:most], " "), len(nodes)-most)
+	}
+	return strings.Join(nodes, " ")
+}

@@ -1,0 +1,228 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// The kinds of tunnel devices.
+const (
+	Kernel    = "kernel"
+	Userspace = "userspace"
+)
+
+// Maker makes and removes the interfaces of tunnel devices: kernel links, or TUN devices of the userspace daemon.
+type Maker interface {
+	// Make makes an interface with an MTU in bytes. One of its own kind that exists already is no error.
+	Make(ctx context.Context, name string, mtu int) error
+	// Remove removes an interface. One that doesn't exist is no error.
+	Remove(ctx context.Context, name string) error
+	// List returns the names of the tunnel devices of its own kind, and no others.
+	List(ctx context.Context) ([]string, error)
+}
+
+// Client reads and configures WireGuard devices. *wgctrl.Client is one.
+type Client interface {
+	// Device returns an error that is fs.ErrNotExist when there is no such WireGuard device.
+	Device(name string) (*wgtypes.Device, error)
+	ConfigureDevice(name string, config wgtypes.Config) error
+	Close() error
+}
+
+// Config is what an Applier needs.
+type Config struct {
+	Maker Maker
+	// Private returns the private key of a generation of this node, if the key store has it.
+	Private func(generation uint32) (keys.PrivateKey, bool)
+	Kind    string // Kernel or Userspace: what Maker makes
+	Log     *slog.Logger
+
+	// Open opens a client for one pass; nil: wgctrl's. It is opened anew each time because a client knows of the
+	// kernel's WireGuard only if the module was loaded before, and the first Make may load it.
+	Open func() (Client, error)
+	Now  func() time.Time // nil: time.Now
+}
+
+// Applier makes the tunnel devices be as desired. It remembers what it last wanted, so there is one for the life of
+// an agent. Safe for concurrent use; passes wait for each other.
+type Applier struct {
+	config Config
+
+	mu sync.Mutex
+	// wanted is what was last wanted of each peer, by device name.
+	wanted map[string]map[keys.PublicKey]wanted
+}
+
+// New returns an Applier. It touches nothing yet.
+func New(config Config) *Applier {
+	if config.Open == nil {
+		config.Open = func() (Client, error) { return wgctrl.New() }
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	return &Applier{config: config, wanted: map[string]map[keys.PublicKey]wanted{}}
+}
+
+// Apply makes the tunnel devices be as desired and removes those that aren't, and returns how many changes it made:
+// 0 when nothing differed. Devices and peers that can't be made so are left as they are, and don't keep it from the
+// others; the error joins what went wrong with each, by the name of the device and the node.
+func (a *Applier) Apply(ctx context.Context, desired []view.Device) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var writes int
+	var errs []error
+	for _, d := range desired {
+		n, err := a.applyDevice(ctx, d)
+		writes += n
+		if err != nil {
+			errs = append(errs, fmt.Errorf("tunnel device %s: %w", d.Name, err))
+		}
+	}
+	n, err := a.removeOthers(ctx, desired)
+	return writes + n, errors.Join(append(errs, err)...)
+}
+
+// removeOthers removes the tunnel devices that aren't desired.
+func (a *Applier) removeOthers(ctx context.Context, desired []view.Device) (int, error) {
+	made, err := a.config.Maker.List(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("listing the tunnel devices: %w", err)
+	}
+	var writes int
+	var errs []error
+	for _, name := range made {
+		if !isDeviceName(name) || slices.ContainsFunc(desired, func(d view.Device) bool { return d.Name == name }) {
+			continue
+		}
+		if err := a.config.Maker.Remove(ctx, name); err != nil {
+			errs = append(errs, fmt.Errorf("tunnel device %s: removing it: %w", name, err))
+			continue
+		}
+		writes++
+		delete(a.wanted, name)
+		a.config.Log.Info("tunnel device removed", "device", name)
+	}
+	return writes, errors.Join(errs...)
+}
+
+// applyDevice makes one device be as desired.
+func (a *Applier) applyDevice(ctx context.Context, desired view.Device) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if !isDeviceName(desired.Name) {
+		return 0, fmt.Errorf("a tunnel device is named %s0 to %s%d", view.DevicePrefix, view.DevicePrefix, view.MaxDevices-1)
+	}
+	private, ok := a.config.Private(desired.Generation)
+	if !ok || private.IsZero() {
+		return 0, fmt.Errorf("the key store has no key of generation %d", desired.Generation)
+	}
+	client, current, made, err := a.ensure(ctx, desired)
+	if err != nil {
+		return made, err
+	}
+	defer client.Close() // it only lets go of a socket
+	if kind := kindOf(current); kind != a.config.Kind {
+		return made, fmt.Errorf("it is a %s WireGuard device, and this agent makes %s ones; remove it, or start the agent "+
+			"with --wireguard=%s", kind, a.config.Kind, kind)
+	}
+	p := &pass{
+		client: client, current: current, device: desired.Name, private: private, now: a.config.Now(),
+		wanted: a.wantedOf(desired.Name), writes: made, log: a.config.Log.With("device", desired.Name),
+	}
+	err = p.run(ctx, desired)
+	return p.writes, err
+}
+
+// ensure returns what the device holds, after making it if there is none, and how many changes that took. The
+// caller closes the client if there is no error.
+func (a *Applier) ensure(ctx context.Context, desired view.Device) (Client, *wgtypes.Device, int, error) {
+	client, current, err := a.look(desired.Name)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if current != nil {
+		return client, current, 0, nil
+	}
+	client.Close() // it only lets go of a socket
+	if err := a.config.Maker.Make(ctx, desired.Name, desired.MTU); err != nil {
+		return nil, nil, 0, fmt.Errorf("making it: %w", err)
+	}
+	delete(a.wanted, desired.Name) // whatever had that name before is gone
+	a.config.Log.Info("tunnel device made", "device", desired.Name, "kind", a.config.Kind, "mtu", desired.MTU)
+	client, current, err = a.look(desired.Name)
+	if err != nil {
+		return nil, nil, 1, err
+	}
+	if current == nil {
+		client.Close() // it only lets go of a socket
+		return nil, nil, 1, fmt.Errorf("it was made, but WireGuard doesn't know it: look at it with `wg show %s` and "+
+			"`ip link show %s`", desired.Name, desired.Name)
+	}
+	return client, current, 1, nil
+}
+
+// look opens a client and reads a device with it; nil if there is none. The caller closes the client if there is no
+// error.
+func (a *Applier) look(name string) (Client, *wgtypes.Device, error) {
+	client, err := a.config.Open()
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening WireGuard: %w", explain(err, 0))
+	}
+	current, err := read(client, name)
+	if err != nil {
+		client.Close() // it only lets go of a socket
+		return nil, nil, err
+	}
+	return client, current, nil
+}
+
+func (a *Applier) wantedOf(device string) map[keys.PublicKey]wanted {
+	if a.wanted[device] == nil {
+		a.wanted[device] = map[keys.PublicKey]wanted{}
+	}
+	return a.wanted[device]
+}
+
+// read returns a WireGuard device, or nil if there is none.
+func read(client Client, name string) (*wgtypes.Device, error) {
+	device, err := client.Device(name)
+	// A refused connection is the socket of a userspace process that is gone, and its device with it.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading it: %w", explain(err, 0))
+	}
+	return device, nil
+}
+
+func isDeviceName(name string) bool {
+	for i := range view.MaxDevices {
+		if name == view.DeviceName(i) {
+			return true
+		}
+	}
+	return false
+}
+
+func kindOf(device *wgtypes.Device) string {
+	if device.Type == wgtypes.Userspace {
+		return Userspace
+	}
+	return Kernel
+}
