@@ -1,0 +1,73 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"golang.org/x/sys/unix"
+)
+
+// ApplySysctls writes the settings that differ. One that the kernel doesn't have is an error unless it is
+// optional.
+func (a *Applier) ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int, error) {
+	c := a.begin(ctx)
+	for _, sysctl := range sysctls {
+		a.sysctl(c, sysctl)
+	}
+	if c.writes > 0 && len(c.errs) == 0 {
+		// Some settings change others as they are written: forwarding sets accept_redirects (kernel's
+		// ip-sysctl.rst, ip_forward).
+		for _, sysctl := range sysctls {
+			a.sysctl(c, sysctl)
+		}
+	}
+	return c.result()
+}
+
+func (a *Applier) sysctl(c *changes, want view.Sysctl) {
+	if !filepath.IsLocal(want.Key) {
+		c.fail(fmt.Errorf("%q isn't the name of a kernel setting: it has to be a path under %s", want.Key, a.sysctlRoot))
+		return
+	}
+	path := filepath.Join(a.sysctlRoot, want.Key)
+	have, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && want.Optional:
+		return
+	case errors.Is(err, fs.ErrNotExist):
+		c.fail(fmt.Errorf("the kernel setting %s doesn't exist, and has to be %s: the kernel, or the %s that this "+
+			"process sees, lacks it", want.Key, want.Value, a.sysctlRoot))
+		return
+	case err != nil:
+		c.fail(fmt.Errorf("reading the kernel setting %s: %w", want.Key, err))
+		return
+	}
+	if strings.Join(strings.Fields(string(have)), " ") == want.Value {
+		return
+	}
+	c.write("setting "+want.Key+" to "+want.Value, func() error {
+		err := writeSysctl(path, want.Value)
+		if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: it is %s and can't be written from here; in a container, mount the host's "+
+				"/proc/sys/net there writable (a hostPath volume); else run as root", err,
+				strings.TrimSpace(string(have)))
+		}
+		return err
+	})
+}
+
+// writeSysctl never makes a file: what isn't there isn't a setting.
+func writeSysctl(path, value string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value + "\n")
+	return errors.Join(err, file.Close())
+}
