@@ -1,0 +1,362 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// askEnv makes the test binary ask the socket that it names for the status, and print what comes: a client in
+// another process.
+const askEnv = "WEAVEGUARD_TEST_ASK"
+
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(askEnv); socket != "" {
+		_, err := api.Client{Socket: socket}.Status(context.Background())
+		fmt.Println(err)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+var equateAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
+
+// lines collects log lines, from any goroutine.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func config(t *testing.T, status view.Status) api.Config {
+	return api.Config{
+		Socket:    filepath.Join(t.TempDir(), "run", "agent.sock"),
+		Status:    func() view.Status { return status },
+		Reconcile: func() {},
+		Alive:     func() error { return nil },
+		Log:       slog.New(slog.DiscardHandler),
+	}
+}
+
+// start runs a server until the test or stop ends it, and waits until it answers.
+func start(t *testing.T, cfg api.Config) (server *api.Server, stop func()) {
+	t.Helper()
+	server = api.New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	eventually(t, func() error {
+		_, err := api.Client{Socket: cfg.Socket}.Status(t.Context())
+		return err
+	})
+	return server, stop
+}
+
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still after 20 s: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// freeAddr returns a loopback address that nothing listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func get(t *testing.T, url string) (int, string, error) {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(body), err
+}
+
+// awaitGet asks until there is an answer, and checks it.
+func awaitGet(t *testing.T, url string, code int, body string) {
+	t.Helper()
+	eventually(t, func() error {
+		gotCode, gotBody, err := get(t, url)
+		if err != nil {
+			return err
+		}
+		if gotCode != code || gotBody != body {
+			t.Fatalf("%s: %d %q, want %d %q", url, gotCode, gotBody, code, body)
+		}
+		return nil
+	})
+}
+
+func sample() view.Status {
+	return view.Status{
+		Time:        time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
+		Version:     "v0.1.0",
+		Node:        "node-a",
+		Ready:       true,
+		WireGuard:   "kernel",
+		Kubernetes:  "connected",
+		PodCIDRs:    []netip.Prefix{netip.MustParsePrefix("10.32.1.0/24")},
+		Gossip:      view.GossipStatus{Address: "192.0.2.1:6783", Members: 3},
+		Attachments: 7,
+		Peers: []view.PeerStatus{
+			{Node: "node-b", Up: true, HandshakeAge: 12.5, ReceivedBytes: 1000, SentBytes: 2000, MTU: 1420},
+			{Node: "node-c", Reason: "no handshake yet", HandshakeAge: -1},
+		},
+		Counters: view.Counters{Reconciles: 10, ReconcileErrors: 1, KernelWrites: 42,
+			Refused: map[string]uint64{"signature": 2}},
+	}
+}
+
+func TestStatus(t *testing.T) {
+	cfg := config(t, sample())
+	start(t, cfg)
+	got, err := api.Client{Socket: cfg.Socket}.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(sample(), got, equateAddrs, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("the status that arrived (-sent +got):\n%s", diff)
+	}
+	if info, err := os.Stat(cfg.Socket); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("the socket: %v, %v; want mode 0660", info.Mode(), err)
+	}
+	if info, err := os.Stat(filepath.Dir(cfg.Socket)); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("its directory: %v, %v; want mode 0755", info.Mode(), err)
+	}
+}
+
+// A list is never null: scripts loop over it.
+func TestStatusHasNoNull(t *testing.T) {
+	cfg := config(t, view.Status{Peers: []view.PeerStatus{{Node: "node-b"}}})
+	start(t, cfg)
+	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", cfg.Socket)
+	}}}
+	defer client.CloseIdleConnections()
+	response, err := client.Get("http://agent/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || !strings.HasPrefix(string(body), "{") || strings.Contains(string(body), "null") {
+		t.Errorf("the body is %s, %v; want an object without null", body, err)
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	cfg := config(t, sample())
+	var calls atomic.Int32
+	cfg.Reconcile = func() { calls.Add(1) }
+	start(t, cfg)
+	if err := (api.Client{Socket: cfg.Socket}).Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if calls.Load() != 1 {
+		t.Errorf("the loop was woken %d times, want once", calls.Load())
+	}
+}
+
+func TestSocketGoesWithTheAgent(t *testing.T) {
+	cfg := config(t, sample())
+	_, stop := start(t, cfg)
+	stop()
+	if _, err := os.Lstat(cfg.Socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Run: %v, want no socket", err)
+	}
+	start(t, cfg) // the next agent, in the same place
+}
+
+func TestSocketOfDeadAgentIsReplaced(t *testing.T) {
+	cfg := config(t, sample())
+	leaveSocket(t, cfg.Socket)
+	start(t, cfg)
+}
+
+// leaveSocket leaves a socket as a killed process does.
+func leaveSocket(t *testing.T, path string) {
+	t.Helper()
+	dead := listenAt(t, path)
+	dead.SetUnlinkOnClose(false)
+	if err := dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func listenAt(t *testing.T, path string) *net.UnixListener {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
+}
+
+func TestSocketOfLiveAgentIsKept(t *testing.T) {
+	check := func(t *testing.T, cfg api.Config) {
+		t.Helper()
+		err := api.New(cfg).Run(t.Context())
+		var inUse *api.SocketInUseError
+		if !errors.As(err, &inUse) || inUse.Socket != cfg.Socket || inUse.PID != os.Getpid() {
+			t.Fatalf("Run: %v; want a SocketInUseError with %s and process %d", err, cfg.Socket, os.Getpid())
+		}
+		if !strings.Contains(err.Error(), cfg.Socket) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+			t.Errorf("%q doesn't name socket and process", err)
+		}
+	}
+	t.Run("of this program", func(t *testing.T) {
+		cfg := config(t, sample())
+		start(t, cfg)
+		check(t, cfg)
+		if _, err := (api.Client{Socket: cfg.Socket}).Status(t.Context()); err != nil {
+			t.Errorf("the first agent doesn't answer any more: %v", err)
+		}
+	})
+	t.Run("of one without a lock", func(t *testing.T) {
+		cfg := config(t, sample())
+		listener := listenAt(t, cfg.Socket)
+		defer listener.Close()
+		check(t, cfg)
+	})
+}
+
+func TestSocketPathThatCannotBe(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		file:                                  "isn't a socket",
+		filepath.Join(file, "x"):              "not a directory",
+		"/tmp/" + strings.Repeat("long/", 30): "choose a shorter one",
+	} {
+		cfg := config(t, sample())
+		cfg.Socket = path
+		if err := api.New(cfg).Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Run on %s: %v; want %q", path, err, want)
+		}
+	}
+}
+
+func TestClientErrors(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale.sock")
+	leaveSocket(t, stale)
+	for _, tt := range []struct {
+		socket string
+		cause  error
+		want   []string
+	}{
+		{filepath.Join(dir, "none.sock"), os.ErrNotExist, []string{"no agent runs", "DaemonSet", "systemctl"}},
+		{stale, syscall.ECONNREFUSED, []string{"nothing listens", "DaemonSet", "systemctl"}},
+	} {
+		_, err := api.Client{Socket: tt.socket}.Status(t.Context())
+		var agentErr *api.AgentError
+		if !errors.As(err, &agentErr) || !errors.Is(err, tt.cause) || agentErr.Remedy == "" {
+			t.Fatalf("Status on %s: %v; want an AgentError with a remedy, from %v", tt.socket, err, tt.cause)
+		}
+		for _, want := range append(tt.want, tt.socket) {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q lacks %q", err, want)
+			}
+		}
+	}
+}
+
+func TestClientWithoutRights(t *testing.T) {
+	dir, err := os.MkdirTemp("", "weaveguard-api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // anyone may look in: the socket itself must refuse
+		t.Fatal(err)
+	}
+	cfg := config(t, sample())
+	cfg.Socket = filepath.Join(dir, "agent.sock")
+	start(t, cfg)
+	nobody := exec.CommandContext(t.Context(), "/proc/self/exe")
+	nobody.Dir = "/"
+	nobody.Env = append(os.Environ(), askEnv+"="+cfg.Socket)
+	nobody.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := nobody.CombinedOutput()
+	if err != nil {
+		t.Fatalf("running a client as nobody (this test needs root): %v: %s", err, out)
+	}
+	if want := "only root may ask the agent (" + cfg.Socket + "); run it as root"; !strings.Contains(string(out), want) {
+		t.Errorf("the client said %q, want %q", out, want)
+	}
+}
+
+func TestClientOfOtherVersion(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	listener := listenAt(t, socket)
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Close(); <-done })
+	_, err := api.Client{Socket: socket}.Status(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "404") || !strings.Contains(err.Error(), "same version") {
+		t.Errorf("Status: %v; want the 404 and what to do", err)
+	}
+}

@@ -1,0 +1,203 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	statusPath    = "/v1/status"
+	reconcilePath = "/v1/reconcile"
+
+	defaultRetry = 5 * time.Second
+	// shutdownTime is how long a request that is under way may take when the agent ends.
+	shutdownTime = time.Second
+)
+
+// Config is what a Server needs. The functions are called from several goroutines at once.
+type Config struct {
+	Socket      string // path of the unix socket
+	MetricsAddr string // host:port of the metrics, "": none
+	HealthAddr  string // host:port of the probes, "": none
+	// Retry is how long to wait before an address that is taken is tried again; 0: 5 s.
+	Retry time.Duration
+
+	Status    func() view.Status // what the agent sees now
+	Reconcile func()             // makes the agent's loop run soon; returns at once
+	Alive     func() error       // why the agent's loop doesn't run any more; nil while it does
+	Log       *slog.Logger
+}
+
+// Server serves the status API, the metrics and the probes.
+type Server struct {
+	cfg   Config
+	ports []*port
+}
+
+// New returns a server that isn't running yet.
+func New(cfg Config) *Server {
+	if cfg.Retry == 0 {
+		cfg.Retry = defaultRetry
+	}
+	s := &Server{cfg: cfg}
+	if cfg.MetricsAddr != "" {
+		s.ports = append(s.ports, &port{
+			use: "the metrics", addr: cfg.MetricsAddr, handler: s.metricsRoutes(), retry: cfg.Retry, log: cfg.Log,
+		})
+	}
+	if cfg.HealthAddr != "" {
+		s.ports = append(s.ports, &port{
+			use: "the probes", addr: cfg.HealthAddr, handler: s.healthRoutes(), retry: cfg.Retry, log: cfg.Log,
+		})
+	}
+	return s
+}
+
+// Run serves until ctx ends, and then returns nil. It fails at once when the socket can't be had: see
+// SocketInUseError. A TCP address that can't be had is tried again until it can, and meanwhile one of Problems.
+func (s *Server) Run(ctx context.Context) error {
+	listener, unlock, err := listenUnix(ctx, s.cfg.Socket)
+	if err != nil {
+		return fmt.Errorf("opening the status API: %w", err)
+	}
+	defer unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
+			return fmt.Errorf("serving the status API on %s: %w", s.cfg.Socket, err)
+		}
+		return nil
+	})
+	for _, p := range s.ports {
+		group.Go(func() error {
+			p.run(ctx)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// Problems returns what an operator should know about the server: the addresses that it can't have.
+func (s *Server) Problems() []view.Problem {
+	var problems []view.Problem
+	for _, p := range s.ports {
+		if problem := p.problem.Load(); problem != nil {
+			problems = append(problems, *problem)
+		}
+	}
+	return problems
+}
+
+func (s *Server) apiRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
+		body, err := json.Marshal(complete(s.cfg.Status()))
+		if err != nil {
+			http.Error(w, "encoding the status: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		write(w, append(body, '\n'))
+	})
+	mux.HandleFunc("POST "+reconcilePath, func(w http.ResponseWriter, _ *http.Request) {
+		s.cfg.Reconcile()
+		w.WriteHeader(http.StatusAccepted)
+	})
+	return mux
+}
+
+func (s *Server) healthRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.cfg.Alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		write(w, []byte("ok\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		status := s.cfg.Status()
+		if !status.Ready {
+			http.Error(w, whyNotReady(status), http.StatusServiceUnavailable)
+			return
+		}
+		write(w, []byte("ok\n"))
+	})
+	return mux
+}
+
+func whyNotReady(status view.Status) string {
+	why := "this node can't carry pod traffic yet"
+	for _, problem := range status.Problems {
+		why += "\n" + problem.String()
+	}
+	return why
+}
+
+// write drops the error: it is the requester's, who went away.
+func write(w http.ResponseWriter, body []byte) { _, _ = w.Write(body) }
+
+// complete returns the status with empty lists where it has none: null isn't in the API's contract.
+func complete(status view.Status) view.Status {
+	status.Endpoints = list(status.Endpoints)
+	status.PodCIDRs = list(status.PodCIDRs)
+	status.PodRanges = list(status.PodRanges)
+	status.Generations = list(status.Generations)
+	status.Devices = list(status.Devices)
+	status.Problems = list(status.Problems)
+	peers := make([]view.PeerStatus, 0, len(status.Peers))
+	for _, peer := range status.Peers {
+		peer.PodCIDRs = list(peer.PodCIDRs)
+		peers = append(peers, peer)
+	}
+	status.Peers = peers
+	if status.Counters.Refused == nil {
+		status.Counters.Refused = map[string]uint64{}
+	}
+	return status
+}
+
+func list[T any](values []T) []T {
+	if values == nil {
+		return []T{}
+	}
+	return values
+}
+
+// serve answers requests until ctx ends, and then returns nil.
+func serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    1 << 16,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close() // cuts what didn't end in time
+		}
+	})
+	err := server.Serve(listener)
+	if stop() { // ctx goes on: Serve failed by itself
+		return errors.Join(err, server.Close())
+	}
+	<-stopped
+	return nil
+}
