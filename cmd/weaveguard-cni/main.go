@@ -1,0 +1,24 @@
+// Command weaveguard-cni is the CNI plugin weaveguard. Container runtimes run it for every pod sandbox; see package
+// cni for what it does.
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/weaveguard/weaveguard/cni"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	runtime.LockOSThread() // the network namespace is the thread's
+	if err := cni.Main(os.Stdout, version); err != nil {
+		if printErr := err.Print(); printErr != nil {
+			fmt.Fprintf(os.Stderr, "weaveguard-cni: %v; and it can't be written to stdout: %v\n", err, printErr)
+		}
+		os.Exit(1)
+	}
+}

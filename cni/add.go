@@ -1,0 +1,177 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/weaveguard/weaveguard/cni/bridge"
+	"github.com/weaveguard/weaveguard/cni/ipam"
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// podArgs are the arguments by which Kubernetes' runtimes name the pod in CNI_ARGS.
+type podArgs struct {
+	types.CommonArgs
+	K8S_POD_NAMESPACE          types.UnmarshallableString //revive:disable-line:var-naming
+	K8S_POD_NAME               types.UnmarshallableString //revive:disable-line:var-naming
+	K8S_POD_UID                types.UnmarshallableString //revive:disable-line:var-naming
+	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //revive:disable-line:var-naming
+}
+
+// add attaches a sandbox. First the attachment and its addresses are stored, then the kernel follows: so whatever a
+// killed ADD leaves in the kernel is in the store for DEL, GC and the agent to find.
+func (p *plugin) add(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	n, err := c.resolve()
+	if err != nil {
+		return err
+	}
+	var pod podArgs
+	if err := types.LoadArgs(args.Args, &pod); err != nil {
+		return wrap(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: use KEY=VALUE;KEY=VALUE, with IgnoreUnknown=1 if "+
+			"there are keys for other plugins", err)
+	}
+	sandbox, err := openSandbox(args.Netns)
+	if err != nil {
+		return err
+	}
+	defer sandbox.Close()
+	s, err := c.openStore()
+	if err != nil {
+		return err
+	}
+	host, err := openHost()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	index, err := ensure(host, n)
+	if err != nil {
+		return err
+	}
+	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
+	a, err := reserve(s, n, store.Attachment{
+		ID:           id,
+		Network:      c.Name,
+		Bridge:       n.bridge,
+		Netns:        args.Netns,
+		NetnsInode:   sandbox.Inode(),
+		PodNamespace: string(pod.K8S_POD_NAMESPACE),
+		PodName:      string(pod.K8S_POD_NAME),
+		PodUID:       string(pod.K8S_POD_UID),
+		HostIfName:   id.HostInterface(),
+		MTU:          n.mtu,
+		Created:      time.Now().UTC(),
+	})
+	if err != nil {
+		return err
+	}
+	port := portOf(a, n)
+	if err := host.Attach(index, sandbox, port); err != nil {
+		return undo(s, id, attachError(err, args))
+	}
+	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
+		return undo(s, id, errors.Join(err, host.Detach(a.HostIfName)))
+	}
+	return nil
+}
+
+func openSandbox(path string) (*bridge.Sandbox, error) {
+	s, err := bridge.OpenSandbox(path)
+	switch {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fail(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS: %s doesn't exist; the sandbox may be gone already", path))
+	case errors.Is(err, bridge.ErrNotNetns):
+		return nil, fail(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS: %s isn't a network namespace", path))
+	case errors.Is(err, bridge.ErrOwnNetns):
+		return nil, fail(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS: %s is the node's own network namespace; a pod of the "+
+			"host's network needs no plugin", path))
+	}
+	return nil, wrap(types.ErrInvalidNetNS, "CNI_NETNS", err)
+}
+
+func ensure(host *bridge.Host, n network) (int, error) {
+	index, err := host.Ensure(n.spec())
+	switch {
+	case err == nil:
+		return index, nil
+	case errors.Is(err, bridge.ErrForeign):
+		return 0, fail(CodeForeignBridge, fmt.Sprintf("network configuration, key bridge: %v", err))
+	case errors.Is(err, bridge.ErrForwarding):
+		return 0, fail(types.ErrTryAgainLater, fmt.Sprintf("%v; the Weaveguard agent sets this when it starts: see `kubectl "+
+			"logs -n kube-system POD -c weave`", err))
+	}
+	return 0, wrap(CodeKernel, "setting up the bridge "+n.bridge, err)
+}
+
+// reserve gives an attachment its addresses and MAC, and stores it.
+func reserve(s *store.Store, n network, a store.Attachment) (store.Attachment, error) {
+	err := change(s, func(tx *store.Tx) error {
+		old, err := tx.Get(a.ID)
+		if err == nil {
+			return fail(CodeAttached, fmt.Sprintf("CNI_CONTAINERID, CNI_IFNAME: %s is attached already, with %v; a runtime "+
+				"calls DEL before another ADD", a.ID, old.Addresses))
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return wrap(types.ErrIOFailure, "looking for an attachment; DEL removes a damaged one", err)
+		}
+		a.Addresses, err = ipam.Allocate(s, tx, a.ID, n.pools)
+		var exhausted *ipam.ExhaustedError
+		if errors.As(err, &exhausted) {
+			return fail(CodeExhausted, fmt.Sprintf("%v; this node can't hold more pods until some end", err))
+		}
+		if err != nil {
+			return wrap(types.ErrIOFailure, "choosing an address", err)
+		}
+		a.MAC = view.PodMAC(a.Addresses[0]).String()
+		if err := tx.Put(a); err != nil {
+			return wrap(types.ErrIOFailure, "storing the attachment", errors.Join(err, tx.Release(a.ID, a.Addresses...)))
+		}
+		return nil
+	})
+	return a, err
+}
+
+// undo forgets an attachment that couldn't be made. The error that it is given comes first.
+func undo(s *store.Store, id store.ID, cause error) error {
+	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })
+	if err == nil {
+		return cause
+	}
+	var coded *types.Error
+	if errors.As(cause, &coded) {
+		return fail(coded.Code, fmt.Sprintf("%s; and undoing it failed, so call DEL: %v", coded.Msg, err))
+	}
+	return fmt.Errorf("%w; and undoing it failed, so call DEL: %w", cause, err)
+}
+
+func attachError(err error, args *skel.CmdArgs) error {
+	if errors.Is(err, bridge.ErrInterfaceExists) {
+		return fail(CodeAttached, fmt.Sprintf("CNI_IFNAME: the sandbox %s has an interface %s already, which isn't of this "+
+			"attachment; use another name, or remove it", args.Netns, args.IfName))
+	}
+	return wrap(CodeKernel, "connecting the sandbox "+args.Netns, err)
+}
+
+func portOf(a store.Attachment, n network) bridge.Port {
+	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: view.PodMAC(a.Addresses[0]), MTU: a.MTU}
+	for i, address := range a.Addresses {
+		port.Addresses = append(port.Addresses, bridge.Address{Address: address, Gateway: n.pools[i].Gateway})
+	}
+	return port
+}
+
+// single is an address as a subnet of its own.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

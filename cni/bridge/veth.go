@@ -1,0 +1,174 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Port is a sandbox's veth pair, as it should be.
+type Port struct {
+	HostIfName string           // the end on the node, a port of the bridge
+	IfName     string           // the end in the sandbox
+	MAC        net.HardwareAddr // of the end in the sandbox
+	MTU        int              // bytes
+	Addresses  []Address
+}
+
+// Address is one address of a sandbox, alone in its subnet (/32 or /128), and the gateway of its default route.
+type Address struct {
+	Address netip.Addr
+	Gateway netip.Addr
+}
+
+// HostMAC is the MAC of the end on the node: the other end's with another first byte, so that it need not be asked for.
+func (p Port) HostMAC() net.HardwareAddr {
+	mac := slices.Clone(p.MAC)
+	mac[0] ^= 0x04
+	return mac
+}
+
+func (p Port) hasIPv6() bool {
+	for _, a := range p.Addresses {
+		if a.Address.Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// loopback is the index of lo in every network namespace.
+const loopback = 1
+
+// ErrInterfaceExists says that the sandbox has an interface of that name already.
+var ErrInterfaceExists = errors.New("the sandbox already has the interface")
+
+// Attach makes the veth pair between the bridge and the sandbox, with its address and routes, or leaves nothing.
+// A pair of that name that a killed process left is replaced. Errors: ErrInterfaceExists, else the kernel's.
+func (h *Host) Attach(bridgeIndex int, s *Sandbox, p Port) error {
+	var inside *netlink.Handle
+	err := s.do(func() (err error) {
+		if inside, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("opening a netlink socket in the sandbox: %w", err)
+		}
+		return setSysctls(sandboxSysctls(p.hasIPv6()))
+	})
+	if inside != nil {
+		defer inside.Close()
+	}
+	if err != nil {
+		return err
+	}
+	veth, err := h.addPair(s, p)
+	if err != nil {
+		return err
+	}
+	if err = h.connect(veth, bridgeIndex); err == nil {
+		err = configure(inside, p)
+	}
+	if err == nil {
+		return nil
+	}
+	if undo := h.nl.LinkDel(veth); undo != nil {
+		return fmt.Errorf("%w; and removing %s again: %w", err, p.HostIfName, undo)
+	}
+	return err
+}
+
+// addPair makes the pair, its end in the sandbox directly there: so its name can't collide on the node.
+func (h *Host) addPair(s *Sandbox, p Port) (*netlink.Veth, error) {
+	for replaced := false; ; replaced = true {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Flags = p.HostIfName, p.MTU, p.HostMAC(), net.FlagUp
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName, veth.PeerMTU, veth.PeerHardwareAddr = p.IfName, uint32(p.MTU), p.MAC
+		veth.PeerNamespace = netlink.NsFd(int(s.ns.Fd()))
+		err := h.nl.LinkAdd(veth)
+		if err == nil {
+			return veth, nil
+		}
+		if !errors.Is(err, unix.EEXIST) || replaced {
+			return nil, fmt.Errorf("making the veth pair %s: %w", p.HostIfName, err)
+		}
+		if _, err := h.nl.LinkByName(p.HostIfName); isNotFound(err) {
+			return nil, fmt.Errorf("%w %s", ErrInterfaceExists, p.IfName)
+		}
+		if err := h.Detach(p.HostIfName); err != nil {
+			return nil, fmt.Errorf("replacing the veth pair %s that a killed process left: %w", p.HostIfName, err)
+		}
+	}
+}
+
+// connect makes the node's end a port of the bridge that reaches no other port.
+func (h *Host) connect(veth *netlink.Veth, bridgeIndex int) error {
+	if err := h.nl.LinkSetMasterByIndex(veth, bridgeIndex); err != nil {
+		return fmt.Errorf("making %s a port of the bridge: %w", veth.Name, err)
+	}
+	if err := h.nl.LinkSetIsolated(veth, true); err != nil {
+		return fmt.Errorf("isolating the bridge port %s: %w", veth.Name, err)
+	}
+	return nil
+}
+
+// configure sets up the sandbox's side. The default route is onlink: the gateway isn't in the /32's subnet.
+func configure(inside *netlink.Handle, p Port) error {
+	lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: loopback, Name: "lo"}}
+	if err := inside.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("setting lo up in the sandbox: %w", err)
+	}
+	link, err := inside.LinkByName(p.IfName)
+	if err != nil {
+		return fmt.Errorf("looking up %s in the sandbox: %w", p.IfName, err)
+	}
+	for _, a := range p.Addresses {
+		if err := inside.AddrAdd(link, address(single(a.Address))); err != nil {
+			return fmt.Errorf("adding %s to %s in the sandbox: %w", a.Address, p.IfName, err)
+		}
+	}
+	if err := inside.LinkSetUp(link); err != nil {
+		return fmt.Errorf("setting %s up in the sandbox: %w", p.IfName, err)
+	}
+	for _, a := range p.Addresses {
+		route := &netlink.Route{
+			LinkIndex: link.Attrs().Index,
+			Dst:       ipNet(anywhere(a.Gateway)),
+			Gw:        a.Gateway.AsSlice(),
+			Flags:     int(netlink.FLAG_ONLINK),
+		}
+		if err := inside.RouteAdd(route); err != nil {
+			return fmt.Errorf("adding the default route by %s in the sandbox: %w", a.Gateway, err)
+		}
+	}
+	return nil
+}
+
+func anywhere(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// Detach removes a veth pair by the name of its end on the node. That it is gone already is no error.
+func (h *Host) Detach(hostIfName string) error {
+	link, err := h.nl.LinkByName(hostIfName)
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking up %s: %w", hostIfName, err)
+	}
+	if link.Type() != "veth" {
+		return fmt.Errorf("the interface %s is a %s, not the veth of a pod: not removing it", hostIfName, link.Type())
+	}
+	// ENODEV: it went with its sandbox since.
+	if err := h.nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("removing %s: %w", hostIfName, err)
+	}
+	return nil
+}

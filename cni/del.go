@@ -1,0 +1,90 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/weaveguard/weaveguard/cni/bridge"
+	"github.com/weaveguard/weaveguard/cni/store"
+)
+
+// del removes an attachment, or what is left of one. It needs neither the sandbox nor the agent, and succeeds when
+// there is nothing to remove.
+func (p *plugin) del(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	s, err := c.openStore()
+	if err != nil {
+		return err
+	}
+	host, err := openHost()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return remove(s, host, store.ID{ContainerID: args.ContainerID, IfName: args.IfName})
+}
+
+// remove takes the interface first and frees the addresses after it, so that no address is given again while a
+// sandbox still has it.
+func remove(s *store.Store, host *bridge.Host, id store.ID) error {
+	if err := host.Detach(id.HostInterface()); err != nil {
+		return wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", id), err)
+	}
+	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })
+	if err != nil {
+		return wrap(types.ErrIOFailure, "forgetting the attachment", err)
+	}
+	return nil
+}
+
+// gc removes the network's attachments that the runtime doesn't list as valid (CNI spec 1.1.0, section 2, GC).
+func (p *plugin) gc(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	s, err := c.openStore()
+	if err != nil {
+		return err
+	}
+	valid := make(map[store.ID]bool, len(c.ValidAttachments))
+	for _, a := range c.ValidAttachments {
+		valid[store.ID{ContainerID: a.ContainerID, IfName: a.IfName}] = true
+	}
+	all, err := s.List()
+	var errs []error
+	if err != nil {
+		errs = append(errs, err)
+	}
+	host, err := openHost()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	for _, a := range all {
+		if a.Network != c.Name || valid[a.ID] {
+			continue
+		}
+		if err := remove(s, host, a.ID); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return wrapAll(types.ErrIOFailure, "collecting attachments that are gone", errs)
+	}
+	if err := change(s, (*store.Tx).Sweep); err != nil {
+		return wrap(types.ErrIOFailure, "tidying the store", err)
+	}
+	return nil
+}
+
+// wrapAll makes one error of several, so that none hides the others.
+func wrapAll(code uint, doing string, errs []error) error {
+	return fail(code, doing+": "+errors.Join(errs...).Error())
+}
