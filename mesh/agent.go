@@ -1,0 +1,232 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/plan"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	// idleInterval is how often the loop runs when nothing happens, to find what changed without a sign.
+	idleInterval = 30 * time.Second
+	// busyInterval is how often it runs while a link waits for its session, or something failed.
+	busyInterval = time.Second
+)
+
+// Config is what an Agent needs. Cluster is nil without Kubernetes.
+type Config struct {
+	Node      string
+	Bridge    string
+	BasePort  uint16
+	MTU       int            // inside the tunnels, bytes; 0: find out
+	WireGuard string         // kernel or userspace
+	PodCIDRs  []netip.Prefix // without Kubernetes
+	Addresses []netip.Addr   // underlay addresses, over what Kubernetes says; without Kubernetes, all there are
+	Seeds     []netip.Addr   // where to find other nodes' gossip, beside what is known
+	PodRanges []netip.Prefix // as configured; none: what is seen
+	// PodRangeSource says where PodRanges were configured, for operators.
+	PodRangeSource string
+	CachePath      string
+	Remembered     Remembered
+	Version        string
+	Log            *slog.Logger
+	Latch          Latch
+
+	Keys     Keys
+	Gossip   Gossip
+	Cluster  Cluster
+	Network  Network
+	Tunnels  Tunnels
+	Firewall Firewall
+	Attach   Attach
+}
+
+// Agent is the loop of one node's agent.
+type Agent struct {
+	Config
+	started time.Time
+
+	// The loop's own state.
+	book       *book
+	links      links
+	remembered Remembered
+	announced  announced
+	ready      bool
+	said       map[string]bool // problems that were logged and still stand
+	up         map[string]bool // peers that were logged as up
+
+	mu       sync.Mutex // guards counters
+	counters view.Counters
+	last     atomic.Pointer[pass]
+	lastRun  atomic.Int64 // unix nanoseconds
+}
+
+// pass is what one run of the loop saw, decided and achieved.
+type pass struct {
+	view     view.View
+	desired  view.Desired
+	cluster  *ClusterState
+	problems []view.Problem
+	ready    bool
+	writes   int
+	failed   bool
+}
+
+// New returns an agent that has taken in what is remembered. Run it once.
+func New(c Config) *Agent {
+	a := &Agent{
+		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
+		said: map[string]bool{}, up: map[string]bool{},
+	}
+	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
+		r := c.Remembered.Nodes[node]
+		if err := a.book.load(node, r.Raw, r.Age); err != nil {
+			c.Log.Warn("a remembered record isn't used", "node", node, "error", err)
+		}
+	}
+	return a
+}
+
+// Run runs the loop until the context ends. It leaves the kernel as it is.
+func (a *Agent) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.Latch:
+		case <-timer.C:
+		}
+		p := a.run(ctx)
+		if p.failed || !a.links.settled() {
+			timer.Reset(busyInterval)
+		} else {
+			timer.Reset(idleInterval)
+		}
+	}
+}
+
+// run is one pass: look, plan, apply, tell.
+func (a *Agent) run(ctx context.Context) *pass {
+	p := &pass{}
+	if devices, err := a.Tunnels.Observe(ctx); err != nil {
+		p.fail("tunnels", err)
+	} else {
+		a.links.follow(devices, time.Now())
+	}
+	a.look(p)
+	host, err := a.Network.Observe(ctx, endpoints(p.view))
+	if err != nil {
+		p.fail("network", err) // without knowing what is there, nothing is touched
+	} else {
+		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
+		p.problems = append(p.problems, p.desired.Problems...)
+		a.apply(ctx, p)
+		a.tell(p)
+	}
+	a.publish(p)
+	return p
+}
+
+func (p *pass) fail(what string, err error) {
+	p.failed = true
+	p.problems = append(p.problems, view.Problem{Subject: what, Message: oneLine(err)})
+}
+
+// oneLine is the text of an error, or of several that were joined.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// endpoints are the addresses whose paths matter.
+func endpoints(v view.View) []netip.Addr {
+	var all []netip.Addr
+	for _, n := range v.Peers {
+		for _, e := range n.Endpoints {
+			all = append(all, e.Addr())
+		}
+	}
+	return all
+}
+
+// apply makes the kernel as desired. The order keeps it closed: rules before anything can pass them, a tunnel's
+// rules and settings before its peers, routes last. One part's failure doesn't keep the others from being tried.
+func (a *Agent) apply(ctx context.Context, p *pass) {
+	d := p.desired
+	steps := []struct {
+		what string
+		do   func() (int, error)
+	}{
+		{"firewall", func() (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
+		{"bridge", func() (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
+		{"kernel settings", func() (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
+		{"tunnels", func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"tunnel addresses", func() (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
+		{"routes", func() (int, error) { return a.Network.ApplyRoutes(ctx, d.Routes) }},
+	}
+	for _, step := range steps {
+		writes, err := step.do()
+		p.writes += writes
+		if err != nil {
+			p.fail(step.what, err)
+		}
+	}
+	a.attach(ctx, p)
+}
+
+// attach opens the node for pods once everything stands. What failed later doesn't close it again: the pods that
+// run would gain nothing by it.
+func (a *Agent) attach(ctx context.Context, p *pass) {
+	switch {
+	case p.desired.Ready == nil:
+		a.ready = false
+	case !p.failed:
+		a.ready = true
+	}
+	p.ready = a.ready
+	if p.desired.Ready != nil && !a.ready {
+		return
+	}
+	writes, err := a.Attach.Apply(ctx, p.desired.Ready)
+	p.writes += writes
+	if err != nil {
+		p.fail("CNI files", err)
+	}
+}
+
+// publish counts, logs what changed, and makes the pass the one that Status shows.
+func (a *Agent) publish(p *pass) {
+	a.mu.Lock()
+	a.counters.Reconciles++
+	a.counters.Refused = maps.Clone(a.book.refused)
+	a.counters.KernelWrites += uint64(p.writes)
+	if p.failed {
+		a.counters.ReconcileErrors++
+	}
+	a.mu.Unlock()
+	a.narrate(p)
+	a.last.Store(p)
+	a.lastRun.Store(time.Now().UnixNano())
+}
+
+// Alive returns an error when the loop hasn't run for much longer than it should.
+func (a *Agent) Alive() error {
+	last := a.lastRun.Load()
+	if last == 0 {
+		return errors.New("the loop hasn't run yet")
+	}
+	if age := time.Since(time.Unix(0, last)); age > 4*idleInterval {
+		return fmt.Errorf("the loop ran %s ago last", age.Round(time.Second))
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// entry is a record that counts.
+type entry struct {
+	raw    []byte
+	record record.Record
+	age    int64
+}
+
+// refusal is why a candidate doesn't count: a word for counters, and words for people.
+type refusal struct {
+	word   string
+	reason string
+}
+
+// book holds the records that count, one for each other node, and why others don't. It isn't safe for concurrent
+// use: the loop owns it.
+type book struct {
+	self     string
+	identity keys.PublicIdentity
+
+	entries map[string]entry
+	waiting map[string]string            // node → why no record of it counts
+	judged  map[[sha256.Size]byte]string // candidate → the word it was refused with last
+	refused map[string]uint64            // word → how many candidates
+
+	ownSeen  uint64 // highest sequence number of this identity that others know of
+	impostor string // who else says that it is this node, in words
+}
+
+func newBook(self string, identity keys.PublicIdentity) *book {
+	return &book{
+		self: self, identity: identity,
+		entries: map[string]entry{}, waiting: map[string]string{},
+		judged: map[[sha256.Size]byte]string{}, refused: map[string]uint64{},
+	}
+}
+
+// load takes in a record of the cache. It was verified when it was written; its signature is checked again.
+func (b *book) load(node string, raw []byte, age int64) error {
+	r, err := record.Open(node, raw)
+	if err != nil {
+		return err
+	}
+	b.entries[node] = entry{raw: raw, record: r, age: age}
+	return nil
+}
+
+// take judges what was heard against the pins, and returns whether the book changed.
+func (b *book) take(heard []Heard, cluster *ClusterState) bool {
+	changed := b.prune(cluster)
+	judged := make(map[[sha256.Size]byte]string, len(heard))
+	b.waiting, b.impostor = map[string]string{}, ""
+	b.expect(cluster)
+	for _, h := range heard {
+		took, no := b.judge(h, cluster)
+		changed = changed || took
+		if no == nil {
+			continue
+		}
+		id := candidateID(h)
+		if b.judged[id] != no.word {
+			b.refused[no.word]++
+		}
+		judged[id] = no.word
+		if _, counts := b.entries[h.Node]; !counts && h.Node != b.self {
+			b.waiting[h.Node] = no.reason
+		}
+	}
+	b.judged = judged
+	for node := range b.entries {
+		delete(b.waiting, node)
+	}
+	return changed
+}
+
+func candidateID(h Heard) [sha256.Size]byte {
+	return sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw))
+}
+
+// expect lists the nodes that Kubernetes knows and nobody has heard of.
+func (b *book) expect(cluster *ClusterState) {
+	if cluster == nil {
+		return
+	}
+	for _, n := range cluster.Nodes {
+		if n.Name != b.self {
+			b.waiting[n.Name] = "nothing was heard of it yet: does its agent run, and does gossip (TCP and UDP port " +
+				fmt.Sprint(view.GossipPort) + ") get through?"
+		}
+	}
+}
+
+// prune drops the records that Kubernetes contradicts: their Node is gone, or belongs to another identity, or has
+// other pod CIDRs. As long as Kubernetes doesn't answer, all stay.
+func (b *book) prune(cluster *ClusterState) bool {
+	if cluster == nil || !cluster.Synced {
+		return false
+	}
+	changed := false
+	for name, e := range b.entries {
+		n := cluster.node(name)
+		if n == nil || (!n.Identity.IsZero() && n.Identity != e.record.Identity) || !ownsCIDRs(*n, e.record) {
+			delete(b.entries, name)
+			changed = true
+			continue
+		}
+		if age := n.Created.Unix(); e.age != age {
+			e.age = age
+			b.entries[name] = e
+			changed = true
+		}
+	}
+	return changed
+}
+
+// judge takes in a candidate, or says why not. A record that is older than what counts is neither.
+func (b *book) judge(h Heard, cluster *ClusterState) (bool, *refusal) {
+	r, err := record.Open(h.Node, h.Raw)
+	if err != nil {
+		return false, &refusal{record.Reason(err), err.Error()}
+	}
+	if h.Node == b.self {
+		return false, b.judgeOwn(h, r)
+	}
+	known, counts := b.entries[h.Node]
+	if counts && bytes.Equal(known.raw, h.Raw) {
+		return false, nil
+	}
+	age, no := b.pinned(h, r, known, counts, cluster)
+	if no != nil {
+		return false, no
+	}
+	if counts && known.record.Identity == r.Identity && r.Sequence <= known.record.Sequence {
+		return false, nil
+	}
+	if owner := b.keyOwner(h.Node, r); owner != "" {
+		return false, &refusal{"key", fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
+	}
+	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age}
+	return true, nil
+}
+
+// pinned checks a record against whose it must be: by Kubernetes' Nodes, or on first use without Kubernetes. It
+// returns the node's age.
+func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluster *ClusterState) (int64, *refusal) {
+	changed := counts && known.record.Identity != r.Identity
+	switch {
+	case cluster == nil && changed:
+		return 0, &refusal{"identity", fmt.Sprintf("it came back under another identity: if its disk was wiped, run "+
+			"`weaveguard forget %s`; if not, somebody else speaks for it", h.Node)}
+	case cluster != nil && !cluster.Synced && (!counts || changed):
+		return 0, &refusal{"waiting", "the Kubernetes API doesn't answer, so its Node can't be checked"}
+	case cluster == nil || !cluster.Synced:
+		return known.age, nil
+	}
+	n := cluster.node(h.Node)
+	switch {
+	case n == nil:
+		return 0, &refusal{"unknown", fmt.Sprintf("Kubernetes has no Node %s", h.Node)}
+	case n.Identity.IsZero():
+		return 0, &refusal{"waiting", fmt.Sprintf("its Node has no annotation %s yet, which its agent writes",
+			view.AnnotationIdentity)}
+	case n.Identity != r.Identity:
+		return 0, &refusal{"identity", fmt.Sprintf("its record is by another identity than its Node's annotation %s says",
+			view.AnnotationIdentity)}
+	case !ownsCIDRs(*n, r):
+		return 0, &refusal{"cidr", fmt.Sprintf("it announces pod CIDRs %v, and its Node has %v", r.PodCIDRs(), n.PodCIDRs)}
+	}
+	return n.Created.Unix(), nil
+}
+
+// ownsCIDRs reports whether all that the record announces belongs to the Node.
+func ownsCIDRs(n ClusterNode, r record.Record) bool {
+	return !slices.ContainsFunc(r.PodCIDRs(), func(p netip.Prefix) bool { return !slices.Contains(n.PodCIDRs, p) })
+}
+
+// judgeOwn looks at what others have heard under this node's own name.
+func (b *book) judgeOwn(h Heard, r record.Record) *refusal {
+	if r.Identity == b.identity {
+		b.ownSeen = max(b.ownSeen, r.Sequence)
+		return nil
+	}
+	if h.Alive {
+		b.impostor = fmt.Sprintf("another node at %s says that it is %s too, with another identity", h.From, b.self)
+	}
+	return &refusal{"name", b.impostor}
+}
+
+// keyOwner names the node that announced a WireGuard key of r before: a key that two nodes announce would take
+// the first one's place in the tunnels.
+func (b *book) keyOwner(node string, r record.Record) string {
+	for _, other := range slices.Sorted(maps.Keys(b.entries)) {
+		if other == node {
+			continue
+		}
+		for _, g := range b.entries[other].record.Generations {
+			if slices.ContainsFunc(r.Generations, func(own record.Generation) bool { return own.Key == g.Key }) {
+				return other
+			}
+		}
+	}
+	return ""
+}
+
+// forget drops all that is known of a node.
+func (b *book) forget(node string) { delete(b.entries, node) }
+
+// raws are the records that count, as they are on the wire.
+func (b *book) raws() map[string][]byte {
+	raws := make(map[string][]byte, len(b.entries))
+	for name, e := range b.entries {
+		raws[name] = e.raw
+	}
+	return raws
+}
+
+// nodes are the records that count as the view has them, sorted by name.
+func (b *book) nodes(alive map[string]bool) []view.Node {
+	nodes := make([]view.Node, 0, len(b.entries))
+	for name, e := range b.entries {
+		nodes = append(nodes, view.Node{
+			Name: name, Identity: e.record.Identity, Sequence: e.record.Sequence, Generations: e.record.Generations,
+			Endpoints: e.record.Endpoints(), PodCIDRs: e.record.PodCIDRs(), MTU: int(e.record.MTU), Age: e.age,
+			Alive: alive[name],
+		})
+	}
+	slices.SortFunc(nodes, func(a, b view.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return nodes
+}
+
+// waitingNodes are the nodes without a record that counts, sorted by name.
+func (b *book) waitingNodes(alive map[string]bool) []view.Waiting {
+	var waiting []view.Waiting
+	for _, name := range slices.Sorted(maps.Keys(b.waiting)) {
+		waiting = append(waiting, view.Waiting{Name: name, Reason: b.waiting[name], Alive: alive[name]})
+	}
+	return waiting
+}
+
+func (c *ClusterState) node(name string) *ClusterNode {
+	for i := range c.Nodes {
+		if c.Nodes[i].Name == name {
+			return &c.Nodes[i]
+		}
+	}
+	return nil
+}

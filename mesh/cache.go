@@ -1,0 +1,74 @@
+package mesh
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+
+	"github.com/google/renameio/v2"
+)
+
+const cacheVersion = 1
+
+// Remembered is what the agent keeps on disk of the mesh, so that one that starts while others, or the API server,
+// are away goes on with what was verified before. It holds no secret.
+type Remembered struct {
+	Version int                         `json:"version"`
+	Self    RememberedSelf              `json:"self"`
+	Nodes   map[string]RememberedRecord `json:"nodes"`
+	// PodCIDRs are all that were ever seen, those of Nodes that are gone too: they fail closed for good.
+	PodCIDRs []netip.Prefix `json:"podCIDRs"`
+}
+
+// RememberedSelf is what Kubernetes said of this node last.
+type RememberedSelf struct {
+	Node      string         `json:"node"`
+	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
+	Addresses []netip.Addr   `json:"addresses"`
+	Age       int64          `json:"age"`
+}
+
+// RememberedRecord is a record that counted, as it was signed.
+type RememberedRecord struct {
+	Raw []byte `json:"record"`
+	Age int64  `json:"age"`
+}
+
+// Recall reads the cache. One that isn't there is empty; one that can't be used gives an error and is empty too:
+// what it held is heard again from the others.
+func Recall(path string) (Remembered, error) {
+	empty := Remembered{Version: cacheVersion, Nodes: map[string]RememberedRecord{}}
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return empty, nil
+	}
+	if err != nil {
+		return empty, fmt.Errorf("reading the view cache: %w", err)
+	}
+	var r Remembered
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return empty, fmt.Errorf("the view cache %s can't be read, and is made anew from gossip: %w", path, err)
+	}
+	if r.Version != cacheVersion {
+		return empty, fmt.Errorf("the view cache %s has version %d, this agent knows %d; it is made anew from gossip",
+			path, r.Version, cacheVersion)
+	}
+	if r.Nodes == nil {
+		r.Nodes = map[string]RememberedRecord{}
+	}
+	return r, nil
+}
+
+func (r Remembered) save(path string) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding the view cache: %w", err)
+	}
+	if err := renameio.WriteFile(path, append(raw, '\n'), 0o600); err != nil {
+		return fmt.Errorf("writing the view cache: %w", err)
+	}
+	return nil
+}

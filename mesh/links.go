@@ -1,0 +1,66 @@
+package mesh
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	// confirmedFor is how old a handshake may be for traffic to move to its link: WireGuard makes a new one every
+	// 120 s while packets flow, and keepalives do.
+	confirmedFor = 150 * time.Second
+	// establishedFor is how old a handshake may be for the link to carry traffic: WireGuard's REJECT_AFTER_TIME.
+	establishedFor = 180 * time.Second
+	// overdueAfter is how long a link may be without a session before both ends try to set it up.
+	overdueAfter = 10 * time.Second
+)
+
+// linkID is one end of a link: a tunnel device of this node and the peer's key.
+type linkID struct {
+	device string
+	key    keys.PublicKey
+}
+
+// links follows the sessions of the tunnels. The loop owns it.
+type links struct {
+	downSince map[linkID]time.Time
+	states    []view.LinkState
+}
+
+// follow takes in what the tunnels show now.
+func (l *links) follow(devices []view.DeviceState, now time.Time) {
+	down := map[linkID]time.Time{}
+	l.states = nil
+	for _, d := range devices {
+		for _, p := range d.Peers {
+			age := now.Sub(p.LastHandshake)
+			state := view.LinkState{
+				Device: d.Name, PublicKey: p.PublicKey, Confirmed: age < confirmedFor, Established: age < establishedFor,
+			}
+			if !state.Established {
+				id := linkID{d.Name, p.PublicKey}
+				since, was := l.downSince[id]
+				if !was {
+					since = now
+				}
+				down[id] = since
+				state.Overdue = now.Sub(since) > overdueAfter
+			}
+			l.states = append(l.states, state)
+		}
+	}
+	l.downSince = down
+	slices.SortFunc(l.states, func(a, b view.LinkState) int {
+		if c := strings.Compare(a.Device, b.Device); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.PublicKey[:]), string(b.PublicKey[:]))
+	})
+}
+
+// settled reports whether every link has a session.
+func (l *links) settled() bool { return len(l.downSince) == 0 }

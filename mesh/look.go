@@ -1,0 +1,145 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// look takes a fresh view of the mesh.
+func (a *Agent) look(p *pass) {
+	if a.Cluster != nil {
+		state := a.Cluster.State()
+		p.cluster = &state
+		p.problems = append(p.problems, state.Problems...)
+	}
+	heard := a.Gossip.Heard()
+	changed := a.book.take(heard, p.cluster)
+	alive := map[string]bool{}
+	for _, h := range heard {
+		alive[h.Node] = alive[h.Node] || h.Alive
+	}
+	a.notice(p)
+	if a.remember(p) || changed {
+		if err := a.remembered.save(a.CachePath); err != nil {
+			p.problems = append(p.problems, view.Problem{
+				Subject: "view cache", Message: err.Error(),
+				Remedy: "free or repair the disk; until then a restart without the others starts from an older view",
+			})
+		}
+	}
+	p.view = view.View{
+		Self: a.self(), Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
+	}
+	p.view.PodRanges, p.view.PodRangeSource = a.podRanges(p)
+}
+
+// notice reports what others say in this node's name, and what gossip found.
+func (a *Agent) notice(p *pass) {
+	if err := a.Keys.RaiseSequence(a.book.ownSeen); err != nil {
+		p.fail("key store", err)
+	}
+	if a.book.impostor != "" {
+		p.problems = append(p.problems, view.Problem{
+			Subject: "node " + a.Node, Message: a.book.impostor,
+			Remedy: "give each host a name of its own, or end the agent on the host that shouldn't have it",
+		})
+	}
+	p.problems = append(p.problems, a.Gossip.Problems()...)
+	p.problems = append(p.problems, a.Attach.Problems()...)
+}
+
+// remember takes over into the cache what is verified now, and returns whether that changed it.
+func (a *Agent) remember(p *pass) bool {
+	changed := false
+	if p.cluster != nil && p.cluster.Synced {
+		changed = a.rememberCluster(p.cluster)
+	}
+	nodes := make(map[string]RememberedRecord, len(a.book.entries))
+	for name, e := range a.book.entries {
+		nodes[name] = RememberedRecord{Raw: e.raw, Age: e.age}
+		changed = a.rememberCIDRs(e.record.PodCIDRs()) || changed
+	}
+	a.remembered.Nodes = nodes
+	return changed
+}
+
+func (a *Agent) rememberCluster(cluster *ClusterState) bool {
+	changed := false
+	for _, n := range cluster.Nodes {
+		changed = a.rememberCIDRs(n.PodCIDRs) || changed
+	}
+	n := cluster.node(a.Node)
+	if n == nil {
+		return changed
+	}
+	self := RememberedSelf{Node: a.Node, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses, Age: n.Created.Unix()}
+	if n.Endpoint.IsValid() {
+		self.Addresses = []netip.Addr{n.Endpoint}
+	}
+	old := a.remembered.Self
+	if old.Node != self.Node || old.Age != self.Age || !slices.Equal(old.PodCIDRs, self.PodCIDRs) ||
+		!slices.Equal(old.Addresses, self.Addresses) {
+		a.remembered.Self = self
+		changed = true
+	}
+	return changed
+}
+
+// rememberCIDRs adds pod CIDRs to those that were ever seen, sorted.
+func (a *Agent) rememberCIDRs(cidrs []netip.Prefix) bool {
+	changed := false
+	for _, cidr := range cidrs {
+		if !slices.Contains(a.remembered.PodCIDRs, cidr) {
+			a.remembered.PodCIDRs = append(a.remembered.PodCIDRs, cidr)
+			changed = true
+		}
+	}
+	if changed {
+		slices.SortFunc(a.remembered.PodCIDRs, func(x, y netip.Prefix) int {
+			return cmp.Or(x.Addr().Compare(y.Addr()), cmp.Compare(x.Bits(), y.Bits()))
+		})
+	}
+	return changed
+}
+
+// self is this node as flags and Kubernetes, now or when it answered last, describe it.
+func (a *Agent) self() view.Self {
+	s := view.Self{
+		Name: a.Node, Identity: a.Keys.Identity().Public(), PodCIDRs: a.PodCIDRs, Addresses: a.Addresses,
+		Bridge: a.Bridge, BasePort: a.BasePort, MTU: a.MTU, WireGuard: a.WireGuard,
+	}
+	for _, g := range a.Keys.Generations() {
+		s.Generations = append(s.Generations, record.Generation{Number: g.Number, Key: g.Private.Public()})
+	}
+	if known := a.remembered.Self; a.Cluster != nil && known.Node == a.Node {
+		s.PodCIDRs, s.Age = known.PodCIDRs, known.Age
+		if len(s.Addresses) == 0 {
+			s.Addresses = known.Addresses
+		}
+	}
+	return s
+}
+
+// podRanges are the configured ones, or all pod CIDRs that were ever seen.
+func (a *Agent) podRanges(p *pass) ([]netip.Prefix, string) {
+	if len(a.PodRanges) > 0 {
+		return a.PodRanges, a.PodRangeSource
+	}
+	ranges := slices.Clone(a.remembered.PodCIDRs)
+	for _, cidr := range a.PodCIDRs {
+		if !slices.Contains(ranges, cidr) {
+			ranges = append(ranges, cidr)
+		}
+	}
+	p.problems = append(p.problems, view.Problem{
+		Subject: "pod ranges", Warning: true,
+		Message: fmt.Sprintf("not configured, so only the %d pod CIDRs seen so far fail closed", len(ranges)),
+		Remedy:  "start the agents with --pod-range and the cluster's whole pod range",
+	})
+	return ranges, "pod CIDRs seen so far"
+}

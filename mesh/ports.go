@@ -1,0 +1,103 @@
+package mesh
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Keys is the node's key store.
+type Keys interface {
+	Identity() keys.Identity
+	Generations() []keys.Generation
+	NextSequence() (uint64, error)
+	RaiseSequence(seen uint64) error
+}
+
+// Heard is a record that gossip, or the cache, gave for a node. Nothing of it is verified.
+type Heard struct {
+	Node  string
+	Raw   []byte
+	From  netip.Addr // who said it, as far as known
+	Alive bool       // the node is a live member now
+}
+
+// Seed is an address where gossip may find a node; Node is "" when it isn't known which.
+type Seed struct {
+	Node    string
+	Address netip.Addr
+}
+
+// Gossip exchanges records with the other nodes.
+type Gossip interface {
+	Announce(raw []byte) error
+	Heard() []Heard
+	Share(records map[string][]byte)
+	Seek(seeds []Seed)
+	Status() view.GossipStatus
+	Refused() map[string]uint64
+	Problems() []view.Problem
+}
+
+// ClusterNode is a Node object.
+type ClusterNode struct {
+	Name      string
+	Created   time.Time
+	PodCIDRs  []netip.Prefix
+	Addresses []netip.Addr // InternalIPs, at most one of each family
+	Identity  keys.PublicIdentity
+	// Endpoint overrides the address that peers send to; zero: none.
+	Endpoint netip.Addr
+}
+
+// ClusterState is what Kubernetes says, at one moment.
+type ClusterState struct {
+	Synced    bool // Nodes is complete
+	Reachable bool
+	Nodes     []ClusterNode
+	Problems  []view.Problem
+}
+
+// Own is what this node's agent says of itself in Kubernetes.
+type Own struct {
+	Identity   keys.PublicIdentity
+	PublicKey  keys.PublicKey
+	Generation uint32
+	Ready      bool
+	Reason     string // why it isn't ready
+}
+
+// Cluster is Kubernetes.
+type Cluster interface {
+	State() ClusterState
+	Report(own Own)
+}
+
+// Network makes the kernel's links, addresses, routes and settings as desired. Counts are of changes made.
+type Network interface {
+	Observe(ctx context.Context, endpoints []netip.Addr) (view.Host, error)
+	ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int, error)
+	ApplyBridges(ctx context.Context, bridges []view.Bridge) (int, error)
+	ApplyDevices(ctx context.Context, devices []view.Device) (int, error)
+	ApplyRoutes(ctx context.Context, routes []view.Route) (int, error)
+}
+
+// Tunnels makes the tunnel devices and their peers as desired.
+type Tunnels interface {
+	Apply(ctx context.Context, devices []view.Device) (int, error)
+	Observe(ctx context.Context) ([]view.DeviceState, error)
+}
+
+// Firewall makes the rules as desired.
+type Firewall interface {
+	Apply(ctx context.Context, f view.Firewall) (int, error)
+}
+
+// Attach tells the container runtime and the CNI plugin whether and how pods are attached; nil: not now.
+type Attach interface {
+	Apply(ctx context.Context, ready *view.Ready) (int, error)
+	Problems() []view.Problem
+}

@@ -1,0 +1,147 @@
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Status is what the last pass came to, with the tunnels as they are now. Safe to call at any time.
+func (a *Agent) Status(ctx context.Context) view.Status {
+	now := time.Now()
+	s := view.Status{Time: now, Version: a.Version, Started: a.started, Node: a.Node, WireGuard: a.WireGuard,
+		Kubernetes: "absent", Gossip: a.Gossip.Status(), Counters: a.count()}
+	p := a.last.Load()
+	if p == nil {
+		s.Problems = []view.Problem{{Subject: "agent", Message: "it is starting"}}
+		return s
+	}
+	if p.cluster != nil {
+		s.Kubernetes = "unreachable"
+		if p.cluster.Reachable {
+			s.Kubernetes = "connected"
+		}
+	}
+	self := p.view.Self
+	s.Identity, s.PodCIDRs, s.PodRanges, s.PodRangeSource = self.Identity, self.PodCIDRs, p.view.PodRanges, p.view.PodRangeSource
+	s.Ready, s.Problems = p.ready, slices.Clone(p.problems)
+	s.Endpoints = p.desired.Announce.Endpoints()
+	for _, g := range self.Generations {
+		s.Generations = append(s.Generations, view.GenerationStatus{Number: g.Number, PublicKey: g.Key})
+	}
+	devices, err := a.Tunnels.Observe(ctx)
+	if err != nil {
+		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error()})
+	}
+	s.Devices = deviceStatus(p.desired, devices)
+	s.Peers = peerStatus(p, devices, now)
+	return s
+}
+
+func (a *Agent) count() view.Counters {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.counters
+	c.Refused = maps.Clone(c.Refused)
+	if c.Refused == nil {
+		c.Refused = map[string]uint64{}
+	}
+	for word, n := range a.Gossip.Refused() {
+		c.Refused[word] += n
+	}
+	return c
+}
+
+func deviceStatus(d view.Desired, devices []view.DeviceState) []view.DeviceStatus {
+	var all []view.DeviceStatus
+	for _, device := range devices {
+		status := view.DeviceStatus{Name: device.Name, Kind: device.Kind, PublicKey: device.PublicKey,
+			ListenPort: device.ListenPort, Peers: len(device.Peers)}
+		for _, want := range d.Devices {
+			if want.Name == device.Name {
+				status.Generation, status.MTU = want.Generation, want.MTU
+			}
+		}
+		all = append(all, status)
+	}
+	return all
+}
+
+// peerStatus lists every other node that is known, sorted by name.
+func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerStatus {
+	states := map[linkID]view.PeerState{}
+	for _, d := range devices {
+		for _, peer := range d.Peers {
+			states[linkID{d.Name, peer.PublicKey}] = peer
+		}
+	}
+	alive := map[string]bool{}
+	for _, n := range p.view.Peers {
+		alive[n.Name] = n.Alive
+	}
+	byNode := map[string]view.PeerStatus{}
+	for _, d := range p.desired.Devices {
+		for _, peer := range d.Peers {
+			s := linkStatus(d, peer, states[linkID{d.Name, peer.PublicKey}], now)
+			s.MTU, s.Gossip = routeMTU(p.desired, d, peer), alive[peer.Node]
+			if other, has := byNode[peer.Node]; !has || s.LastHandshake.After(other.LastHandshake) {
+				byNode[peer.Node] = s
+			}
+		}
+	}
+	for node, why := range p.desired.PeerProblems {
+		s := byNode[node]
+		s.Node, s.Up, s.Reason, s.Gossip = node, false, why, alive[node]
+		byNode[node] = s
+	}
+	for _, w := range p.view.Waiting {
+		s := byNode[w.Name]
+		s.Gossip, s.HandshakeAge = w.Alive, -1
+		byNode[w.Name] = s
+	}
+	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+func linkStatus(d view.Device, peer view.Peer, state view.PeerState, now time.Time) view.PeerStatus {
+	s := view.PeerStatus{
+		Node: peer.Node, Endpoint: peer.Endpoint.String(), Device: d.Name, PublicKey: peer.PublicKey,
+		PodCIDRs: peer.AllowedIPs, LastHandshake: state.LastHandshake, HandshakeAge: -1,
+		ReceivedBytes: state.ReceivedBytes, SentBytes: state.SentBytes,
+	}
+	if state.PublicKey == (keys.PublicKey{}) {
+		s.Reason = fmt.Sprintf("%s doesn't have it as a peer yet", d.Name)
+		return s
+	}
+	if state.Endpoint.IsValid() {
+		s.Endpoint = state.Endpoint.String()
+	}
+	if state.LastHandshake.IsZero() {
+		s.Reason = fmt.Sprintf("no handshake yet: does UDP port %d reach %s, and port %d this node?",
+			peer.Endpoint.Port(), peer.Endpoint.Addr(), d.ListenPort)
+		return s
+	}
+	age := now.Sub(state.LastHandshake)
+	s.HandshakeAge = age.Seconds()
+	s.Up = age < establishedFor
+	if !s.Up {
+		s.Reason = fmt.Sprintf("no handshake for %s: is the node down, or UDP port %d blocked?",
+			age.Round(time.Second), peer.Endpoint.Port())
+	}
+	return s
+}
+
+// routeMTU is the MTU of the way to a peer, in bytes.
+func routeMTU(d view.Desired, device view.Device, peer view.Peer) int {
+	for _, r := range d.Routes {
+		if r.Device == device.Name && slices.Contains(peer.AllowedIPs, r.Destination) && r.MTU != 0 {
+			return r.MTU
+		}
+	}
+	return device.MTU
+}

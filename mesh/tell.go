@@ -1,0 +1,161 @@
+package mesh
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// announced is the record that others were told last.
+type announced struct {
+	record record.Record
+	raw    []byte
+}
+
+// tell says to the others, to gossip and to Kubernetes what the pass came to.
+func (a *Agent) tell(p *pass) {
+	if err := a.announce(p.desired.Announce); err != nil {
+		p.fail("record", err)
+	}
+	a.Gossip.Share(a.book.raws())
+	a.Gossip.Seek(a.seeds(p))
+	if a.Cluster != nil {
+		a.Cluster.Report(a.own(p))
+	}
+}
+
+// announce signs and gossips what this node says about itself when that, or what others know of it, changed.
+func (a *Agent) announce(r record.Record) error {
+	r.Sequence = a.announced.record.Sequence
+	if a.announced.raw != nil && r.Equal(a.announced.record) && a.book.ownSeen <= r.Sequence {
+		return nil
+	}
+	sequence, err := a.Keys.NextSequence()
+	if err != nil {
+		return err
+	}
+	r.Sequence = sequence
+	raw, err := record.Sign(a.Node, r, a.Keys.Identity())
+	if err != nil {
+		return err
+	}
+	if err := a.Gossip.Announce(raw); err != nil {
+		return err
+	}
+	a.announced = announced{record: r, raw: raw}
+	return nil
+}
+
+// seeds are all addresses where a node's gossip may be found.
+func (a *Agent) seeds(p *pass) []Seed {
+	var seeds []Seed
+	add := func(node string, address netip.Addr) {
+		s := Seed{Node: node, Address: address}
+		if node != a.Node && address.IsValid() && !slices.Contains(seeds, s) {
+			seeds = append(seeds, s)
+		}
+	}
+	for _, address := range a.Seeds {
+		if !slices.Contains(p.view.Self.Addresses, address) {
+			add("", address)
+		}
+	}
+	for _, n := range p.view.Peers {
+		for _, e := range n.Endpoints {
+			add(n.Name, e.Addr())
+		}
+	}
+	if p.cluster != nil {
+		for _, n := range p.cluster.Nodes {
+			for _, address := range n.Addresses {
+				add(n.Name, address)
+			}
+		}
+	}
+	return seeds
+}
+
+func (a *Agent) own(p *pass) Own {
+	own := Own{Identity: p.view.Self.Identity, Ready: p.ready}
+	if gs := p.view.Self.Generations; len(gs) > 0 {
+		newest := gs[len(gs)-1]
+		own.PublicKey, own.Generation = newest.Key, newest.Number
+	}
+	if !p.ready {
+		own.Reason = "the agent is starting"
+		if problem := firstProblem(p.problems); problem != nil {
+			own.Reason = problem.String()
+		}
+	}
+	return own
+}
+
+func firstProblem(problems []view.Problem) *view.Problem {
+	for i := range problems {
+		if !problems[i].Warning {
+			return &problems[i]
+		}
+	}
+	return nil
+}
+
+// narrate logs what changed since the pass before, once: problems that came and went, peers, readiness.
+func (a *Agent) narrate(p *pass) {
+	standing := map[string]bool{}
+	for _, problem := range p.problems {
+		text := problem.String()
+		standing[text] = true
+		if a.said[text] {
+			continue
+		}
+		if problem.Warning {
+			a.Log.Warn(problem.Message, "subject", problem.Subject, "remedy", problem.Remedy)
+		} else {
+			a.Log.Error(problem.Message, "subject", problem.Subject, "remedy", problem.Remedy)
+		}
+	}
+	for _, text := range slices.Sorted(maps.Keys(a.said)) {
+		if !standing[text] {
+			a.Log.Info("no longer: " + text)
+		}
+	}
+	a.said = standing
+	a.narratePeers(p)
+	if before := a.last.Load(); before == nil || before.ready != p.ready {
+		if p.ready {
+			r := p.desired.Ready
+			a.Log.Info("ready: pods can be attached", "bridge", r.Bridge, "subnets", r.Subnets, "mtu", r.MTU)
+		} else if before != nil {
+			a.Log.Warn("not ready: no more pods are attached")
+		}
+	}
+}
+
+func (a *Agent) narratePeers(p *pass) {
+	up := map[string]bool{}
+	for _, d := range p.desired.Devices {
+		for _, peer := range d.Peers {
+			i := slices.IndexFunc(a.links.states, func(s view.LinkState) bool {
+				return s.Device == d.Name && s.PublicKey == peer.PublicKey
+			})
+			up[peer.Node] = up[peer.Node] || i >= 0 && a.links.states[i].Established
+			if up[peer.Node] && !a.up[peer.Node] {
+				a.Log.Info("peer is up", "node", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,
+					"podCIDRs", peer.AllowedIPs)
+			}
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(a.up)) {
+		now, planned := up[node]
+		switch {
+		case !planned:
+			a.Log.Info("peer is gone", "node", node, "reason", p.desired.PeerProblems[node])
+		case a.up[node] && !now:
+			a.Log.Warn("peer is down: no handshake for "+establishedFor.String(), "node", node)
+		}
+	}
+	a.up = up
+}
