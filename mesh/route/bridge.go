@@ -39,9 +39,7 @@ func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int,
 func (c *changes) bridge(links links, want view.Bridge) {
 	link := links.byName[want.Name]
 	if link == nil {
-		var err error
-		if link, err = c.makeBridge(want); err != nil {
-			c.fail(err)
+		if link = c.makeBridge(want); link == nil {
 			return
 		}
 	}
@@ -66,7 +64,9 @@ func (c *changes) bridge(links links, want view.Bridge) {
 
 // makeBridge makes a bridge with its MAC, which marks it as ours until it has the alias. The MTU comes after:
 // only one that was set on an existing bridge stays when ports join. The plugin may be making it as well.
-func (c *changes) makeBridge(want view.Bridge) (netlink.Link, error) {
+// It returns nil when it failed.
+func (c *changes) makeBridge(want view.Bridge) netlink.Link {
+	failures := len(c.errs)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = want.Name, want.MAC
 	c.write("making the bridge "+want.Name, func() error {
@@ -76,7 +76,15 @@ func (c *changes) makeBridge(want view.Bridge) (netlink.Link, error) {
 		}
 		return err
 	})
-	return dump("bridge "+want.Name, func() (netlink.Link, error) { return netlink.LinkByName(want.Name) })
+	if len(c.errs) > failures {
+		return nil
+	}
+	link, err := dump("bridge "+want.Name, func() (netlink.Link, error) { return netlink.LinkByName(want.Name) })
+	if err != nil {
+		c.fail(err)
+		return nil
+	}
+	return link
 }
 
 // noSpanningTree turns off STP and its forward delay, so that a new port forwards at once. The delay comes second:

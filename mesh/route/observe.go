@@ -90,17 +90,15 @@ func hostRoutes(links links, routes []netlink.Route) []view.HostRoute {
 // 0 without a way. The kernel is asked for the route itself (RTM_F_FIB_MATCH), not for what it learnt about the
 // path: that expires. Where the way would lead into a tunnel of ours, it is the way that it would be without us.
 func pathMTU(links links, foreign []netlink.Route, endpoint netip.Addr) int {
+	var route netlink.Route
 	found, err := netlink.RouteGetWithOptions(endpoint.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	if err != nil || len(found) == 0 {
-		return 0 // no route: the kernel says so by an error
+	// An unreachable route, which may be ours, is an error.
+	if err == nil && len(found) > 0 {
+		route = found[0]
 	}
-	route := found[0]
 	link := links.byIndex[route.LinkIndex]
-	if route.Protocol == view.RouteProtocol || link != nil && isTunnel(link) {
-		var ok bool
-		if route, ok = longestMatch(links, foreign, endpoint); !ok {
-			return 0
-		}
+	if route.Type == unix.RTN_UNSPEC || route.Protocol == view.RouteProtocol || link != nil && isTunnel(link) {
+		route = longestMatch(links, foreign, endpoint)
 	}
 	if route.Type != unix.RTN_UNICAST {
 		return 0
@@ -117,14 +115,15 @@ func pathMTU(links links, foreign []netlink.Route, endpoint netip.Addr) int {
 	return mtu
 }
 
-// longestMatch looks an address up in the main table without our routes and devices.
-func longestMatch(links links, routes []netlink.Route, endpoint netip.Addr) (netlink.Route, bool) {
+// longestMatch looks an address up in the main table without our routes and devices. It returns the zero Route
+// where nothing matches.
+func longestMatch(links links, routes []netlink.Route, endpoint netip.Addr) netlink.Route {
 	var best netlink.Route
 	bestBits := -1
 	for _, route := range routes {
 		destination, _ := prefixOf(route.Dst)
 		link := links.byIndex[route.LinkIndex]
-		if !destination.Contains(endpoint) || route.Type != unix.RTN_UNICAST || link != nil && isTunnel(link) {
+		if !destination.Contains(endpoint) || link != nil && isTunnel(link) {
 			continue
 		}
 		bits := destination.Bits()
@@ -132,7 +131,7 @@ func longestMatch(links links, routes []netlink.Route, endpoint netip.Addr) (net
 			best, bestBits = route, bits
 		}
 	}
-	return best, bestBits >= 0
+	return best
 }
 
 func linkMTU(links links, index int) int {
