@@ -35,9 +35,10 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	a, err := s.Get(store.ID{ContainerID: args.ContainerID, IfName: args.IfName})
+	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
+	a, err := s.Get(id)
 	if errors.Is(err, store.ErrNotFound) {
-		return fail(CodeDiffers, fmt.Sprintf("CHECK: there is no attachment of %v in %s; DEL and ADD make it", err, c.DataDir))
+		return fail(CodeDiffers, fmt.Sprintf("CHECK: %s isn't attached, says %s; DEL and ADD make it again", id, c.DataDir))
 	}
 	if err != nil {
 		return wrap(types.ErrIOFailure, "looking for the attachment", err)

@@ -1,0 +1,234 @@
+package cni_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+)
+
+func TestDelNeedsNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		prepare func(n *node, sandbox ns.NetNS) call
+	}{
+		{"all is there", func(n *node, sandbox ns.NetNS) call {
+			return call{netns: sandbox.Path(), stdin: n.config(nil)}
+		}},
+		{"no CNI_NETNS", func(n *node, _ ns.NetNS) call { return call{stdin: n.config(nil)} }},
+		{"namespace gone", func(n *node, sandbox ns.NetNS) call {
+			closeNS(sandbox)
+			return call{netns: sandbox.Path(), stdin: n.config(nil)}
+		}},
+		{"path is a file now", func(n *node, sandbox ns.NetNS) call {
+			return call{netns: "/etc/hostname", stdin: n.config(nil)}
+		}},
+		{"no ready file", func(n *node, sandbox ns.NetNS) call {
+			return call{netns: sandbox.Path(), stdin: n.config(map[string]any{"subnets": nil})}
+		}},
+		{"subnets that ADD would refuse", func(n *node, sandbox ns.NetNS) call {
+			return call{netns: sandbox.Path(), stdin: n.config(map[string]any{"subnets": []string{"nonsense"}})}
+		}},
+		{"bridge gone", func(n *node, sandbox ns.NetNS) call {
+			n.netlink(func() error {
+				br, err := netlink.LinkByName("weave")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkDel(br)
+			})
+			return call{netns: sandbox.Path(), stdin: n.config(nil)}
+		}},
+		{"attachment damaged", func(n *node, sandbox ns.NetNS) call {
+			damage(n)
+			return call{netns: sandbox.Path(), stdin: n.config(nil)}
+		}},
+		{"store gone", func(n *node, sandbox ns.NetNS) call {
+			if err := os.RemoveAll(n.dataDir); err != nil {
+				n.Fatal(err)
+			}
+			return call{netns: sandbox.Path(), stdin: n.config(nil)}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n, sandbox := newNode(t), newNS(t)
+			n.add("c1", sandbox, nil)
+			c := tt.prepare(n, sandbox)
+			c.verb, c.container = "DEL", "c1"
+			for range 2 { // the second finds nothing, which is success
+				if _, err := n.run(c); err != nil {
+					t.Fatalf("DEL: %v", err)
+				}
+				n.wantNoLeftovers()
+			}
+		})
+	}
+}
+
+// damage cuts all attachment files short.
+func damage(n *node) {
+	n.Helper()
+	dir := n.dataDir + "/attachments/"
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		n.Fatal(entries, err)
+	}
+	for _, e := range entries {
+		if err := os.WriteFile(dir+e.Name(), []byte(`{"ver`), 0o600); err != nil {
+			n.Fatal(err)
+		}
+	}
+}
+
+func TestDelLeavesOthersAlone(t *testing.T) {
+	n, a, b := newNode(t), newNS(t), newNS(t)
+	n.add("a", a, nil)
+	r := n.add("b", b, nil)
+	n.del("a", a.Path())
+	n.del("unknown", "")
+	n.checkWorks("b", b, r)
+}
+
+func TestGC(t *testing.T) {
+	n := newNode(t)
+	sandboxes := make(map[string]ns.NetNS)
+	for _, c := range []string{"valid", "stale", "gone"} {
+		sandboxes[c] = newNS(t)
+		n.add(c, sandboxes[c], nil)
+	}
+	other := newNS(t)
+	n.add("other", other, map[string]any{"name": "another-network"})
+	closeNS(sandboxes["gone"])
+	_, err := n.run(call{verb: "GC", stdin: n.config(map[string]any{
+		"cni.dev/valid-attachments": []map[string]string{{"containerID": "valid", "ifname": "eth0"}, {"containerID": "stale", "ifname": "net1"}},
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.del("valid", "")
+	if found := n.leftovers(); len(found) != 3 { // interface, attachment and address of the other network
+		t.Errorf("GC left %v, want what is of another network", found)
+	}
+	n.fails(call{verb: "GC", stdin: n.config(map[string]any{"cniVersion": "1.0.0"})}, 1, "cniVersion")
+}
+
+// An ADD that is killed at any point leaves nothing that DEL, or an ADD of another pod, can't deal with.
+func TestKilledAdd(t *testing.T) {
+	n := newNode(t)
+	n.add("first", newNS(t), nil) // so that the time of an ADD is known with the bridge made
+	start := time.Now()
+	n.add("second", newNS(t), nil)
+	took := time.Since(start)
+	n.del("first", "")
+	n.del("second", "")
+	killed := 0
+	for i := range 60 {
+		sandbox := newNS(t)
+		container := fmt.Sprint("c", i)
+		cmd := n.command(call{verb: "ADD", container: container, netns: sandbox.Path(), stdin: n.config(nil)})
+		if err := n.ns.Do(func(ns.NetNS) error { return cmd.Start() }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(took * time.Duration(10+rand.IntN(100)) / 100) // when to kill, not a wait for anything
+		_ = cmd.Process.Kill()                                    // or it has ended already
+		if err := cmd.Wait(); err != nil {
+			killed++
+		}
+		r := n.add("next"+container, newNS(t), nil)
+		n.checkWorks("next"+container, nil, r)
+		n.del("next"+container, "")
+		n.del(container, sandbox.Path())
+		closeNS(sandbox)
+	}
+	if _, err := n.run(call{verb: "GC", stdin: n.config(nil)}); err != nil {
+		t.Fatal(err)
+	}
+	n.wantNoLeftovers()
+	t.Logf("%d of 60 were killed before they ended, by delays of 0.1 to 1.1 times %v", killed, took)
+	if killed == 0 {
+		t.Error("no ADD was killed in time: the test shows nothing")
+	}
+}
+
+// A reboot, or an operator, may take the store and leave the interface.
+func TestAddReplacesAnOrphanedInterface(t *testing.T) {
+	n, old := newNode(t), newNS(t)
+	n.add("c1", old, nil)
+	if err := os.RemoveAll(n.dataDir); err != nil {
+		t.Fatal(err)
+	}
+	sandbox := newNS(t)
+	r := n.add("c1", sandbox, nil)
+	n.checkWorks("c1", sandbox, r)
+}
+
+func TestAddIsAllOrNothing(t *testing.T) {
+	t.Run("the interface exists in the sandbox", func(t *testing.T) {
+		n, sandbox := newNode(t), newNS(t)
+		in(t, sandbox, func() error {
+			return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth0", TxQLen: -1}})
+		})
+		n.fails(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}, 103, "CNI_IFNAME", "eth0", sandbox.Path())
+		n.wantNoLeftovers()
+	})
+	t.Run("the default route exists in the sandbox", func(t *testing.T) {
+		n, sandbox := newNode(t), newNS(t)
+		in(t, sandbox, func() error {
+			br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other", TxQLen: -1, Flags: net.FlagUp}}
+			if err := netlink.LinkAdd(br); err != nil {
+				return err
+			}
+			_, all, err := net.ParseCIDR("0.0.0.0/0")
+			if err != nil {
+				return err
+			}
+			return netlink.RouteAdd(&netlink.Route{LinkIndex: br.Index, Dst: all, Scope: netlink.SCOPE_LINK})
+		})
+		n.fails(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}, 104, "default route", "10.32.5.1", "file exists")
+		n.wantNoLeftovers()
+		in(t, sandbox, func() error {
+			if _, err := netlink.LinkByName("eth0"); err == nil {
+				t.Error("eth0 is still in the sandbox")
+			}
+			return nil
+		})
+	})
+	t.Run("nobody reads the result", func(t *testing.T) {
+		n, sandbox := newNode(t), newNS(t)
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer full.Close()
+		cmd := n.command(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)})
+		cmd.Stdout = full
+		err = n.ns.Do(func(ns.NetNS) error { return cmd.Run() })
+		if _, ok := err.(*exec.ExitError); !ok {
+			t.Fatalf("ADD: %v, want it to fail", err)
+		}
+		n.wantNoLeftovers()
+	})
+	t.Run("no IPv6 address is left", func(t *testing.T) {
+		n := newNode(t)
+		small := map[string]any{"subnets": []string{"10.32.5.0/24", "fd00:5::/126"}}
+		n.add("c1", newNS(t), small)
+		n.add("c2", newNS(t), small)
+		n.fails(call{verb: "ADD", container: "c3", netns: newNS(t).Path(), stdin: n.config(small)}, 102, "fd00:5::/126", "2 are in use")
+		n.del("c1", "")
+		n.del("c2", "")
+		n.wantNoLeftovers()
+	})
+	t.Run("attached already", func(t *testing.T) {
+		n, sandbox := newNode(t), newNS(t)
+		r := n.add("c1", sandbox, nil)
+		n.fails(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}, 103, "c1", "10.32.5.2", "DEL")
+		n.fails(call{verb: "ADD", container: "c1", netns: newNS(t).Path(), stdin: n.config(nil)}, 103)
+		n.checkWorks("c1", sandbox, r)
+	})
+}
