@@ -26,5 +26,5 @@ func explain(err error, port uint16) error {
 // isInUse tells a taken port, by the kernel's error or by the errno in the text that wgctrl gives for a userspace
 // device (wgctrl keeps only the text of it).
 func isInUse(err error) bool {
-	return errors.Is(err, unix.EADDRINUSE) || strings.HasSuffix(err.Error(), fmt.Sprintf("errno=-%d", unix.EADDRINUSE))
+	return errors.Is(err, unix.EADDRINUSE) || strings.Contains(err.Error(), fmt.Sprintf("errno=-%d", unix.EADDRINUSE))
 }
