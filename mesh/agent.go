@@ -89,6 +89,7 @@ func New(c Config) *Agent {
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
 		said: map[string]bool{}, up: map[string]bool{},
 	}
+	a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
 		r := c.Remembered.Nodes[node]
 		if err := a.book.load(node, r.Raw, r.Age); err != nil {

@@ -21,6 +21,9 @@ type Remembered struct {
 	Nodes   map[string]RememberedRecord `json:"nodes"`
 	// PodCIDRs are all that were ever seen, those of Nodes that are gone too: they fail closed for good.
 	PodCIDRs []netip.Prefix `json:"podCIDRs"`
+	// PodRanges are the configured ones, and PodRangeSource where they came from.
+	PodRanges      []netip.Prefix `json:"podRanges,omitempty"`
+	PodRangeSource string         `json:"podRangeSource,omitempty"`
 }
 
 // RememberedSelf is what Kubernetes said of this node last.

@@ -24,7 +24,7 @@ func (a *Agent) look(p *pass) {
 		alive[h.Node] = alive[h.Node] || h.Alive
 	}
 	a.notice(p)
-	if a.remember(p) || changed {
+	if a.remember(p) || changed || a.last.Load() == nil {
 		if err := a.remembered.save(a.CachePath); err != nil {
 			p.problems = append(p.problems, view.Problem{
 				Subject: "view cache", Message: err.Error(),

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/gossip"
+	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// gossipAdapter is gossip as the loop wants it.
+type gossipAdapter struct {
+	*gossip.Gossip
+	address netip.AddrPort
+}
+
+func (g gossipAdapter) Heard() []mesh.Heard {
+	heard := g.Gossip.Heard()
+	all := make([]mesh.Heard, len(heard))
+	for i, h := range heard {
+		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, Alive: h.Alive}
+	}
+	return all
+}
+
+func (g gossipAdapter) Seek(seeds []mesh.Seed) {
+	targets := make([]gossip.Target, len(seeds))
+	for i, s := range seeds {
+		targets[i] = gossip.Target{Node: s.Node, Addr: netip.AddrPortFrom(s.Address, view.GossipPort)}
+	}
+	g.Gossip.Seek(targets)
+}
+
+func (g gossipAdapter) Status() view.GossipStatus {
+	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members())}
+}
+
+func (g gossipAdapter) Refused() map[string]uint64 { return g.Counters() }
+
+// clusterAdapter is Kubernetes as the loop wants it.
+type clusterAdapter struct {
+	*kube.Kube
+}
+
+func (c clusterAdapter) State() mesh.ClusterState {
+	s := c.Snapshot()
+	state := mesh.ClusterState{Synced: s.Synced, Reachable: s.Reachable, Problems: s.Problems}
+	for _, n := range s.Nodes {
+		node, problems := clusterNode(n)
+		state.Nodes = append(state.Nodes, node)
+		state.Problems = append(state.Problems, problems...)
+	}
+	if s.NetworkPolicies > 0 {
+		state.Problems = append(state.Problems, view.Problem{
+			Subject: "NetworkPolicies", Warning: true, Message: fmt.Sprintf("the cluster has %d, and Weaveguard doesn't enforce them "+
+				"yet: pods can reach each other all the same", s.NetworkPolicies),
+			Remedy: "don't rely on them (see `kubectl get events -A` for their names)",
+		})
+	}
+	return state
+}
+
+// clusterNode reads a Node's annotations. A bad one is a problem of that Node, and counts as absent.
+func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
+	node := mesh.ClusterNode{Name: n.Name, Created: n.Created, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses}
+	var problems []view.Problem
+	bad := func(annotation string, err error, remedy string) {
+		problems = append(problems, view.Problem{
+			Subject: "node " + n.Name, Message: fmt.Sprintf("its annotation %s can't be used: %v", annotation, err), Remedy: remedy,
+		})
+	}
+	if n.Identity != "" {
+		identity, err := keys.ParsePublicIdentity(n.Identity)
+		if err != nil {
+			bad(view.AnnotationIdentity, err, "remove the annotation: the node's agent writes it anew")
+		}
+		node.Identity = identity
+	}
+	if n.Endpoint != "" {
+		endpoint, err := netip.ParseAddr(n.Endpoint)
+		if err != nil {
+			bad(view.AnnotationEndpoint, err, "set it to the IP address that peers reach the node at, or remove it")
+		}
+		node.Endpoint = endpoint
+	}
+	return node, problems
+}
+
+func (c clusterAdapter) Report(own mesh.Own) {
+	message := "Weaveguard carries pod traffic on this node"
+	if !own.Ready {
+		message = own.Reason
+	}
+	c.Kube.Report(kube.Own{
+		Identity: own.Identity, PublicKey: own.PublicKey, KeyGeneration: own.Generation, Ready: own.Ready, Message: message,
+	})
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// board is what the status API shows: the agent's own status once it runs, and until then what it waits for. Safe
+// for concurrent use.
+type board struct {
+	node    string
+	started time.Time
+	latch   mesh.Latch
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	agent   *mesh.Agent
+	waiting view.Problem
+}
+
+func (b *board) status(problems func() []view.Problem) view.Status {
+	b.mu.Lock()
+	agent, waiting := b.agent, b.waiting
+	b.mu.Unlock()
+	var s view.Status
+	if agent != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s = agent.Status(ctx)
+	} else {
+		s = view.Status{Time: time.Now(), Version: view.Version(), Started: b.started, Node: b.node, Kubernetes: "absent",
+			Problems: []view.Problem{waiting}}
+	}
+	s.Problems = append(s.Problems, problems()...)
+	return s
+}
+
+// alive is for the liveness probe: waiting for something outside is no reason to be restarted.
+func (b *board) alive() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.agent == nil {
+		return nil
+	}
+	return b.agent.Alive()
+}
+
+func (b *board) run(agent *mesh.Agent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.agent = agent
+}
+
+// await tries a step of the start until it succeeds, with a growing delay. While it waits, status and log say what
+// for; each new error is logged once.
+func (b *board) await(ctx context.Context, subject string, step func(context.Context) error) error {
+	backoff := wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 6, Cap: 10 * time.Second}
+	said := ""
+	b.wait(view.Problem{Subject: subject, Message: "the agent is starting"})
+	for {
+		err := step(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+		if text := err.Error(); text != said {
+			b.log.Error("the start waits", "subject", subject, "error", text)
+			b.wait(view.Problem{Subject: subject, Message: text})
+			said = text
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(backoff.Step()):
+		}
+	}
+}
+
+func (b *board) wait(p view.Problem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = p
+}

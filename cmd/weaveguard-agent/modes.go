@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/firewall"
+	"github.com/weaveguard/weaveguard/mesh/route"
+	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
+)
+
+func newUserspaceCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "userspace",
+		Short: "Run WireGuard in userspace, for kernels that have none",
+		Long: "userspace makes tunnel devices over TUN when the agent asks for them, and carries their traffic. It is a\n" +
+			"process of its own so that the agent can be restarted and upgraded without losing sessions; replacing\n" +
+			"this process loses them for a moment. Where the kernel has WireGuard it has nothing to do.",
+		Example: "  weaveguard-agent userspace",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := o.logger()
+			if err != nil {
+				return err
+			}
+			return userspace.Serve(cmd.Context(), userspace.Config{Socket: o.userspaceSocket(), Log: log})
+		},
+	}
+}
+
+func (o *options) userspaceSocket() string { return filepath.Join(o.RunDir, "userspace.sock") }
+
+func newCleanupCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove what Weaveguard made in this host's kernel and CNI directories",
+		Long: "cleanup removes the tunnel devices, routes, firewall rules, bridge and CNI configuration of Weaveguard from\n" +
+			"this host. End the agent first. Pods that are still attached lose their network. Keys stay.",
+		Example: "  weaveguard-agent cleanup",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := o.logger()
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			errAttach := attach.New(o.attachConfig(log)).Cleanup(ctx)
+			_, errRoute := route.New(route.Config{Log: log, SysctlRoot: o.SysctlRoot}).Cleanup(ctx)
+			_, errFirewall := firewall.New(firewall.Config{Log: log}).Cleanup(ctx)
+			if err := errors.Join(errAttach, errRoute, errFirewall); err != nil {
+				return fmt.Errorf("cleaning up: %w", err)
+			}
+			return nil
+		},
+	}
+}

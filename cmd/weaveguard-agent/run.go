@@ -1,0 +1,319 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/firewall"
+	"github.com/weaveguard/weaveguard/mesh/gossip"
+	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/route"
+	"github.com/weaveguard/weaveguard/mesh/tunnel"
+	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	// apiPatience is how long one question to the Kubernetes API may take at the start.
+	apiPatience = 10 * time.Second
+	// stopPatience is how long saying goodbye may take.
+	stopPatience = 2 * time.Second
+)
+
+// starter is the agent as it starts: each step adds what the later ones need.
+type starter struct {
+	options
+	*board
+	group *errgroup.Group
+
+	store      *keys.Store
+	remembered mesh.Remembered
+	kube       *kube.Kube // nil without Kubernetes
+	addresses  []netip.Addr
+	seeds      []netip.Addr
+	ring       keys.Keyring
+	ranges     []netip.Prefix
+	source     string
+	maker      tunnel.Maker
+	kind       string
+	gossip     *gossip.Gossip
+}
+
+// run starts the parts in the order in which they need each other, and returns when the context ends or a part
+// can't go on. What can't be had yet is waited for, with the status API up to say so.
+func run(ctx context.Context, o options, log *slog.Logger) error {
+	log.Info("weaveguard-agent starts", "version", view.Version(), "node", o.NodeName)
+	latch := mesh.NewLatch()
+	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
+	var server *api.Server
+	server = api.New(api.Config{
+		Socket: filepath.Join(o.RunDir, "agent.sock"), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
+		Status:    func() view.Status { return b.status(server.Problems) },
+		Reconcile: latch.Set, Alive: b.alive, Log: log,
+	})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Run(ctx) })
+	s := &starter{options: o, board: b, group: group}
+	group.Go(func() error {
+		defer s.stop()
+		if err := s.start(ctx); err != nil {
+			return err
+		}
+		return s.agent.Run(ctx)
+	})
+	err := group.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	log.Info("weaveguard-agent ends; tunnels, routes and rules stay")
+	return err
+}
+
+func (s *starter) start(ctx context.Context) error {
+	steps := []struct {
+		subject string
+		step    func(context.Context) error
+	}{
+		{"key store", s.openKeys},
+		{"Kubernetes", s.startKube},
+		{"own Node", s.findSelf},
+		{"gossip keyring", s.findKeyring},
+		{"pod range", s.findRanges},
+		{"WireGuard", s.findWireGuard},
+		{"gossip", s.startGossip},
+	}
+	for _, step := range steps {
+		if err := s.await(ctx, step.subject, step.step); err != nil {
+			return err
+		}
+	}
+	s.startAgent(ctx)
+	return nil
+}
+
+// stop undoes what outlives the context: the others are told that this agent leaves, and the key store is let go.
+func (s *starter) stop() {
+	if s.gossip != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+		defer cancel()
+		if err := s.gossip.Stop(ctx); err != nil {
+			s.log.Warn("leaving the gossip", "error", err)
+		}
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Warn("closing the key store", "error", err)
+		}
+	}
+}
+
+func (s *starter) openKeys(context.Context) error {
+	store, err := keys.Open(s.StateDir)
+	if err != nil {
+		return err
+	}
+	s.store = store
+	s.remembered, err = mesh.Recall(s.cachePath())
+	if err != nil {
+		s.log.Warn("starting without what was known before", "error", err)
+	}
+	generations := store.Generations()
+	newest := generations[len(generations)-1]
+	s.log.Info("keys are loaded", "identity", store.Identity().Public(), "generation", newest.Number,
+		"publicKey", newest.Private.Public(), "remembered", len(s.remembered.Nodes))
+	return nil
+}
+
+func (s *starter) cachePath() string   { return filepath.Join(s.StateDir, "view.json") }
+func (s *starter) keyringPath() string { return filepath.Join(s.StateDir, "keyring") }
+
+func (s *starter) startKube(ctx context.Context) error {
+	if !s.Kubernetes {
+		return nil
+	}
+	client, metadata, err := kube.Clients(s.Kubeconfig, view.Version())
+	if err != nil {
+		return err
+	}
+	s.kube = kube.New(kube.Config{
+		Client: client, Metadata: metadata, Node: s.NodeName, Namespace: s.Namespace, Log: s.log, Changed: s.latch.Set,
+	})
+	s.group.Go(func() error { return s.kube.Run(ctx) })
+	return nil
+}
+
+// findSelf finds this node's underlay addresses. When the API server is away, those that it gave last will do.
+func (s *starter) findSelf(ctx context.Context) error {
+	switch {
+	case s.kube == nil:
+		return s.findSelfByPeers(ctx)
+	case s.address.IsValid():
+		s.addresses = []netip.Addr{s.address}
+	}
+	snapshot := s.kube.Snapshot()
+	known := s.remembered.Self
+	for _, n := range snapshot.Nodes {
+		if n.Name == s.NodeName && len(s.addresses) == 0 {
+			s.addresses = n.Addresses
+		}
+	}
+	if !snapshot.Synced && known.Node == s.NodeName && len(s.addresses) == 0 {
+		s.addresses = known.Addresses
+	}
+	switch {
+	case len(s.addresses) > 0:
+		return nil
+	case !snapshot.Synced:
+		return errors.New("the Kubernetes API hasn't told of the Nodes yet: does it answer, and may the service account read Nodes?")
+	}
+	return fmt.Errorf("Kubernetes has no Node %q with an InternalIP: is --node-name right?", s.NodeName)
+}
+
+// findSelfByPeers resolves the peers, and takes the address that packets to the first of them would have.
+func (s *starter) findSelfByPeers(ctx context.Context) error {
+	s.seeds = nil
+	for _, peer := range s.Peers {
+		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", peer)
+		if err != nil {
+			return fmt.Errorf("--peers: finding the address of %q: %w", peer, err)
+		}
+		for _, address := range addresses {
+			s.seeds = append(s.seeds, address.Unmap())
+		}
+	}
+	if s.address.IsValid() {
+		s.addresses = []netip.Addr{s.address}
+		return nil
+	}
+	if len(s.seeds) == 0 {
+		return errors.New("without --peers there is nothing to tell this host's underlay address by: give it with --address")
+	}
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(s.seeds[0], view.GossipPort)))
+	if err != nil {
+		return fmt.Errorf("finding the underlay address towards %s: %w; give it with --address", s.seeds[0], err)
+	}
+	defer conn.Close()
+	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	if err != nil {
+		return fmt.Errorf("reading the underlay address towards %s: %w", s.seeds[0], err)
+	}
+	s.addresses = []netip.Addr{local.Addr().Unmap()}
+	return nil
+}
+
+// findKeyring reads the gossip keyring, and keeps a copy for a start without the API server.
+func (s *starter) findKeyring(ctx context.Context) error {
+	var err error
+	if s.kube == nil {
+		s.ring, err = keys.LoadKeyring(s.GossipKeyFile)
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, apiPatience)
+	defer cancel()
+	ring, err := s.kube.Keyring(asking)
+	if err == nil {
+		s.ring = ring
+		return s.ring.Save(s.keyringPath())
+	}
+	kept, errKept := keys.LoadKeyring(s.keyringPath())
+	if errKept != nil {
+		return err
+	}
+	s.log.Warn("the gossip keyring is the one of the last start", "error", err)
+	s.ring = kept
+	return nil
+}
+
+// findRanges finds the configured pod ranges, if there are any.
+func (s *starter) findRanges(ctx context.Context) error {
+	s.ranges, s.source = s.podRanges, "--pod-range"
+	if len(s.ranges) > 0 || s.kube == nil {
+		return nil
+	}
+	asking, cancel := context.WithTimeout(ctx, apiPatience)
+	defer cancel()
+	subnets, err := s.kube.PodSubnet(asking)
+	if err != nil {
+		s.log.Warn("the pod range is the one of the last start", "error", err)
+		s.ranges, s.source = s.remembered.PodRanges, s.remembered.PodRangeSource
+		return nil
+	}
+	s.ranges, s.source = subnets, "kubeadm's podSubnet"
+	return nil
+}
+
+// findWireGuard chooses who makes the tunnel devices.
+func (s *starter) findWireGuard(ctx context.Context) error {
+	kernel := s.WireGuard == tunnel.Kernel
+	if s.WireGuard == "auto" {
+		has, err := route.HasKernelWireGuard(ctx)
+		if err != nil {
+			return fmt.Errorf("looking for WireGuard in the kernel: %w", err)
+		}
+		kernel = has
+	}
+	if kernel {
+		s.maker, s.kind = route.KernelMaker{}, tunnel.Kernel
+	} else {
+		s.maker, s.kind = userspace.NewClient(s.userspaceSocket()), tunnel.Userspace
+	}
+	s.log.Info("WireGuard is found", "kind", s.kind)
+	return nil
+}
+
+func (s *starter) startGossip(context.Context) error {
+	g, err := gossip.Start(gossip.Config{
+		Node: s.NodeName, Advertise: s.addresses[0], Port: view.GossipPort, Keyring: s.ring, Log: s.log, Changed: s.latch.Set,
+	})
+	if err != nil {
+		return err
+	}
+	s.gossip = g
+	return nil
+}
+
+func (o *options) attachConfig(log *slog.Logger) attach.Config {
+	return attach.Config{
+		ReadyFile: filepath.Join(o.RunDir, "cni.json"), ConfDir: o.CNIConfDir, BinDir: o.CNIBinDir, PluginDir: o.PluginDir,
+		StoreDir: filepath.Join(o.RunDir, "cni"), Log: log,
+	}
+}
+
+// startAgent makes the loop, and hooks it to what changes.
+func (s *starter) startAgent(ctx context.Context) {
+	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot})
+	rules := firewall.New(firewall.Config{Log: s.log})
+	config := mesh.Config{
+		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
+		PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,
+		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
+		Keys:     s.store,
+		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], view.GossipPort)},
+		Network:  network,
+		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
+		Firewall: rules,
+		Attach:   attach.New(s.attachConfig(s.log)),
+	}
+	if s.kube != nil {
+		config.Cluster = clusterAdapter{s.kube}
+	}
+	if s.kube == nil || s.address.IsValid() {
+		config.Addresses = slices.Clone(s.addresses)
+	}
+	s.board.run(mesh.New(config))
+	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })
+	s.group.Go(func() error { return rules.Watch(ctx, s.latch.Set) })
+}

@@ -1,0 +1,330 @@
+package mesh_test
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+func peer(s view.Status, node string) *view.PeerStatus {
+	for i := range s.Peers {
+		if s.Peers[i].Node == node {
+			return &s.Peers[i]
+		}
+	}
+	return nil
+}
+
+// planned are the keys that the tunnels were given, by node.
+func planned(k *kernel) map[string]keys.PublicKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := map[string]keys.PublicKey{}
+	for _, d := range k.devices {
+		for _, p := range d.Peers {
+			all[p.Node] = p.PublicKey
+		}
+	}
+	return all
+}
+
+func TestPeersFollowRecordsAndNodes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, nil), c.says(t, nil))
+	a := w.start(t)
+
+	if got := planned(w.kernel); len(got) != 1 || got["b"] != b.key() {
+		t.Errorf("peers are %v, want b alone: Kubernetes has no Node c", got)
+	}
+	w.cluster.set(w.self.node(), b.node(), c.node())
+	a.pass()
+	if got := planned(w.kernel); len(got) != 2 || got["c"] != c.key() {
+		t.Errorf("peers are %v, want b and c", got)
+	}
+	w.air.say() // all members are gone: that is no reason to drop anybody
+	a.pass()
+	if got := planned(w.kernel); len(got) != 2 {
+		t.Errorf("peers are %v: nodes that gossip doesn't see were dropped", got)
+	}
+	w.cluster.set(w.self.node(), c.node())
+	s := a.pass()
+	if got := planned(w.kernel); len(got) != 1 || peer(s, "b") != nil {
+		t.Errorf("peers are %v, status %+v: b's Node was deleted", got, s.Peers)
+	}
+}
+
+func TestSecondPassChangesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, nil))
+	w.kernel.sessions[b.key()] = time.Now()
+	a := w.start(t)
+	before, announced := a.pass(), w.air.count()
+	for range 5 {
+		a.pass()
+	}
+	after := a.pass()
+	if after.Counters.KernelWrites != before.Counters.KernelWrites || w.air.count() != announced {
+		t.Errorf("%d changes and %d announcements in an unchanged world",
+			after.Counters.KernelWrites-before.Counters.KernelWrites, w.air.count()-announced)
+	}
+	if !after.Ready || !w.cluster.told().Ready || len(after.Problems) != 0 {
+		t.Errorf("want it ready and without problems: %+v", after)
+	}
+	if p := peer(after, "b"); p == nil || !p.Up || p.MTU != 1440 || p.Device != "weave-wg0" {
+		t.Errorf("peer b is %+v", p)
+	}
+}
+
+// The firewall must stand before anything that it guards, and routes come last.
+func TestOrderOfSteps(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	w.start(t).stop()
+	want := []string{"firewall", "bridges", "sysctls", "tunnels", "devices", "routes", "attach"}
+	if !slices.Equal(w.kernel.order, want) {
+		t.Errorf("steps were %v, want %v", w.kernel.order, want)
+	}
+}
+
+// No pod may be attached before everything stands; once it did, a fault doesn't close the node again.
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"firewall", "bridges", "sysctls", "tunnels", "devices", "routes"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.cluster.set(w.self.node())
+			w.kernel.fail[step] = errBroken
+			a := w.start(t)
+			if s := a.pass(); s.Ready || w.kernel.open() || w.cluster.told().Ready {
+				t.Errorf("ready although %s failed: %+v", step, s)
+			}
+			if s := a.pass(); len(s.Problems) == 0 || !strings.Contains(s.Problems[0].Message, errBroken.Error()) {
+				t.Errorf("the fault isn't in the status: %+v", s.Problems)
+			}
+			if !strings.Contains(w.cluster.told().Reason, errBroken.Error()) {
+				t.Errorf("Kubernetes is told %q", w.cluster.told().Reason)
+			}
+			setFault(w.kernel, step, nil)
+			if s := a.pass(); !s.Ready || !w.kernel.open() {
+				t.Errorf("not ready although nothing fails any more: %+v", s)
+			}
+			setFault(w.kernel, step, errBroken)
+			if s := a.pass(); !s.Ready || !w.kernel.open() {
+				t.Errorf("closed again by a fault of %s: %+v", step, s)
+			}
+		})
+	}
+}
+
+func setFault(k *kernel, step string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fail[step] = err
+}
+
+// An agent that starts while the others and the API server are away must plan what it planned before.
+func TestRestartGoesOnFromTheCache(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, nil))
+	w.start(t).stop()
+	held := w.kernel.held["tunnels"]
+
+	w.air.say()
+	w.cluster.state = mesh.ClusterState{}
+	writes := w.kernel.writes
+	a := w.start(t)
+	a.pass()
+	if w.kernel.held["tunnels"] != held || w.kernel.writes != writes {
+		t.Errorf("after a restart the kernel was changed %d times; peers are %v", w.kernel.writes-writes, planned(w.kernel))
+	}
+	if s := a.pass(); !s.Ready || s.Kubernetes != "unreachable" {
+		t.Errorf("after a restart without the API server: %+v", s)
+	}
+}
+
+func TestCorruptCacheIsReported(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/view.json"
+	if err := os.WriteFile(path, []byte(`{"version":1,"nodes":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := mesh.Recall(path)
+	if err == nil || !strings.Contains(err.Error(), path) || len(r.Nodes) != 0 {
+		t.Errorf("a cut cache gave %+v, %v", r, err)
+	}
+}
+
+func TestRecordsThatDoNotCount(t *testing.T) {
+	t.Parallel()
+	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
+	stranger := newSpeaker(t, 4, "b")
+	unpinned := b.node()
+	unpinned.Identity = keys.PublicIdentity{}
+	good := b.says(t, nil)
+	flipped := mesh.Heard{Node: "b", Raw: slices.Clone(good.Raw), Alive: true}
+	flipped.Raw[len(flipped.Raw)-1] ^= 1
+	cases := map[string]struct {
+		nodes  []mesh.ClusterNode
+		heard  []mesh.Heard
+		word   string
+		reason string
+	}{
+		"no such Node":     {nil, []mesh.Heard{good}, "unknown", "Kubernetes has no Node b"},
+		"no pin yet":       {[]mesh.ClusterNode{unpinned}, []mesh.Heard{good}, "waiting", "annotation"},
+		"not its pin":      {[]mesh.ClusterNode{b.node()}, []mesh.Heard{stranger.says(t, nil)}, "identity", "another identity"},
+		"another's name":   {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: c.says(t, nil).Raw}}, "signature", "signature"},
+		"a flipped bit":    {[]mesh.ClusterNode{b.node()}, []mesh.Heard{flipped}, "", ""},
+		"garbage":          {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: []byte("garbage")}}, "size", "size"},
+		"another's CIDR":   {[]mesh.ClusterNode{b.node()}, []mesh.Heard{b.says(t, func(r *record.Record) { r.PodCIDR4 = c.cidr() })}, "cidr", "pod CIDRs"},
+		"another's key":    {[]mesh.ClusterNode{b.node(), c.node()}, []mesh.Heard{c.says(t, nil), b.says(t, useKey(c))}, "key", "WireGuard key of node c"},
+		"nothing was said": {[]mesh.ClusterNode{b.node()}, nil, "", "nothing was heard"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.cluster.set(append(tc.nodes, w.self.node())...)
+			w.air.say(tc.heard...)
+			a := w.start(t)
+			s := a.pass()
+			if _, counts := planned(w.kernel)["b"]; counts {
+				t.Errorf("b became a peer")
+			}
+			if tc.word != "" && s.Counters.Refused[tc.word] != 1 {
+				t.Errorf("refused %v, want 1 for %q, counted once however often it's looked at", s.Counters.Refused, tc.word)
+			}
+			if p := peer(s, "b"); p == nil || p.Up || !strings.Contains(p.Reason, tc.reason) {
+				t.Errorf("b in the status is %+v, want a reason with %q", p, tc.reason)
+			}
+		})
+	}
+}
+
+func useKey(other *speaker) func(*record.Record) {
+	return func(r *record.Record) { r.Generations = []record.Generation{{Number: 0, Key: other.key()}} }
+}
+
+// A record that is older than what counts changes nothing, in whatever order the two come.
+func TestOldRecordsChangeNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	elsewhere := netip.MustParseAddrPort("192.0.2.99:51820")
+	before := b.says(t, nil)
+	now := b.says(t, func(r *record.Record) { r.Endpoint4 = elsewhere })
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(now, before)
+	a := w.start(t)
+	a.pass()
+	w.air.say(before)
+	s := a.pass()
+	if p := peer(s, "b"); p == nil || p.Endpoint != elsewhere.String() {
+		t.Errorf("b is %+v, want the endpoint of its newest record", p)
+	}
+}
+
+// Without Kubernetes the first identity of a name counts, and another one doesn't until it is forgotten.
+func TestTrustOnFirstUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.Cluster, w.config.PodCIDRs, w.config.Addresses = nil, []netip.Prefix{w.self.cidr()}, []netip.Addr{w.self.address()}
+	b, other := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "b")
+	w.air.say(b.says(t, nil))
+	w.start(t).stop()
+	w.air.say(other.says(t, nil))
+	a := w.start(t)
+	s := a.pass()
+	if got := planned(w.kernel)["b"]; got != b.key() {
+		t.Errorf("b's key is %v, want the one that was seen first, %v", got, b.key())
+	}
+	if s.Counters.Refused["identity"] != 1 {
+		t.Errorf("refused %v, want 1 for the identity", s.Counters.Refused)
+	}
+}
+
+// What others remember of this node's earlier life must not outlive what it says now.
+func TestOwnSequenceGoesAboveWhatOthersKnow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	const far = 1 << 40
+	w.air.say(w.self.says(t, func(r *record.Record) { r.Sequence = far }))
+	a := w.start(t)
+	a.pass()
+	r, err := record.Open("a", w.air.announced[len(w.air.announced)-1])
+	if err != nil || r.Sequence <= far {
+		t.Errorf("announced sequence %d, %v; want it above %d", r.Sequence, err, far)
+	}
+}
+
+func TestTwoNodesOfOneName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	w.air.say(newSpeaker(t, 9, "a").says(t, nil))
+	s := w.start(t).pass()
+	if len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Message, "192.0.2.9") || s.Problems[0].Remedy == "" {
+		t.Errorf("problems are %+v, want one that names the other node's address", s.Problems)
+	}
+}
+
+// A problem is logged when it comes and when it goes, not with each pass.
+func TestProblemsAreLoggedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	w.kernel.fail["routes"] = errBroken
+	a := w.start(t)
+	for range 5 {
+		a.pass()
+	}
+	setFault(w.kernel, "routes", nil)
+	a.pass()
+	a.stop()
+	log := w.log.String()
+	if n := strings.Count(log, "level=ERROR msg=\""+errBroken.Error()); n != 1 {
+		t.Errorf("the fault was logged %d times:\n%s", n, log)
+	}
+	if n := strings.Count(log, "no longer: routes: "+errBroken.Error()); n != 1 {
+		t.Errorf("its end was logged %d times:\n%s", n, log)
+	}
+}
+
+// One end of a new link starts the handshake; both keep it alive once it stands.
+func TestKeepaliveFollowsTheSession(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, nil))
+	a := w.start(t)
+	if got := w.kernel.keepalive(); got != time.Second {
+		t.Errorf("keepalive is %s while the link is set up, want 1s", got)
+	}
+	w.kernel.mu.Lock()
+	w.kernel.sessions[b.key()] = time.Now()
+	w.kernel.mu.Unlock()
+	a.pass()
+	if got := w.kernel.keepalive(); got != 25*time.Second {
+		t.Errorf("keepalive is %s on an established link, want 25s", got)
+	}
+}

@@ -1,0 +1,339 @@
+package mesh_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// kernel is a fake of all appliers: it keeps what was applied last, and counts a change where that differs.
+type kernel struct {
+	mu       sync.Mutex
+	held     map[string]string
+	order    []string // the steps of the last pass
+	writes   int
+	fail     map[string]error
+	host     view.Host
+	devices  []view.Device
+	sessions map[keys.PublicKey]time.Time // handshakes
+	ready    *view.Ready
+}
+
+func newKernel() *kernel {
+	return &kernel{held: map[string]string{}, fail: map[string]error{}, sessions: map[keys.PublicKey]time.Time{}}
+}
+
+func (k *kernel) apply(step string, desired any) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if step == "firewall" {
+		k.order = nil
+	}
+	k.order = append(k.order, step)
+	if err := k.fail[step]; err != nil {
+		return 0, err
+	}
+	text := fmt.Sprintf("%+v", desired)
+	if k.held[step] == text {
+		return 0, nil
+	}
+	k.held[step] = text
+	k.writes++
+	return 1, nil
+}
+
+// open reports whether pods can be attached.
+func (k *kernel) open() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ready != nil
+}
+
+// keepalive is the interval of the first peer of the first device.
+func (k *kernel) keepalive() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.devices[0].Peers[0].Keepalive
+}
+
+// network, tunnels, rules and files are the kernel as the loop's interfaces have it.
+type (
+	network struct{ *kernel }
+	tunnels struct{ *kernel }
+	rules   struct{ *kernel }
+	files   struct{ *kernel }
+)
+
+func (n network) Observe(context.Context, []netip.Addr) (view.Host, error) {
+	return n.host, n.fail["observe"]
+}
+
+func (n network) ApplySysctls(_ context.Context, s []view.Sysctl) (int, error) {
+	return n.apply("sysctls", s)
+}
+
+func (n network) ApplyBridges(_ context.Context, b []view.Bridge) (int, error) {
+	return n.apply("bridges", b)
+}
+
+func (n network) ApplyDevices(_ context.Context, d []view.Device) (int, error) {
+	return n.apply("devices", d)
+}
+
+func (n network) ApplyRoutes(_ context.Context, r []view.Route) (int, error) {
+	return n.apply("routes", r)
+}
+
+func (t tunnels) Apply(_ context.Context, d []view.Device) (int, error) {
+	writes, err := t.apply("tunnels", d)
+	if err == nil {
+		t.mu.Lock()
+		t.devices = d
+		t.mu.Unlock()
+	}
+	return writes, err
+}
+
+func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var states []view.DeviceState
+	for _, d := range t.devices {
+		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort}
+		for _, p := range d.Peers {
+			state.Peers = append(state.Peers, view.PeerState{
+				PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey]})
+		}
+		states = append(states, state)
+	}
+	return states, nil
+}
+
+func (r rules) Apply(_ context.Context, f view.Firewall) (int, error) { return r.apply("firewall", f) }
+
+func (f files) Apply(_ context.Context, ready *view.Ready) (int, error) {
+	text := "closed"
+	if ready != nil {
+		text = fmt.Sprintf("%+v", *ready)
+	}
+	n, err := f.apply("attach", text)
+	if err == nil {
+		f.mu.Lock()
+		f.ready = ready
+		f.mu.Unlock()
+	}
+	return n, err
+}
+
+func (f files) Problems() []view.Problem { return nil }
+
+// air is a fake gossip: what was said, and what this node announced.
+type air struct {
+	mu        sync.Mutex
+	heard     []mesh.Heard
+	announced [][]byte
+	shared    map[string][]byte
+	seeds     []mesh.Seed
+}
+
+func (a *air) Announce(raw []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.announced = append(a.announced, raw)
+	return nil
+}
+
+func (a *air) Heard() []mesh.Heard {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]mesh.Heard(nil), a.heard...)
+}
+
+func (a *air) say(h ...mesh.Heard) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.heard = h
+}
+
+func (a *air) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.announced)
+}
+
+func (a *air) Share(records map[string][]byte) { a.shared = records }
+func (a *air) Seek(seeds []mesh.Seed)          { a.seeds = seeds }
+func (a *air) Status() view.GossipStatus       { return view.GossipStatus{} }
+func (a *air) Refused() map[string]uint64      { return nil }
+func (a *air) Problems() []view.Problem        { return nil }
+
+// cluster is a fake Kubernetes.
+type cluster struct {
+	mu    sync.Mutex
+	state mesh.ClusterState
+	own   mesh.Own
+}
+
+func (c *cluster) State() mesh.ClusterState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+func (c *cluster) Report(own mesh.Own) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own = own
+}
+
+func (c *cluster) told() mesh.Own {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.own
+}
+
+func (c *cluster) set(nodes ...mesh.ClusterNode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = mesh.ClusterState{Synced: true, Reachable: true, Nodes: nodes}
+}
+
+// speaker is another node: it has real keys, and signs real records.
+type speaker struct {
+	number int
+	name   string
+	store  *keys.Store
+}
+
+func newSpeaker(t *testing.T, number int, name string) *speaker {
+	t.Helper()
+	store, err := keys.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	return &speaker{number: number, name: name, store: store}
+}
+
+func (s *speaker) cidr() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(s.number), 0}), 24)
+}
+
+func (s *speaker) address() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(s.number)}) }
+
+func (s *speaker) key() keys.PublicKey { return s.store.Generations()[0].Private.Public() }
+
+func (s *speaker) node() mesh.ClusterNode {
+	return mesh.ClusterNode{
+		Name: s.name, Created: time.Unix(int64(s.number), 0), PodCIDRs: []netip.Prefix{s.cidr()},
+		Addresses: []netip.Addr{s.address()}, Identity: s.store.Identity().Public(),
+	}
+}
+
+// says is a new record of the node, with a change to it.
+func (s *speaker) says(t *testing.T, change func(*record.Record)) mesh.Heard {
+	t.Helper()
+	sequence, err := s.store.NextSequence()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := record.Record{
+		Identity: s.store.Identity().Public(), Sequence: sequence,
+		Generations: []record.Generation{{Number: 0, Key: s.key()}},
+		Endpoint4:   netip.AddrPortFrom(s.address(), view.BasePort), PodCIDR4: s.cidr(),
+	}
+	if change != nil {
+		change(&r)
+	}
+	raw, err := record.Sign(s.name, r, s.store.Identity())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mesh.Heard{Node: s.name, Raw: raw, From: s.address(), Alive: true}
+}
+
+// world is an agent named "a" with everything around it faked.
+type world struct {
+	self    *speaker
+	kernel  *kernel
+	air     *air
+	cluster *cluster
+	log     *bytes.Buffer
+	config  mesh.Config
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &bytes.Buffer{},
+	}
+	w.config = mesh.Config{
+		Node: "a", Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",
+		PodRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, PodRangeSource: "--pod-range",
+		CachePath: filepath.Join(t.TempDir(), "view.json"),
+		Log:       slog.New(slog.NewTextHandler(w.log, nil)), Latch: mesh.NewLatch(),
+		Keys: w.self.store, Gossip: w.air, Cluster: w.cluster, Network: network{w.kernel}, Tunnels: tunnels{w.kernel},
+		Firewall: rules{w.kernel}, Attach: files{w.kernel},
+	}
+	return w
+}
+
+// live is a running agent.
+type live struct {
+	*mesh.Agent
+	t     *testing.T
+	latch mesh.Latch
+	stop  context.CancelFunc
+}
+
+func (w *world) start(t *testing.T) *live {
+	t.Helper()
+	remembered, err := mesh.Recall(w.config.CachePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config.Remembered = remembered
+	ctx, cancel := context.WithCancel(context.Background())
+	a := mesh.New(w.config)
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	l := &live{Agent: a, t: t, latch: w.config.Latch, stop: sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the loop ended with: %v", err)
+		}
+	})}
+	t.Cleanup(l.stop)
+	l.pass()
+	return l
+}
+
+// pass lets the loop run at least once more, from start to end.
+func (l *live) pass() view.Status {
+	l.t.Helper()
+	before := l.Status(l.t.Context()).Counters.Reconciles
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		l.latch.Set()
+		if s := l.Status(l.t.Context()); s.Counters.Reconciles >= before+2 {
+			return s
+		}
+		time.Sleep(time.Millisecond)
+	}
+	l.t.Fatal("the loop didn't run within 10 s")
+	return view.Status{}
+}
+
+var errBroken = errors.New("broken on purpose")
