@@ -77,7 +77,7 @@ type (
 )
 
 func (n network) Observe(context.Context, []netip.Addr) (view.Host, error) {
-	return n.host, n.fail["observe"]
+	return n.host, nil
 }
 
 func (n network) ApplySysctls(_ context.Context, s []view.Sysctl) (int, error) {
