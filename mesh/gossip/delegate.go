@@ -1,0 +1,163 @@
+package gossip
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// delegate and events are a Gossip as memberlist calls it, some of it while it holds its own lock: they copy what
+// they are given, and never call back, wait, or log.
+type (
+	delegate Gossip
+	events   Gossip
+)
+
+// NodeMeta returns this node's record, for memberlist to announce.
+func (d *delegate) NodeMeta(limit int) []byte {
+	raw := d.own.wanted()
+	if len(raw) > limit {
+		return nil // Announce refuses it; memberlist would panic
+	}
+	return raw
+}
+
+// NotifyMsg is for messages between agents. There are none yet.
+func (d *delegate) NotifyMsg([]byte) { d.tally.count(reasonMessage) }
+
+// GetBroadcasts returns nothing: such broadcasts starve in a big mesh.
+func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
+
+// LocalState returns the verified records of nodes that aren't there to speak for themselves.
+func (d *delegate) LocalState(bool) []byte { return encodeState(d.book.unspoken()) }
+
+// MergeRemoteState takes the same from another member.
+func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
+	heard := false
+	err := decodeState(buf, func(node string, raw []byte) {
+		news, ok := d.book.handed(node, raw)
+		if !ok {
+			d.tally.count(reasonFull)
+		}
+		heard = heard || news
+	})
+	if err != nil {
+		d.tally.count(reasonState)
+	}
+	if heard {
+		signal(d.news)
+	}
+}
+
+// NotifyJoin tells of a member that is alive, this one among them.
+func (e *events) NotifyJoin(m *memberlist.Node) { e.alive(m) }
+
+// NotifyUpdate tells of a member with new metadata.
+func (e *events) NotifyUpdate(m *memberlist.Node) { e.alive(m) }
+
+// NotifyLeave tells of a member that left, or that is thought dead.
+func (e *events) NotifyLeave(m *memberlist.Node) {
+	if node, ok := nodeOf(m.Name); ok && e.book.gone(m.Name, node) {
+		signal(e.news)
+	}
+}
+
+func (e *events) alive(m *memberlist.Node) {
+	e.own.taken(m)
+	node, ok := nodeOf(m.Name)
+	if !ok {
+		e.tally.count(reasonName)
+		return
+	}
+	addr, _ := netip.AddrFromSlice(m.Addr)
+	news, ok := e.book.alive(m.Name, node, netip.AddrPortFrom(addr.Unmap(), m.Port), m.Meta, time.Now())
+	if !ok {
+		e.tally.count(reasonFull)
+	}
+	if news {
+		signal(e.news)
+	}
+}
+
+// ownRecord is the record that this node wants to announce, and the one that memberlist has taken.
+type ownRecord struct {
+	member string
+
+	mu      sync.Mutex
+	next    []byte
+	current []byte
+}
+
+func (o *ownRecord) want(raw []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.next = bytes.Clone(raw)
+}
+
+func (o *ownRecord) wanted() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.next
+}
+
+func (o *ownRecord) taken(m *memberlist.Node) {
+	if m.Name != o.member {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.current = bytes.Clone(m.Meta)
+}
+
+func (o *ownRecord) announced(raw []byte) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Equal(o.current, raw)
+}
+
+// rollCall is who was alive when the log was told last.
+type rollCall map[string]netip.AddrPort
+
+// log says who came and who went since the last time, in one line each, however many they are.
+func (r rollCall) log(log *slog.Logger, members []Member) {
+	var came, went []string
+	alive := make(map[string]bool, len(members))
+	for _, m := range members {
+		if m.Self {
+			continue
+		}
+		alive[m.Node] = true
+		if old, known := r[m.Node]; !known || old != m.Addr {
+			came = append(came, m.Node+"="+m.Addr.Addr().String())
+		}
+		r[m.Node] = m.Addr
+	}
+	for node := range r {
+		if !alive[node] {
+			went = append(went, node)
+			delete(r, node)
+		}
+	}
+	slices.Sort(went)
+	if len(came) > 0 {
+		log.Info("gossip: nodes came", "nodes", some(came), "alive", len(members))
+	}
+	if len(went) > 0 {
+		log.Info("gossip: nodes went; their tunnels stay", "nodes", some(went), "alive", len(members))
+	}
+}
+
+// some joins names, as many as fit on a line.
+func some(names []string) string {
+	const most = 10
+	if len(names) > most {
+		return strings.Join(names[:most], " ") + " …"
+	}
+	return strings.Join(names, " ")
+}

@@ -1,0 +1,295 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	// gossipInterval and gossipNodes are how often, and to how many, news is sent. With memberlist's own (200 ms,
+	// 3) a change of all records at once takes twice as long to arrive.
+	gossipInterval = 100 * time.Millisecond
+	gossipNodes    = 4
+	// streamTimeout bounds connecting, and each read and write of a state exchange.
+	streamTimeout = 2 * time.Second
+	// leaveTimeout bounds saying goodbye.
+	leaveTimeout = 2 * time.Second
+	// tickInterval is how often members and held back log lines are looked at.
+	tickInterval = time.Second
+	// announceAttempts is how often a record is announced when memberlist drops it: it does so without a word
+	// when it refutes a rumour about this node in the same moment.
+	announceAttempts = 5
+)
+
+// ErrStopped is what methods return after Stop.
+var ErrStopped = errors.New("gossip has stopped")
+
+// Config is what Start needs. All of it but Changed must be set.
+type Config struct {
+	Node string // this node's name
+	// Advertise is the underlay address that others are told. Gossip binds to it where the host has it, and else
+	// to all addresses of its family.
+	Advertise netip.Addr
+	Port      uint16   // TCP and UDP
+	Keyring   [][]byte // AES keys of 16, 24 or 32 bytes; the first one encrypts, all of them decrypt
+	Log       *slog.Logger
+	// Changed is called after something was heard, from a goroutine of its own and with no lock held. What is
+	// heard while it runs is told by one more call.
+	Changed func()
+}
+
+// Gossip is this node's membership in the mesh's gossip. Safe for concurrent use.
+type Gossip struct {
+	config Config
+	log    *slog.Logger
+	book   *book
+	tally  *tally
+	logs   *logWriter
+	own    *ownRecord
+	seeker *seeker
+	list   *memberlist.Memberlist
+
+	news   chan struct{} // one token: something was heard
+	sought chan struct{} // one token: there is a new target
+
+	announcing sync.Mutex // held by who announces, and by Stop
+	stopped    bool       // under announcing
+
+	hangUp  context.CancelFunc // ends seeking, and all streams that were dialled
+	seeking sync.WaitGroup
+	quiet   context.CancelFunc // ends telling of news
+	telling sync.WaitGroup
+}
+
+// Start joins nobody yet, and announces no record: see Seek and Announce. The caller owns what it returns, and
+// ends it with Stop.
+func Start(config Config) (*Gossip, error) {
+	if err := config.check(); err != nil {
+		return nil, fmt.Errorf("starting gossip: %w", err)
+	}
+	self := memberName(config.Node)
+	tally := newTally()
+	g := &Gossip{
+		config: config,
+		log:    config.Log,
+		book:   newBook(self),
+		tally:  tally,
+		logs:   newLogWriter(config.Log, tally, config.Port),
+		own:    &ownRecord{member: self},
+		seeker: &seeker{},
+		news:   make(chan struct{}, 1),
+		sought: make(chan struct{}, 1),
+	}
+	dialling, hangUp := context.WithCancel(context.Background())
+	g.hangUp = hangUp
+	if err := g.create(dialling, self); err != nil {
+		hangUp()
+		return nil, fmt.Errorf("starting gossip: %w", err)
+	}
+	telling, quiet := context.WithCancel(context.Background())
+	g.quiet = quiet
+	g.seeking.Go(func() { g.seek(dialling) })
+	g.telling.Go(func() { g.tell(telling) })
+	g.log.Info("gossip: listening", "address", netip.AddrPortFrom(config.Advertise, config.Port), "member", self)
+	return g, nil
+}
+
+func (c *Config) check() error {
+	if err := checkNodeName(c.Node); err != nil {
+		return err
+	}
+	c.Advertise = c.Advertise.Unmap()
+	if !c.Advertise.IsValid() || c.Advertise.IsUnspecified() || c.Advertise.IsMulticast() || c.Advertise.Zone() != "" {
+		return fmt.Errorf("%q can't be told to others as this node's address", c.Advertise)
+	}
+	if c.Port == 0 {
+		return errors.New("the port is missing")
+	}
+	if len(c.Keyring) == 0 {
+		return errors.New("the gossip key is missing: gossip is never sent in the clear")
+	}
+	for i, key := range c.Keyring {
+		if memberlist.ValidateKey(key) != nil {
+			return fmt.Errorf("gossip key %d has %d bytes, want 16, 24 or 32", i+1, len(key))
+		}
+	}
+	if c.Log == nil {
+		return errors.New("the logger is missing")
+	}
+	return nil
+}
+
+// create makes the memberlist. Its settings that aren't here are those for local networks.
+func (g *Gossip) create(dialling context.Context, self string) error {
+	var keys [][]byte
+	for _, key := range g.config.Keyring {
+		keys = append(keys, bytes.Clone(key))
+	}
+	ring, err := memberlist.NewKeyring(keys, keys[0])
+	if err != nil {
+		return fmt.Errorf("making the keyring: %w", err)
+	}
+	logger := log.New(g.logs, "", 0)
+	transport, err := listen(dialling, g.config.Advertise, g.config.Port, logger)
+	if err != nil {
+		return err
+	}
+	c := memberlist.DefaultLANConfig()
+	c.Name = self
+	c.Transport = transport
+	c.BindPort = int(g.config.Port) // of members that name none
+	c.AdvertiseAddr = g.config.Advertise.String()
+	c.AdvertisePort = int(g.config.Port)
+	c.Keyring = ring
+	c.GossipVerifyIncoming = true
+	c.GossipVerifyOutgoing = true
+	c.EnableCompression = false // keys and signatures don't compress
+	c.GossipInterval = gossipInterval
+	c.GossipNodes = gossipNodes
+	c.TCPTimeout = streamTimeout
+	// A member name belongs to one start of one node, so nobody takes over a dead one's.
+	c.DeadNodeReclaimTime = 0
+	c.Logger = logger
+	c.Delegate = (*delegate)(g)
+	c.Events = (*events)(g)
+	if g.list, err = memberlist.Create(c); err != nil {
+		return errors.Join(fmt.Errorf("joining as %s: %w", self, err), transport.Shutdown())
+	}
+	return nil
+}
+
+// Announce makes raw, the node's signed record, known to all members, now and in the future. It refuses what
+// doesn't fit into a member's metadata (512 bytes). It waits for nobody: the record spreads after it returns.
+func (g *Gossip) Announce(raw []byte) error {
+	if len(raw) == 0 || len(raw) > memberlist.MetaMaxSize {
+		return fmt.Errorf("announcing a record of %d bytes: want 1 to %d", len(raw), memberlist.MetaMaxSize)
+	}
+	g.announcing.Lock()
+	defer g.announcing.Unlock()
+	if g.stopped {
+		return fmt.Errorf("announcing a record: %w", ErrStopped)
+	}
+	g.own.want(raw)
+	for range announceAttempts {
+		if g.own.announced(raw) {
+			return nil
+		}
+		// Its only error says that the record wasn't sent often enough within that time, as was meant.
+		_ = g.list.UpdateNode(time.Nanosecond)
+	}
+	if !g.own.announced(raw) {
+		return errors.New("announcing a record: memberlist didn't take it; try again")
+	}
+	return nil
+}
+
+// Heard returns all that was said about nodes, sorted by node, the latest last: what members announce, what
+// former members announced, and what members hand on. This node's own announcements aren't in it; what others say
+// in its name is. It is bounded: a few different records for a node, some thousand nodes.
+func (g *Gossip) Heard() []Heard { return g.book.heard() }
+
+// Share replaces the verified records, by node, that are handed to members that join or sync when the node
+// itself isn't there to announce its own.
+func (g *Gossip) Share(records map[string][]byte) { g.book.share(records) }
+
+// Forget drops what was heard of a node, apart from what living members of that name announce. Other members may
+// hand it on again, as long as they share it.
+func (g *Gossip) Forget(node string) { g.book.forget(node) }
+
+// Seek replaces the addresses at which absent nodes are looked for, again and again, until they are members.
+func (g *Gossip) Seek(targets []Target) {
+	self := netip.AddrPortFrom(g.config.Advertise, g.config.Port)
+	others := slices.DeleteFunc(slices.Clone(targets), func(t Target) bool {
+		return t.Node == g.config.Node || t.Addr == self
+	})
+	if g.seeker.set(others) {
+		signal(g.sought)
+	}
+}
+
+// Members returns the nodes whose agents are alive, this one among them, sorted by name, each once.
+func (g *Gossip) Members() []Member { return g.book.members() }
+
+// Counters returns what was refused since Start, by reason.
+func (g *Gossip) Counters() map[string]uint64 { return g.tally.counts() }
+
+// Problems returns what an operator should know about now, or was seen in the last minutes.
+func (g *Gossip) Problems() []view.Problem {
+	now := time.Now()
+	problems := g.tally.recent(now)
+	twins := g.book.twins(now)
+	for _, node := range slices.Sorted(maps.Keys(twins)) {
+		problems = append(problems, sameName(node, twins[node]))
+	}
+	return problems
+}
+
+// Stop tells the others that this node leaves, for two seconds or until ctx ends at most, and ends all that Start
+// began. memberlist's last connections and probes end some seconds later by their own deadlines, and do nothing.
+func (g *Gossip) Stop(ctx context.Context) error {
+	g.announcing.Lock()
+	defer g.announcing.Unlock()
+	if g.stopped {
+		return nil
+	}
+	g.stopped = true
+	g.hangUp()
+	g.seeking.Wait()
+	timeout := leaveTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline))
+	}
+	if ctx.Err() == nil && timeout > 0 {
+		if err := g.list.Leave(timeout); err != nil {
+			g.log.Debug("gossip: left without a goodbye", "reason", err)
+		}
+	}
+	err := g.list.Shutdown()
+	g.quiet()
+	g.telling.Wait()
+	if err != nil {
+		return fmt.Errorf("stopping gossip: %w", err)
+	}
+	return nil
+}
+
+// tell calls Changed after news, and looks after the log, until ctx ends.
+func (g *Gossip) tell(ctx context.Context) {
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	roll := make(rollCall)
+	for {
+		select {
+		case <-g.news:
+			if g.config.Changed != nil {
+				g.config.Changed()
+			}
+		case now := <-ticker.C:
+			g.logs.flush(now)
+			roll.log(g.log, g.book.members())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// signal leaves a token, unless there is one.
+func signal(latch chan<- struct{}) {
+	select {
+	case latch <- struct{}{}:
+	default:
+	}
+}

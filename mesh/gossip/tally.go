@@ -1,0 +1,149 @@
+package gossip
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// The reasons that Counters has. All of them count from Start.
+const (
+	reasonUndecryptable = "gossip-undecryptable" // packets and streams that no key of ours opens
+	reasonUnencrypted   = "gossip-unencrypted"   // streams that aren't encrypted at all
+	reasonMalformed     = "gossip-malformed"     // packets and streams that aren't memberlist's
+	reasonOverload      = "gossip-overload"      // dropped, because there was too much at once
+	reasonConflict      = "gossip-conflict"      // one member name at two addresses
+	reasonName          = "gossip-member-name"   // members whose name isn't NODE/RANDOM
+	reasonFull          = "gossip-too-many-nodes"
+	reasonState         = "gossip-state" // what another member handed on is malformed, or of another version
+	reasonMessage       = "gossip-message"
+)
+
+const (
+	// problemAge is how long a problem is reported after it was last seen.
+	problemAge = 2 * time.Minute
+	// maxProblems is how many are held at a time.
+	maxProblems = 32
+)
+
+// tally counts what was refused, and remembers what operators should know for a while. Safe for concurrent use.
+type tally struct {
+	mu       sync.Mutex
+	counters map[string]uint64
+	problems map[string]sighting // by a key of the reporter's
+}
+
+type sighting struct {
+	problem view.Problem
+	last    time.Time
+}
+
+func newTally() *tally {
+	return &tally{counters: make(map[string]uint64), problems: make(map[string]sighting)}
+}
+
+func (t *tally) count(reason string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.counters[reason]++
+}
+
+func (t *tally) counts() map[string]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.counters)
+}
+
+// The keys of problems, those of many with their subject behind.
+const (
+	keyIsolated = "isolated"
+	keyPacket   = "packet/"
+	keyUDP      = "udp/"
+)
+
+// report notes a problem that is seen now, in place of what was known under its key. Of too many, the one seen
+// longest ago goes.
+func (t *tally) report(key string, p view.Problem, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.problems[key]; !known && len(t.problems) >= maxProblems {
+		oldest := key
+		for k, s := range t.problems {
+			if oldest == key || s.last.Before(t.problems[oldest].last) {
+				oldest = k
+			}
+		}
+		delete(t.problems, oldest)
+	}
+	t.problems[key] = sighting{problem: p, last: now}
+}
+
+// withdraw drops the problem of this key: it is over.
+func (t *tally) withdraw(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.problems, key)
+}
+
+// recent returns the problems that aren't older than problemAge, sorted, and drops the others.
+func (t *tally) recent(now time.Time) []view.Problem {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.problems, func(_ string, s sighting) bool { return now.Sub(s.last) > problemAge })
+	var all []view.Problem
+	for _, key := range slices.Sorted(maps.Keys(t.problems)) {
+		all = append(all, t.problems[key].problem)
+	}
+	return all
+}
+
+func otherKey(from netip.Addr) view.Problem {
+	return view.Problem{
+		Subject: from.String(),
+		Message: fmt.Sprintf("gossip from %s can't be decrypted: that node has another gossip key", from),
+		Remedy: "give both nodes the same gossip key; if that host isn't a node of this mesh, find out what on it " +
+			"sends to the gossip port",
+	}
+}
+
+func notGossip(from netip.Addr, port uint16) view.Problem {
+	return view.Problem{
+		Subject: from.String(),
+		Message: fmt.Sprintf("what comes from %s to the gossip port isn't gossip of this mesh", from),
+		Remedy:  fmt.Sprintf("find out what on that host connects to TCP port %d here (Weave Net uses it too)", port),
+	}
+}
+
+func noUDP(node string, port uint16) view.Problem {
+	return view.Problem{
+		Subject: node,
+		Message: "it answers gossip over TCP, and not over UDP",
+		Remedy:  fmt.Sprintf("let UDP port %d through in both directions", port),
+	}
+}
+
+func sameName(node string, at []netip.Addr) view.Problem {
+	var text []string
+	for _, a := range at {
+		text = append(text, a.String())
+	}
+	return view.Problem{
+		Subject: node,
+		Message: fmt.Sprintf("agents at %s both say that they are this node", strings.Join(text, " and ")),
+		Remedy:  "give each node a name of its own",
+	}
+}
+
+func isolated(reason string, port uint16) view.Problem {
+	return view.Problem{
+		Subject: "gossip",
+		Message: "this node reaches no other node's gossip; the last attempt: " + reason,
+		Remedy:  fmt.Sprintf("let TCP and UDP port %d through between nodes, and see that the other agents run", port),
+	}
+}

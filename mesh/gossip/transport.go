@@ -1,0 +1,94 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// transport is memberlist's own transport, with connections that end when the gossip stops. It is also the place
+// for limits on what others may send before it is decrypted.
+type transport struct {
+	*memberlist.NetTransport
+	// ctx ends all dialling and all connections that were dialled: memberlist's interface has no context.
+	ctx  context.Context
+	from net.Addr // nil: the kernel chooses
+}
+
+// listen binds to the address that others are told of. That way gossip comes from the address that it names, also
+// on a host with several, and the port isn't open on the others. A host that doesn't have the address itself
+// (one behind a 1:1 NAT) gets all of its addresses of that family.
+func listen(ctx context.Context, advertise netip.Addr, port uint16, logger *log.Logger) (*transport, error) {
+	bind := advertise
+	here, err := isLocal(advertise)
+	if err != nil {
+		return nil, fmt.Errorf("binding gossip to %s: %w", advertise, err)
+	}
+	t := &transport{ctx: ctx, from: &net.TCPAddr{IP: advertise.AsSlice()}}
+	if !here {
+		bind, t.from = unspecified(advertise), nil
+	}
+	t.NetTransport, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+		BindAddrs: []string{bind.String()},
+		BindPort:  int(port),
+		Logger:    logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listening for gossip on %s: %w; if another program has the port (Weave Net does), "+
+			"stop it", netip.AddrPortFrom(bind, port), err)
+	}
+	return t, nil
+}
+
+// isLocal reports whether the host has the address.
+func isLocal(a netip.Addr) (bool, error) {
+	probe, err := net.ListenUDP("udp", &net.UDPAddr{IP: a.AsSlice()})
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, probe.Close()
+}
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// DialAddressTimeout opens a stream from the address that others know.
+func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: timeout, LocalAddr: t.from}
+	conn, err := dialer.DialContext(t.ctx, "tcp", to.Addr)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(t.ctx, func() { _ = conn.Close() })
+	return &stream{Conn: conn, stop: stop}, nil
+}
+
+// DialTimeout is DialAddressTimeout without a name.
+func (t *transport) DialTimeout(to string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: to}, timeout)
+}
+
+// stream is a connection that the end of a context closes.
+type stream struct {
+	net.Conn
+	stop func() bool
+}
+
+func (s *stream) Close() error {
+	s.stop()
+	return s.Conn.Close()
+}
