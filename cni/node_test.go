@@ -24,6 +24,8 @@ import (
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	_ "github.com/weaveguard/weaveguard/cni" // so that results aren't cached when the plugin changes
 )
 
 // binDir holds the plugin as runtimes find it, built once for all tests.
