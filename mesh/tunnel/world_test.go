@@ -309,3 +309,14 @@ func normal(d view.Device) view.Device {
 	slices.SortFunc(d.Peers, func(a, b view.Peer) int { return slices.Compare(a.PublicKey[:], b.PublicKey[:]) })
 	return d
 }
+
+func setUp(t *testing.T, name string) {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		t.Fatal(err)
+	}
+}
