@@ -90,6 +90,14 @@ type network struct {
 	pools  []ipam.Pool
 }
 
+func (n network) gateways() []netip.Addr {
+	var all []netip.Addr
+	for _, p := range n.pools {
+		all = append(all, p.Gateway)
+	}
+	return all
+}
+
 func (n network) spec() bridge.Spec {
 	s := bridge.Spec{Name: n.bridge, MTU: n.mtu}
 	for _, p := range n.pools {
@@ -165,7 +173,7 @@ func (c *config) fromSubnets(n *network) error {
 	return nil
 }
 
-// validate also puts the IPv4 subnet first, from which MACs are derived.
+// validate also puts the IPv4 subnet first, and with it a pod's IPv4 address.
 func (n *network) validate() error {
 	if err := utils.ValidateInterfaceName(n.bridge); err != nil {
 		return invalid("bridge", "%q can't be an interface's name: %s; use 1 to 15 characters without / : and spaces", n.bridge, err.Msg)

@@ -27,7 +27,13 @@ type Subnet struct {
 	Gateway netip.Addr
 }
 
-func (s Spec) mac() net.HardwareAddr { return view.BridgeMAC(s.Subnets[0].Gateway) }
+func (s Spec) mac() net.HardwareAddr {
+	var gateways []netip.Addr
+	for _, subnet := range s.Subnets {
+		gateways = append(gateways, subnet.Gateway)
+	}
+	return view.BridgeMAC(gateways...)
+}
 
 // ErrForeign says that an interface with the bridge's name isn't ours.
 var ErrForeign = errors.New("the bridge's name is taken")
@@ -79,8 +85,12 @@ func (h *Host) bridge(spec Spec) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(spec.Name)
 	if isNotFound(err) {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Flags = spec.Name, spec.MTU, spec.mac(), net.FlagUp
-		err = h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+		attrs.Name, attrs.HardwareAddr = spec.Name, spec.mac()
+		br := &netlink.Bridge{LinkAttrs: attrs}
+		err = h.nl.LinkAdd(br)
+		if err == nil { // only an MTU that is set on an existing bridge stays when ports join
+			err = h.nl.LinkSetMTU(br, spec.MTU)
+		}
 		if err != nil && !errors.Is(err, unix.EEXIST) { // another ADD, or the agent, may have been faster
 			return nil, fmt.Errorf("making the bridge %s: %w", spec.Name, err)
 		}

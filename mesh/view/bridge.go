@@ -18,10 +18,17 @@ func Gateway(subnet netip.Prefix) netip.Addr {
 	return subnet.Masked().Addr().Next()
 }
 
-// BridgeMAC returns the fixed MAC of the bridge with this gateway address. Without one the kernel gives a bridge
-// the lowest MAC of its ports, which changes under the pods' neighbour caches when a pod comes or goes. A dual
-// stack bridge takes it from its first gateway, which is the IPv4 one.
-func BridgeMAC(gateway netip.Addr) net.HardwareAddr { return addressMAC(gateway) }
+// BridgeMAC returns the fixed MAC of the bridge with these gateway addresses, one at least. Without a fixed one the
+// kernel gives a bridge the lowest MAC of its ports, which changes under the pods' neighbour caches when a pod comes
+// or goes. It follows from the IPv4 gateway if there is one, in whatever order they come.
+func BridgeMAC(gateways ...netip.Addr) net.HardwareAddr {
+	for _, g := range gateways {
+		if g.Unmap().Is4() {
+			return addressMAC(g)
+		}
+	}
+	return addressMAC(gateways[0])
+}
 
 // PodMAC returns the MAC of the pod interface with this first address. It follows from the address, so that
 // neighbour caches stay right when an address is used again, and is unique on a bridge as addresses are.

@@ -35,6 +35,13 @@ func TestBridgeMACNeverChanges(t *testing.T) {
 	}
 }
 
+func TestBridgeMACIsOfTheIPv4Gateway(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.32.5.1"), netip.MustParseAddr("fd00:5::1")
+	if a, b := view.BridgeMAC(v4, v6).String(), view.BridgeMAC(v6, v4).String(); a != b || a != "0a:57:0a:20:05:01" {
+		t.Errorf("by order of the gateways: %s and %s", a, b)
+	}
+}
+
 func TestForeignBridge(t *testing.T) {
 	mac := view.BridgeMAC(netip.MustParseAddr("10.32.5.1"))
 	other := net.HardwareAddr{2, 0, 0, 0, 0, 1}
