@@ -66,10 +66,24 @@ func (p *pass) run(ctx context.Context, desired view.Device) error {
 		p.removeOthers(desired.Peers)
 		p.takeAllowedIPs(peers)
 	}
-	if len(p.added)+len(p.changed)+len(p.removed) > 0 {
-		p.log.Info("peers changed", "added", brief(p.added), "changed", brief(p.changed), "removed", brief(p.removed))
-	}
+	p.report()
 	return errors.Join(p.errs...)
+}
+
+// report logs which nodes' peers were touched, if any.
+func (p *pass) report() {
+	var touched []any
+	for _, what := range []struct {
+		name  string
+		nodes []string
+	}{{"added", p.added}, {"changed", p.changed}, {"removed", p.removed}} {
+		if len(what.nodes) > 0 {
+			touched = append(touched, what.name, brief(what.nodes))
+		}
+	}
+	if len(touched) > 0 {
+		p.log.Info("peers of tunnel device set", touched...)
+	}
 }
 
 // write makes one change. Neither the error nor the log has the configuration in it: it can hold the private key.

@@ -197,7 +197,7 @@ func (s *server) removeStaleSockets() {
 	for i := range view.MaxDevices {
 		path := filepath.Join(s.config.UAPIDir, view.DeviceName(i)+".sock")
 		if err := removeStale(path); err != nil {
-			s.config.Log.Warn("a device's socket of an earlier daemon stays", "error", err)
+			s.config.Log.Warn("a tunnel device's socket is there and stays", "error", err)
 		}
 	}
 }
