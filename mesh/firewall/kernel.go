@@ -1,0 +1,197 @@
+package firewall
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"golang.org/x/sys/unix"
+)
+
+// kernelTable is the table as the kernel has it. A nil one is none.
+type kernelTable struct {
+	flags  uint32 // in whatever byte order: ours has none
+	chains map[string]*nftables.Chain
+	rules  map[string][]*nftables.Rule // by chain
+	sets   map[string]kernelSet
+}
+
+type kernelSet struct {
+	keyType  string
+	elements []nftables.SetElement
+}
+
+// read returns the table at one moment, nil when there is none. It takes several exchanges, during which others
+// may change things, so nftables' generation has to be the same before and after.
+func read(ctx context.Context) (*kernelTable, error) {
+	const attempts = 20
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	for range attempts {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("reading the firewall table: %w", err)
+		}
+		before, err := generation()
+		if err != nil {
+			return nil, err
+		}
+		have, readErr := readOnce(conn)
+		after, err := generation()
+		if err != nil {
+			return nil, err
+		}
+		if before == after {
+			return have, readErr
+		}
+	}
+	return nil, errors.New("reading the firewall table: another program keeps changing nftables rules")
+}
+
+func readOnce(conn *nftables.Conn) (*kernelTable, error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("listing the nftables tables: %w", err)
+	}
+	var have *kernelTable
+	for _, t := range tables {
+		if t.Name == view.FirewallTable {
+			have = &kernelTable{flags: t.Flags,
+				chains: make(map[string]*nftables.Chain), rules: make(map[string][]*nftables.Rule),
+				sets: make(map[string]kernelSet)}
+		}
+	}
+	if have == nil {
+		return nil, nil
+	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("listing the nftables chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Table.Name != view.FirewallTable {
+			continue
+		}
+		have.chains[c.Name] = c
+		if have.rules[c.Name], err = conn.GetRules(table(), c); err != nil {
+			return nil, fmt.Errorf("listing the rules of the firewall chain %s: %w", c.Name, err)
+		}
+	}
+	sets, err := conn.GetSets(table())
+	if err != nil {
+		return nil, fmt.Errorf("listing the firewall's sets: %w", err)
+	}
+	for _, s := range sets {
+		elements, err := conn.GetSetElements(s)
+		if err != nil {
+			return nil, fmt.Errorf("listing the firewall set %s: %w", s.Name, err)
+		}
+		have.sets[s.Name] = kernelSet{keyType: s.KeyType.Name, elements: elements}
+	}
+	return have, nil
+}
+
+// generation is the number that nftables raises with each transaction, whoever made it.
+func generation() (uint32, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return 0, fmt.Errorf("connecting to nftables: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: netlink.Request,
+		},
+		Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, // struct nfgenmsg
+	})
+	if err != nil {
+		return 0, fmt.Errorf("reading nftables' generation: %w", err)
+	}
+	for _, reply := range replies {
+		attributes, err := netlink.NewAttributeDecoder(reply.Data[4:])
+		if err != nil {
+			return 0, fmt.Errorf("reading nftables' generation: %w", err)
+		}
+		attributes.ByteOrder = binary.BigEndian
+		for attributes.Next() {
+			if attributes.Type() == unix.NFTA_GEN_ID {
+				return attributes.Uint32(), nil
+			}
+		}
+	}
+	return 0, errors.New("reading nftables' generation: the kernel didn't tell it")
+}
+
+// difference says in what the kernel's table differs from the ruleset; "" when it doesn't. The hash in each rule's
+// comment stands for the rule's content; all else is compared.
+func (r ruleset) difference(hash string, have *kernelTable) string {
+	switch {
+	case have == nil:
+		return "there is no table"
+	case have.flags != 0:
+		return "the table is dormant or owned"
+	case len(have.chains) != len(r.chains):
+		return "the number of chains"
+	case len(have.sets) != len(r.sets):
+		return "the number of sets"
+	}
+	for _, want := range r.chains {
+		if !want.same(have.chains[want.name]) {
+			return "the chain " + want.name
+		}
+		rules := have.rules[want.name]
+		if len(rules) != len(want.rules) {
+			return "the number of rules of the chain " + want.name
+		}
+		for i, rule := range want.rules {
+			if comment(rules[i]) != rule.comment(hash) {
+				return "the rule " + rule.name
+			}
+		}
+	}
+	for _, want := range r.sets {
+		set, ok := have.sets[want.name]
+		if !ok || set.keyType != want.keyType.Name || !sameElements(want.elements, set.elements) {
+			return "the set " + want.name
+		}
+	}
+	return ""
+}
+
+func (c chain) same(have *nftables.Chain) bool {
+	return have != nil && have.Type == c.kind && have.Hooknum != nil && *have.Hooknum == *c.hook &&
+		have.Priority != nil && *have.Priority == c.priority &&
+		have.Policy != nil && *have.Policy == nftables.ChainPolicyAccept
+}
+
+func comment(rule *nftables.Rule) string {
+	text, _ := userdata.GetString(rule.UserData, userdata.TypeComment)
+	return text
+}
+
+// counters returns the counters of our rules, by name.
+func (t *kernelTable) counters() map[string]expr.Counter {
+	counters := make(map[string]expr.Counter)
+	if t == nil {
+		return counters
+	}
+	for _, rules := range t.rules {
+		for _, rule := range rules {
+			name := ruleName(comment(rule))
+			for _, e := range rule.Exprs {
+				if counter, ok := e.(*expr.Counter); ok && name != "" {
+					counters[name] = *counter
+				}
+			}
+		}
+	}
+	return counters
+}

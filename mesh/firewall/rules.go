@@ -1,0 +1,167 @@
+package firewall
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"golang.org/x/sys/unix"
+)
+
+// Names of sets. Of those that hold addresses there is one for each family, with 4 or 6 behind the name.
+const (
+	setTunnels = "tunnels" // names of tunnel devices
+	setInside  = "inside"  // names of all devices that may carry pods' packets
+	setPods    = "pods"    // pod ranges of the cluster
+	setLocal   = "local"   // pod CIDRs of this node
+)
+
+// masqueradeMark is the bit of the packet mark by which kube-proxy asks for masquerading (its iptablesMasqueradeBit
+// 14, which is its default in all modes).
+const masqueradeMark = 0x4000
+
+// The names under which Counters tells of dropped packets.
+const (
+	// ToPods is a packet to a pod that would have left by a device that isn't a tunnel, a bridge of ours or lo.
+	ToPods = "to-pods"
+	// FromPods is a packet from a pod's address that came in by such a device.
+	FromPods = "from-pods"
+)
+
+// ruleset is the table as it should be.
+type ruleset struct {
+	sets   []set
+	chains []chain
+}
+
+type set struct {
+	name     string
+	keyType  nftables.SetDatatype
+	elements []nftables.SetElement
+}
+
+type chain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority nftables.ChainPriority
+	rules    []rule
+}
+
+type rule struct {
+	name    string // unique within the table
+	match   []expr.Any
+	verdict []expr.Any
+	counted bool // counts the packets that match
+}
+
+// plan makes the whole table from what it has to know. Each chain's place among the others of its hook is part of
+// what it does:
+//
+//   - from_pods, prerouting at -300 (raw): before connection tracking, so that a spoofed packet leaves no trace
+//     there and no DNAT sends it on; only defragmentation is earlier.
+//   - segment_size, postrouting at -150 (mangle): any place does where the outgoing route is known.
+//   - source, postrouting at 99: just before kube-proxy's and others' source NAT at 100. Within one hook the first
+//     NAT rule that matches decides for a connection, and the later ones aren't asked.
+//   - to_pods, postrouting at 300: after all NAT, so that it sees the packet as it leaves; and in postrouting,
+//     because forwarding wouldn't show what this node sends by itself, or by IPVS.
+func plan(f view.Firewall) ruleset {
+	r := ruleset{
+		sets: []set{
+			nameSet(setTunnels, f.Tunnels),
+			nameSet(setInside, append(append([]string{"lo"}, f.Tunnels...), f.Bridges...)),
+		},
+		chains: []chain{
+			{name: "from_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: -300},
+			{name: "segment_size", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: -150,
+				rules: []rule{clampSegments()}},
+			{name: "source", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: 99},
+			{name: "to_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: 300},
+		},
+	}
+	fromPods, source, toPods := &r.chains[0], &r.chains[2], &r.chains[3]
+	for _, family := range []family{ipv4, ipv6} {
+		r.sets = append(r.sets, prefixSet(family, setPods, f.PodRanges), prefixSet(family, setLocal, f.LocalPods))
+		fromPods.rules = append(fromPods.rules, rule{
+			name:    family.name(FromPods),
+			match:   join(family.is(), family.in(family.source(), setPods), notBy(expr.MetaKeyIIFNAME, setInside)),
+			verdict: drop(),
+			counted: true,
+		})
+		toPods.rules = append(toPods.rules, rule{
+			name:    family.name(ToPods),
+			match:   join(family.is(), family.in(family.destination(), setPods), notBy(expr.MetaKeyOIFNAME, setInside)),
+			verdict: drop(),
+			counted: true,
+		})
+		for _, gateway := range f.Gateways {
+			if gateway = gateway.Unmap(); family.has(gateway) {
+				source.rules = append(source.rules, ontoTunnel(family, gateway)...)
+			}
+		}
+		source.rules = append(source.rules, masquerade(family))
+	}
+	return r
+}
+
+// ontoTunnel is the source NAT of what leaves by a tunnel: for connections that kube-proxy has marked, and for all
+// that don't come from a pod of this node, as the far node takes only our pods' addresses from us. It isn't a
+// masquerade: a masqueraded connection is bound to its device, and would be reset when its route moves to another
+// tunnel.
+func ontoTunnel(family family, gateway netip.Addr) []rule {
+	translate := []expr.Any{
+		&expr.Immediate{Register: 1, Data: gateway.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(family), RegAddrMin: 1, FullyRandom: true},
+	}
+	return []rule{
+		{
+			name:    family.name("marked"),
+			match:   join(by(expr.MetaKeyOIFNAME, setTunnels), family.is(), marked(masqueradeMark)),
+			verdict: translate,
+		},
+		{
+			name:    family.name("foreign"),
+			match:   join(by(expr.MetaKeyOIFNAME, setTunnels), family.is(), family.notIn(family.source(), setLocal)),
+			verdict: translate,
+		},
+	}
+}
+
+// masquerade is for what pods of this node send out of the cluster. From pod to pod never, and never for multicast
+// and broadcast, which have no connections. Fully random ports: two connections that are made at once don't then
+// fight for the same one.
+func masquerade(family family) rule {
+	return rule{
+		name: family.name("masquerade"),
+		match: join(family.is(), family.in(family.source(), setLocal), family.notIn(family.destination(), setPods),
+			notBy(expr.MetaKeyOIFNAME, setInside), family.unicast()),
+		verdict: []expr.Any{&expr.Masq{FullyRandom: true}},
+	}
+}
+
+// clampSegments lowers the segment size that a TCP connection through a tunnel asks for (RFC 9293, section 3.7.1)
+// to what fits the route; the kernel never raises it.
+func clampSegments() rule {
+	const (
+		flagsAt, syn, rst = 13, 0x02, 0x04
+		optionMSS         = 2
+	)
+	return rule{
+		name: "segment-size",
+		match: join(by(expr.MetaKeyOIFNAME, setTunnels), []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsAt, Len: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{syn | rst}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
+		}),
+		verdict: []expr.Any{
+			&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
+			&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
+			&expr.Exthdr{SourceRegister: 1, Type: optionMSS, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt},
+		},
+	}
+}
+
+func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
