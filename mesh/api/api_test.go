@@ -254,7 +254,9 @@ func listenAt(t *testing.T, path string) *net.UnixListener {
 func TestSocketOfLiveAgentIsKept(t *testing.T) {
 	check := func(t *testing.T, cfg api.Config) {
 		t.Helper()
-		err := api.New(cfg).Run(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // when it does serve
+		defer cancel()
+		err := api.New(cfg).Run(ctx)
 		var inUse *api.SocketInUseError
 		if !errors.As(err, &inUse) || inUse.Socket != cfg.Socket || inUse.PID != os.Getpid() {
 			t.Fatalf("Run: %v; want a SocketInUseError with %s and process %d", err, cfg.Socket, os.Getpid())
@@ -277,6 +279,32 @@ func TestSocketOfLiveAgentIsKept(t *testing.T) {
 		defer listener.Close()
 		check(t, cfg)
 	})
+}
+
+func TestOneOfManyAgentsGetsTheSocket(t *testing.T) {
+	const agents = 16
+	cfg := config(t, sample())
+	leaveSocket(t, cfg.Socket) // which all of them may think that they can remove
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ended := make(chan error, agents)
+	for range agents {
+		go func() { ended <- api.New(cfg).Run(ctx) }()
+	}
+	for range agents - 1 {
+		var inUse *api.SocketInUseError
+		if err := <-ended; !errors.As(err, &inUse) {
+			t.Errorf("Run: %v, want a SocketInUseError of all but one", err)
+		}
+	}
+	eventually(t, func() error { // the one that has the lock may still be on its way
+		_, err := api.Client{Socket: cfg.Socket}.Status(t.Context())
+		return err
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run of the one that got it: %v", err)
+	}
 }
 
 func TestSocketPathThatCannotBe(t *testing.T) {
