@@ -217,9 +217,6 @@ func (b *book) keyOwner(node string, r record.Record) string {
 	return ""
 }
 
-// forget drops all that is known of a node.
-func (b *book) forget(node string) { delete(b.entries, node) }
-
 // raws are the records that count, as they are on the wire.
 func (b *book) raws() map[string][]byte {
 	raws := make(map[string][]byte, len(b.entries))
