@@ -16,13 +16,13 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// podArgs are the arguments by which Kubernetes' runtimes name the pod in CNI_ARGS.
+// podArgs are the arguments by which Kubernetes' runtimes name the pod in CNI_ARGS. The names of its fields are theirs.
 type podArgs struct {
 	types.CommonArgs
-	K8S_POD_NAMESPACE          types.UnmarshallableString //revive:disable-line:var-naming
-	K8S_POD_NAME               types.UnmarshallableString //revive:disable-line:var-naming
-	K8S_POD_UID                types.UnmarshallableString //revive:disable-line:var-naming
-	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //revive:disable-line:var-naming
+	K8S_POD_NAMESPACE          types.UnmarshallableString
+	K8S_POD_NAME               types.UnmarshallableString
+	K8S_POD_UID                types.UnmarshallableString
+	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
 }
 
 // add attaches a sandbox. First the attachment and its addresses are stored, then the kernel follows: so whatever a
