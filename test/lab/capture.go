@@ -86,7 +86,7 @@ func (l *Lab) capture(ctx context.Context, filter string, markers [][]byte) (*Ca
 	if err != nil {
 		return nil, err
 	}
-	pcap, err := newPcap(l.dir.path)
+	pcap, err := newPcap(l.dir.Path)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}

@@ -62,7 +62,7 @@ func (h *Host) Boot() error {
 	if h.machine != nil {
 		return fmt.Errorf("booting %s: it is on", h.Name)
 	}
-	log, err := os.OpenFile(filepath.Join(h.lab.dir.path, "init.log"), os.O_APPEND|os.O_WRONLY, 0)
+	log, err := os.OpenFile(filepath.Join(h.lab.dir.Path, "init.log"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/test/internal/owned"
 )
 
 // The underlay's subnets. Host N (from 1) has the N-th address of each.
@@ -43,7 +45,7 @@ type Lab struct {
 	Fabric *Place // the network between the hosts: a place to look, not a host
 
 	options Options
-	dir     *ownedDir
+	dir     *owned.Dir
 	machine *machine
 	links   *netlink.Handle // in the fabric's network namespace
 
@@ -77,7 +79,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 	if o.V4Only && o.V6Only {
 		return nil, errors.New("lab options V4Only and V6Only exclude each other: set one")
 	}
-	dir, err := newOwnedDir("lab")
+	dir, err := owned.New("lab")
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +91,7 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 }
 
 func (l *Lab) open(ctx context.Context) error {
-	log, err := os.Create(filepath.Join(l.dir.path, "init.log"))
+	log, err := os.Create(filepath.Join(l.dir.Path, "init.log"))
 	if err != nil {
 		return fmt.Errorf("making a log: %w", err)
 	}
@@ -139,12 +141,12 @@ func (l *Lab) Close() error {
 	if l.links != nil {
 		l.links.Close()
 	}
-	return l.dir.remove()
+	return l.dir.Remove()
 }
 
 // Dir is the lab's directory in the temporary directory, with the logs. It
 // goes when the lab is closed.
-func (l *Lab) Dir() string { return l.dir.path }
+func (l *Lab) Dir() string { return l.dir.Path }
 
 // KernelWireGuard reports whether the running kernel can make WireGuard
 // devices.

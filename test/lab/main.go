@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/weaveguard/weaveguard/test/internal/owned"
 )
 
 // helperPrefix starts argv[0] of a test binary that was started again as a
@@ -24,13 +26,13 @@ func Main(m Tests, helpers map[string]Helper) int {
 	if code, ok := RunHelper(helpers); ok {
 		return code
 	}
-	builds, err := newOwnedDir("build")
+	builds, err := owned.New("build")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
 	}
-	defer builds.remove()
-	if err := os.Setenv(buildDirEnv, builds.path); err != nil {
+	defer builds.Remove()
+	if err := os.Setenv(buildDirEnv, builds.Path); err != nil {
 		fmt.Fprintln(os.Stderr, "lab: telling tests where to build:", err)
 		return 1
 	}

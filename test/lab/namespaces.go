@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/test/internal/thread"
 )
 
 // namespaces holds namespaces open. A nil one means: stay where you are.
@@ -43,28 +44,9 @@ func (n *namespaces) close() error {
 
 // do runs fn on a thread of its own that is in the namespaces; processes that
 // fn starts are born in them. The thread ends with fn.
-func (n *namespaces) do(fn func() error) error {
-	result := make(chan error, 1)
-	go onThread(func() { result <- n.enterAnd(fn) })
-	return <-result
-}
-
-// onThread runs fn on a thread that ends afterwards. It is never the main
-// thread, whose namespaces are what /proc/self shows of the process.
-func onThread(fn func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		fn()
-		return // locked: the runtime ends the thread
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		fn()
-	}()
-	<-done
-	runtime.UnlockOSThread()
+func (n *namespaces) do(fn func() error) (err error) {
+	thread.Do(func() { err = n.enterAnd(fn) })
+	return err
 }
 
 func (n *namespaces) enterAnd(fn func() error) error {

@@ -180,7 +180,7 @@ func (p *Place) MustStart(t testing.TB, c Command) *Process {
 // background starts cmd with its output, where it has none, in a log.
 func (p *Place) background(c Command, cmd *exec.Cmd) (*Process, error) {
 	file := strings.ReplaceAll(p.name+"."+c.label(), "/", "_")
-	log, err := os.CreateTemp(p.lab.dir.path, file+".*.log")
+	log, err := os.CreateTemp(p.lab.dir.Path, file+".*.log")
 	if err != nil {
 		return nil, fmt.Errorf("making a log for %s: %w", c.label(), err)
 	}
@@ -269,7 +269,7 @@ func (l *Lab) showLogs(t testing.TB) {
 			t.Logf("--- log of %s\n%s", p.Name, tail([]byte(log), logTail))
 		}
 	}
-	if b, err := os.ReadFile(filepath.Join(l.dir.path, "init.log")); err == nil && len(b) > 0 {
+	if b, err := os.ReadFile(filepath.Join(l.dir.Path, "init.log")); err == nil && len(b) > 0 {
 		t.Logf("--- log of the init processes\n%s", tail(b, logTail))
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/weaveguard/weaveguard/test/internal/owned"
 )
 
 // State describes a running lab to other processes of the machine.
@@ -30,7 +32,7 @@ type HostState struct {
 func (l *Lab) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := State{OwnerPID: os.Getpid(), Dir: l.dir.path, Fabric: HostState{Name: fabricBridge, InitPID: l.machine.pid}}
+	s := State{OwnerPID: os.Getpid(), Dir: l.dir.Path, Fabric: HostState{Name: fabricBridge, InitPID: l.machine.pid}}
 	for _, h := range l.Hosts {
 		s.Hosts = append(s.Hosts, HostState{Name: h.Name, InitPID: h.InitPID(), Addr4: h.Addr4, Addr6: h.Addr6})
 	}
@@ -111,11 +113,11 @@ func Published(name string) (State, error) {
 		return State{}, fmt.Errorf("reading the description of the lab in %s: %w (remove it if no lab is up)", path, err)
 	}
 	// The owner holds the lock of its directory for as long as it lives.
-	lock, err := lockDir(s.Dir)
-	if err == nil {
-		return State{}, errors.Join(ErrNoLab, lock.Close(), os.Remove(path))
+	alive, err := owned.Alive(s.Dir)
+	if err != nil {
+		return State{}, err
 	}
-	if errors.Is(err, os.ErrNotExist) {
+	if !alive {
 		return State{}, errors.Join(ErrNoLab, os.Remove(path))
 	}
 	return s, nil
