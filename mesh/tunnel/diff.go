@@ -31,7 +31,7 @@ func (r endpointRule) write(current *wgtypes.Peer, desired netip.AddrPort) bool 
 	if !desired.IsValid() || endpointOf(current) == desired {
 		return false
 	}
-	stale := current.LastHandshakeTime.IsZero() || r.now.Sub(current.LastHandshakeTime) > staleAfter
+	stale := r.now.Sub(current.LastHandshakeTime) > staleAfter // without a handshake that is ages ago
 	return stale || r.remembered && r.last != desired
 }
 
