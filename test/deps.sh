@@ -6,11 +6,12 @@ set -eu
 # cluster lane: containerd runc buildah busybox-static containernetworking-plugins iptables
 # all lanes:    iproute2 nftables tcpdump util-linux procps
 # lab lane:     wireguard-tools iperf3 fping
-# vm lane:      qemu-system-x86 (virtiofsd comes with it, or as a package of its own)
+# vm lane:      qemu-system-x86 (virtiofsd comes with it on Debian 12), kmod
 packages="
 	containerd runc buildah busybox-static containernetworking-plugins iptables conntrack
 	iproute2 nftables tcpdump util-linux procps
 	wireguard-tools iperf3 fping
+	qemu-system-x86 kmod
 "
 
 missing=""
