@@ -63,7 +63,7 @@ func (r CaptureReport) String() string {
 
 // Capture starts to watch the underlay. filter is an expression of tcpdump, ""
 // for everything; markers are what to look for in packets. It runs until Stop
-// or until the lab is closed, and its file is named when the test fails.
+// or until the lab is closed.
 func (l *Lab) Capture(t testing.TB, filter string, markers ...[]byte) *Capture {
 	t.Helper()
 	c, err := l.capture(t.Context(), filter, markers)

@@ -52,11 +52,17 @@ type Lab struct {
 	mu        sync.Mutex // guards what follows, and Hosts while it grows
 	processes []*Process
 	captures  []*Capture
+	netns     []*NetNS
 	blocking  bool // the fabric has the table for Block
 }
 
+// keepEnv names the environment variable with a directory that gets a copy of
+// the logs and captures of a lab whose test has failed.
+const keepEnv = "WEAVEGUARD_LAB_KEEP"
+
 // New opens a lab for a test and closes it when the test ends. When the test
-// has failed, it then shows the ends of the logs of all processes.
+// has failed, it then shows the ends of the logs of all processes; all of them
+// are kept in the directory that WEAVEGUARD_LAB_KEEP names, if it is set.
 func New(t testing.TB, o Options) *Lab {
 	t.Helper()
 	l, err := Open(t.Context(), o)
@@ -66,6 +72,9 @@ func New(t testing.TB, o Options) *Lab {
 	t.Cleanup(func() {
 		if t.Failed() {
 			l.showLogs(t)
+			if err := l.keep(os.Getenv(keepEnv)); err != nil {
+				t.Error(err)
+			}
 		}
 		if err := l.Close(); err != nil {
 			t.Errorf("closing the lab: %v", err)
@@ -124,10 +133,13 @@ func (l *Lab) open(ctx context.Context) error {
 // Close ends all that runs in the lab and removes it.
 func (l *Lab) Close() error {
 	l.mu.Lock()
-	hosts, captures, processes := l.Hosts, l.captures, l.processes
+	hosts, captures, processes, netns := l.Hosts, l.captures, l.processes, l.netns
 	l.mu.Unlock()
 	for _, c := range captures {
 		c.Stop()
+	}
+	for _, n := range netns {
+		n.release()
 	}
 	for _, h := range hosts {
 		h.PowerOff()
@@ -142,6 +154,17 @@ func (l *Lab) Close() error {
 		l.links.Close()
 	}
 	return l.dir.Remove()
+}
+
+// keep copies the logs and captures to a directory under dir.
+func (l *Lab) keep(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.CopyFS(filepath.Join(dir, filepath.Base(l.dir.Path)), os.DirFS(l.dir.Path)); err != nil {
+		return fmt.Errorf("keeping the lab's logs: %w", err)
+	}
+	return nil
 }
 
 // Dir is the lab's directory in the temporary directory, with the logs. It

@@ -14,6 +14,8 @@ type NetNS struct {
 	Name string
 	Path string // for CNI_NETNS, as the host sees it
 	Host *Host
+
+	file *os.File // holds it open
 }
 
 // NewNetNS makes a named network namespace, with only lo, up. It goes with the
@@ -35,6 +37,10 @@ func (h *Host) NewNetNS(ctx context.Context, name string) (*NetNS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the network namespace %s of %s: %w", name, h.Name, err)
 	}
+	n.file = own.net
+	h.lab.mu.Lock()
+	h.lab.netns = append(h.lab.netns, n)
+	h.lab.mu.Unlock()
 	n.Place = &Place{lab: h.lab, name: h.Name + "." + name, ns: &own}
 	if _, err := n.Run(ctx, "ip", "link", "set", "lo", "up"); err != nil {
 		return nil, errors.Join(err, n.Delete(ctx))
@@ -45,7 +51,13 @@ func (h *Host) NewNetNS(ctx context.Context, name string) (*NetNS, error) {
 // Delete removes the namespace's name. The namespace itself lives until the
 // last process in it ends.
 func (n *NetNS) Delete(ctx context.Context) error {
-	n.setNamespaces(nil)
+	n.release()
 	_, err := n.Host.Run(ctx, "ip", "netns", "del", n.Name)
 	return err
+}
+
+// release lets go of the namespace.
+func (n *NetNS) release() {
+	n.setNamespaces(nil)
+	_ = n.file.Close() // an error says that it is closed
 }

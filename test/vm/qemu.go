@@ -104,7 +104,7 @@ func (m *machine) serveFiles(ctx context.Context) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("starting virtiofsd: it is in none of %v: install the package qemu-system-common (Debian 12) or virtiofsd", virtiofsdPaths)
 	}
 	cmd := exec.CommandContext(ctx, path, "--socket-path="+m.file(rootSocket), "-o", "source="+m.file(rootDir),
-		"-o", "sandbox=chroot", "-o", "cache=always", "-o", "log_level=err", "--rlimit-nofile=0", "-f")
+		"-o", "sandbox=chroot", "-o", "cache=always", "--rlimit-nofile=0", "-f")
 	cmd.Stderr = &bytes.Buffer{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -57,6 +57,8 @@ func TestRun(t *testing.T) {
 	script := `
 		pwd; uname -r; echo WORD=$WORD; id -u; touch "$@" && echo touched
 		test -w /proc/sysrq-trigger; ip -brief link | awk '{print "link " $1}'
+		mkdir /run/shared && mount -t virtiofs -o ro root /run/shared && mount -o remount,rw /run/shared
+		touch "/run/shared/$4" 2>/dev/null || echo refused
 		ip link add wg0 type wireguard && wg show wg0
 		for i in 1 2 3 4 5 6 7 8 9 10 11 12; do dd if=/dev/zero bs=64k count=1 2>/dev/null | tr '\0' x; done; echo end
 		exit 7`
@@ -66,7 +68,7 @@ func TestRun(t *testing.T) {
 	if err != nil || code != 7 {
 		t.Errorf("exit code %d, want 7: %v", code, err)
 	}
-	for _, want := range []string{here + "\n", "cloud-amd64\n", "WORD=hello\n", "0\n", "touched\n", "interface: wg0\n", "end\n"} {
+	for _, want := range []string{here + "\n", "cloud-amd64\n", "WORD=hello\n", "0\n", "touched\n", "refused\n", "interface: wg0\n", "end\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output lacks %q", want)
 		}
