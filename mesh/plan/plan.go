@@ -115,7 +115,7 @@ func (p *planner) planBridge() {
 	if len(cidrs) == 0 {
 		return // the conflict is reported where it was found
 	}
-	mac := view.BridgeMAC(view.Gateway(cidrs[0]))
+	mac := view.BridgeMAC(p.ownGateways()...)
 	if err := p.foreignBridge(self.Bridge, mac); err != nil {
 		p.problem("bridge "+self.Bridge, "", "%v", err)
 		return
@@ -130,9 +130,29 @@ func (p *planner) planBridge() {
 
 func (p *planner) planSysctls() {
 	p.out.Sysctls = []view.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
+	if slices.ContainsFunc(p.ownCIDRs(), func(cidr netip.Prefix) bool { return cidr.Addr().Is6() }) {
+		p.forward6()
+	}
 	for _, bridge := range p.out.Bridges {
 		p.out.Sysctls = append(p.out.Sysctls, view.BridgeSysctls(bridge.Name)...)
 	}
+}
+
+// forward6 turns IPv6 forwarding on. A host that forwards takes no router advertisements unless accept_ra is 2, and
+// would lose its default route; an interface that takes none anyway stays so.
+func (p *planner) forward6() {
+	devices := []string{"all", "default"}
+	for _, l := range p.Host.Links {
+		if l.Kind != "veth" && l.Name != "lo" && !p.ours(l.Name) {
+			devices = append(devices, l.Name)
+		}
+	}
+	slices.Sort(devices)
+	for _, device := range devices {
+		p.out.Sysctls = append(p.out.Sysctls, view.Sysctl{
+			Key: "net/ipv6/conf/" + device + "/accept_ra", Value: "2", From: "1", Optional: true})
+	}
+	p.out.Sysctls = append(p.out.Sysctls, view.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"})
 }
 
 func (p *planner) planFirewall() {

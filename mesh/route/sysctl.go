@@ -48,7 +48,8 @@ func (a *Applier) sysctl(c *changes, want view.Sysctl) {
 		c.fail(fmt.Errorf("reading the kernel setting %s: %w", want.Key, err))
 		return
 	}
-	if strings.Join(strings.Fields(string(have)), " ") == want.Value {
+	now := strings.Join(strings.Fields(string(have)), " ")
+	if now == want.Value || want.From != "" && now != want.From {
 		return
 	}
 	c.write("setting "+want.Key+" to "+want.Value, func() error {

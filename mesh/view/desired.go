@@ -66,6 +66,8 @@ type Sysctl struct {
 	Value string
 	// Optional settings exist only with some modules: one that is absent is left alone.
 	Optional bool
+	// From, when set, is the only value that is replaced: with any other the setting is left alone.
+	From string
 }
 
 // Firewall is what the firewall rules need to know.

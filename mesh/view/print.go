@@ -29,7 +29,8 @@ func (d Desired) String() string {
 		printRoute(&b, r)
 	}
 	for _, s := range d.Sysctls {
-		fmt.Fprintf(&b, "sysctl %s = %s%s\n", s.Key, s.Value, when(s.Optional, " (if there is one)"))
+		fmt.Fprintf(&b, "sysctl %s = %s%s%s\n", s.Key, s.Value, when(s.From != "", " (from "+s.From+")"),
+			when(s.Optional, " (if there is one)"))
 	}
 	f := d.Firewall
 	fmt.Fprintf(&b, "firewall tunnels %s bridges %s ranges %s local %s gateways %s\n", list(f.Tunnels),
