@@ -71,6 +71,7 @@ func (l links) host(link netlink.Link) view.HostLink {
 		Kind:  kind(link),
 		Alias: link.Attrs().Alias,
 		MAC:   link.Attrs().HardwareAddr,
+		MTU:   link.Attrs().MTU,
 	}
 	if h.Kind == kindBridge {
 		h.Ports = l.ports(link)
