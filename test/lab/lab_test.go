@@ -66,6 +66,9 @@ func TestHostsHaveTheirOwn(t *testing.T) {
 		}
 	}
 	for _, dir := range []string{"/run", "/etc/cni", "/opt/cni", "/var/lib/weaveguard"} {
+		if files := a.MustRun(t, "find", dir, "-type", "f"); files != "" {
+			t.Errorf("%s of a new host has files: %s", dir, files)
+		}
 		file := filepath.Join(dir, "wglab-test-file")
 		a.MustRun(t, "touch", file)
 		if _, err := b.Run(t.Context(), "stat", file); err == nil {
