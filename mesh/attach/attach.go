@@ -1,0 +1,167 @@
+package attach
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Config says where things are on this host. All paths are absolute.
+type Config struct {
+	ReadyFile string // what the plugin waits for, usually store.DefaultReadyFile
+	ConfDir   string // where the container runtime looks for network configurations, usually /etc/cni/net.d
+	BinDir    string // where it looks for plugins, usually /opt/cni/bin
+	// PluginDir has the plugins to install, usually /cni in the agent's image; "": this host attaches no pods, or
+	// something else installs plugins and conflist.
+	PluginDir string
+	StoreDir  string // the plugin's store of attachments, usually store.DefaultDir
+	Log       *slog.Logger
+}
+
+// ErrAttached says that interfaces of pods are still attached.
+var ErrAttached = errors.New("still attached")
+
+// Attach keeps the files as they should be. It isn't for several goroutines, but for Problems and Attachments.
+type Attach struct {
+	cfg  Config
+	seen map[string]pair // plugins that were found equal, by name
+}
+
+// New returns an Attach that has changed nothing yet.
+func New(cfg Config) *Attach {
+	return &Attach{cfg: cfg, seen: make(map[string]pair)}
+}
+
+// Apply opens this node for pods, in this order: plugins, ready file, conflist. With a nil ready it closes the node
+// to new pods by removing the ready file, and leaves the rest: the runtime needs plugin and conflist to detach. It
+// writes only what differs, and returns how many files it changed. Errors name the directory and what to do.
+func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
+	if ready == nil {
+		removed, err := remove(a.cfg.ReadyFile)
+		if removed > 0 {
+			a.cfg.Log.InfoContext(ctx, "pods can't be attached for now", "removed", a.cfg.ReadyFile)
+		}
+		return removed, err
+	}
+	writes := 0
+	steps := []func(context.Context) (int, error){
+		a.installPlugins,
+		func(ctx context.Context) (int, error) { return a.writeReady(ctx, *ready) },
+		a.writeConflist,
+	}
+	for _, step := range steps {
+		n, err := step(ctx)
+		writes += n
+		if err != nil {
+			return writes, err
+		}
+	}
+	return writes, nil
+}
+
+func (a *Attach) writeReady(ctx context.Context, ready view.Ready) (int, error) {
+	want := store.Ready{
+		Version:  store.ReadyVersion,
+		Bridge:   ready.Bridge,
+		Subnets:  ready.Subnets,
+		Gateways: ready.Gateways,
+		MTU:      ready.MTU,
+	}
+	// One that can't be read is written again.
+	if got, err := store.ReadReady(a.cfg.ReadyFile); err == nil && equal(got, want) {
+		return 0, nil
+	}
+	if err := store.WriteReady(a.cfg.ReadyFile, want); err != nil {
+		return 0, fmt.Errorf("%w; %s", err, remedy(err))
+	}
+	a.cfg.Log.InfoContext(ctx, "pods can be attached", "bridge", ready.Bridge, "subnets", ready.Subnets, "mtu", ready.MTU)
+	return 1, nil
+}
+
+func equal(a, b store.Ready) bool {
+	return a.Version == b.Version && a.Bridge == b.Bridge && a.MTU == b.MTU &&
+		slices.Equal(a.Subnets, b.Subnets) && slices.Equal(a.Gateways, b.Gateways)
+}
+
+func (a *Attach) writeConflist(ctx context.Context) (int, error) {
+	if a.cfg.PluginDir == "" || len(a.missing()) > 0 {
+		return 0, nil // see Problems
+	}
+	want, err := a.conflist()
+	if err != nil {
+		return 0, err
+	}
+	path := a.conflistPath()
+	if got, err := os.ReadFile(path); err == nil && bytes.Equal(got, want) {
+		return 0, nil
+	}
+	if err := replaceFile(path, 0o644, bytes.NewReader(want)); err != nil {
+		return 0, fmt.Errorf("writing the network configuration %s: %w; %s", path, err, remedy(err))
+	}
+	a.cfg.Log.InfoContext(ctx, "the container runtime has the network configuration", "path", path)
+	return 1, nil
+}
+
+// Attachments returns what is attached on this node, sorted by container and interface. Files of the store that
+// can't be read don't hide the others: both results may be non-nil.
+func (a *Attach) Attachments(ctx context.Context) ([]store.Attachment, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(a.cfg.StoreDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nothing has ever been attached, and looking makes no directories
+	}
+	s, err := store.Open(a.cfg.StoreDir)
+	if err != nil {
+		return nil, err
+	}
+	return s.List()
+}
+
+// Cleanup removes all that Apply wrote, and the store. While pods are attached it removes the ready file only, so
+// that none is added, and returns ErrAttached: the runtime needs the rest to detach them. It is safe to repeat.
+func (a *Attach) Cleanup(ctx context.Context) error {
+	if _, err := remove(a.cfg.ReadyFile); err != nil {
+		return err
+	}
+	attached, err := a.Attachments(ctx)
+	if err != nil {
+		return fmt.Errorf("what is attached isn't known, so the plugins stay: %w", err)
+	}
+	if len(attached) > 0 {
+		return fmt.Errorf("%d interfaces of pods are %w, so %s, the plugins in %s and the directory %s stay: drain this "+
+			"node or reboot it, and clean up again", len(attached), ErrAttached, a.conflistPath(), a.cfg.BinDir, a.cfg.StoreDir)
+	}
+	var errs []error
+	if a.cfg.PluginDir != "" {
+		_, err := remove(a.conflistPath())
+		errs = append(errs, err, a.removePlugins())
+	}
+	if err := os.RemoveAll(a.cfg.StoreDir); err != nil {
+		errs = append(errs, fmt.Errorf("removing the store of attachments: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// remove removes a file, and returns how many it removed.
+func remove(path string) (int, error) {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("removing %s: %w; %s", path, err, remedy(err))
+	}
+	return 1, nil
+}
+
+func (a *Attach) conflistPath() string { return filepath.Join(a.cfg.ConfDir, ConflistName) }

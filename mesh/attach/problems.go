@@ -1,0 +1,95 @@
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Problems returns what keeps pods from being attached by Weaveguard although the files stand: configurations of
+// other CNIs that the runtime takes first, and plugins that are nowhere.
+func (a *Attach) Problems() []view.Problem {
+	if a.cfg.PluginDir == "" {
+		return nil
+	}
+	var problems []view.Problem
+	if names := a.missing(); len(names) > 0 {
+		problems = append(problems, view.Problem{
+			Subject: "CNI plugins",
+			Message: fmt.Sprintf("%s is neither in %s nor in %s, so no pod can be attached",
+				strings.Join(names, " and "), a.cfg.PluginDir, a.cfg.BinDir),
+			Remedy: "give the agent the directory that has them with --plugin-dir, or an empty one (--plugin-dir=) on " +
+				"a host without pods",
+		})
+	}
+	return append(problems, a.rivals()...)
+}
+
+// rivals returns a problem for each configuration that sorts before ours: a runtime takes the first one.
+func (a *Attach) rivals() []view.Problem {
+	entries, err := os.ReadDir(a.cfg.ConfDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return []view.Problem{{
+			Subject: a.cfg.ConfDir,
+			Message: fmt.Sprintf("other network configurations aren't known: %v", err),
+			Remedy:  remedy(err),
+		}}
+	}
+	var problems []view.Problem
+	for _, entry := range entries {
+		if entry.IsDir() || entry.Name() >= ConflistName || !isConfiguration(entry.Name()) {
+			continue
+		}
+		path := filepath.Join(a.cfg.ConfDir, entry.Name())
+		problems = append(problems, view.Problem{
+			Subject: path,
+			Message: fmt.Sprintf("the container runtime uses this configuration%s and not Weaveguard's %s, because it "+
+				"sorts first", networkOf(path), ConflistName),
+			Remedy: fmt.Sprintf("remove the other CNI, or move the file away: mv %s %s.disabled", path, path),
+		})
+	}
+	return problems
+}
+
+// isConfiguration reports whether runtimes load a file of this name (libcni's ConfFiles).
+func isConfiguration(name string) bool {
+	return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
+}
+
+// networkOf names the network that a configuration file is for, as far as that can be read.
+func networkOf(path string) string {
+	var named struct {
+		Name string `json:"name"`
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(b, &named) != nil || named.Name == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (network %q)", named.Name)
+}
+
+// remedy says what to do about an error of the file system.
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return "mount the directory into the agent's container writable (a hostPath volume, without readOnly)"
+	case errors.Is(err, fs.ErrPermission):
+		return "run the agent as root, and check the owner and mode of the directory"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "make room on that file system"
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, fs.ErrExist):
+		return "move away what is in the place of the file or directory"
+	}
+	return "check the directory on this node"
+}
