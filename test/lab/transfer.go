@@ -78,8 +78,8 @@ func (x *Transfer) Wait(t testing.TB, deadline time.Duration) TransferReport {
 		select {
 		case <-end.Done():
 		case <-late:
-			t.Errorf("transfer from %v to %v: not done after %v", x.options.From, x.options.To, deadline)
-			t.Fatal(errors.Join(x.from.Kill(), x.to.Kill()))
+			err := fmt.Errorf("transfer from %v to %v: not done after %v", x.options.From, x.options.To, deadline)
+			t.Fatal(errors.Join(err, x.from.Kill(), x.to.Kill()))
 		}
 		if err := end.Wait(); err != nil {
 			t.Fatal(errors.Join(end.broken(err), x.from.Kill(), x.to.Kill()))
