@@ -77,7 +77,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 		if peer.Up {
 			up++
 		}
-		if peer.HandshakeAge >= 0 {
+		if !peer.LastHandshake.IsZero() {
 			gauge(c.handshakeAge, peer.HandshakeAge, peer.Node)
 		}
 		counter(c.received, float64(peer.ReceivedBytes), peer.Node)

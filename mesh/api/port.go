@@ -32,7 +32,7 @@ func (p *port) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		p.report(err)
+		p.report(ctx, err)
 		select {
 		case <-ctx.Done():
 			return
@@ -53,8 +53,8 @@ func (p *port) serve(ctx context.Context) error {
 	return serve(ctx, listener, p.handler, p.log)
 }
 
-// report keeps the problem, and logs it when it is a new one.
-func (p *port) report(err error) {
+// report keeps the problem, and logs it aloud when it is a new one.
+func (p *port) report(ctx context.Context, err error) {
 	problem := view.Problem{
 		Subject: "address " + p.addr,
 		Message: fmt.Sprintf("%s can't be served there: %v", p.use, err),
@@ -64,8 +64,9 @@ func (p *port) report(err error) {
 		problem.Message = p.use + " can't be served there: another program uses it"
 		problem.Remedy = "find that program with `ss -ltnp` and stop it, or give the agent another address"
 	}
-	old := p.problem.Swap(&problem)
-	if old == nil || *old != problem {
-		p.log.Warn(problem.Message, "address", p.addr, "remedy", problem.Remedy, "retry", p.retry)
+	level := slog.LevelWarn
+	if old := p.problem.Swap(&problem); old != nil && *old == problem {
+		level = slog.LevelDebug
 	}
+	p.log.Log(ctx, level, problem.Message, "address", p.addr, "remedy", problem.Remedy, "retry", p.retry)
 }
