@@ -1,7 +1,6 @@
 // Package firewall keeps Weaveguard's nftables table: what is masqueraded, what keeps pods' packets off the wire
-// in the clear, and the size of TCP segments through tunnels. It owns the table weaveguard of family inet, which
-// it replaces as a whole in one transaction, and only when it differs. It never touches another table, and never
-// runs a program.
+// in the clear, and the size of TCP segments through tunnels. It owns the table weaveguard of family inet, and
+// writes it only when it differs. It never touches another table, and never runs a program.
 //
 // All calls act on the network namespace of the calling thread.
 package firewall

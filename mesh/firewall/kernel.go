@@ -130,48 +130,6 @@ func generation() (uint32, error) {
 	return 0, errors.New("reading nftables' generation: the kernel didn't tell it")
 }
 
-// difference says in what the kernel's table differs from the ruleset; "" when it doesn't. The hash in each rule's
-// comment stands for the rule's content; all else is compared.
-func (r ruleset) difference(hash string, have *kernelTable) string {
-	switch {
-	case have == nil:
-		return "there is no table"
-	case have.flags != 0:
-		return "the table is dormant or owned"
-	case len(have.chains) != len(r.chains):
-		return "the number of chains"
-	case len(have.sets) != len(r.sets):
-		return "the number of sets"
-	}
-	for _, want := range r.chains {
-		if !want.same(have.chains[want.name]) {
-			return "the chain " + want.name
-		}
-		rules := have.rules[want.name]
-		if len(rules) != len(want.rules) {
-			return "the number of rules of the chain " + want.name
-		}
-		for i, rule := range want.rules {
-			if comment(rules[i]) != rule.comment(hash) {
-				return "the rule " + rule.name
-			}
-		}
-	}
-	for _, want := range r.sets {
-		set, ok := have.sets[want.name]
-		if !ok || set.keyType != want.keyType.Name || !sameElements(want.elements, set.elements) {
-			return "the set " + want.name
-		}
-	}
-	return ""
-}
-
-func (c chain) same(have *nftables.Chain) bool {
-	return have != nil && have.Type == c.kind && have.Hooknum != nil && *have.Hooknum == *c.hook &&
-		have.Priority != nil && *have.Priority == c.priority &&
-		have.Policy != nil && *have.Policy == nftables.ChainPolicyAccept
-}
-
 func comment(rule *nftables.Rule) string {
 	text, _ := userdata.GetString(rule.UserData, userdata.TypeComment)
 	return text

@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -33,31 +34,33 @@ func prefixSet(family family, name string, prefixes []netip.Prefix) set {
 			mine = append(mine, prefix.Masked())
 		}
 	}
-	s.elements = intervals(mine)
+	for _, prefix := range outermost(mine) {
+		s.elements = append(s.elements, interval(prefix)...)
+	}
 	return s
 }
 
-// intervals turns prefixes into the elements of an interval set: the first address of each, and the first one
-// behind it as its end, unless it reaches to the family's last address. The kernel refuses intervals that overlap,
-// so those are merged, and so are neighbours. The prefixes are masked.
-func intervals(prefixes []netip.Prefix) []nftables.SetElement {
+// outermost leaves out prefixes that lie in others: the kernel refuses intervals that overlap. Neighbours stay
+// apart, so that one can come or go without touching the other. The prefixes are masked.
+func outermost(prefixes []netip.Prefix) []netip.Prefix {
 	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
-	var elements []nftables.SetElement
-	var end netip.Addr // behind the last interval; invalid: there is nothing behind it
+	var out []netip.Prefix
 	for _, prefix := range prefixes {
-		if len(elements) > 0 && (!end.IsValid() || prefix.Addr().Less(end)) {
-			continue // prefixes are apart, or one holds the other
+		if len(out) == 0 || !out[len(out)-1].Contains(prefix.Addr()) {
+			out = append(out, prefix)
 		}
-		if len(elements) > 0 && prefix.Addr() == end {
-			elements = elements[:len(elements)-1]
-		} else {
-			elements = append(elements, nftables.SetElement{Key: prefix.Addr().AsSlice()})
-		}
-		if end = behind(prefix); end.IsValid() {
-			elements = append(elements, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
-		}
+	}
+	return out
+}
+
+// interval is a prefix as elements of an interval set: its first address, and as its end the first one behind it,
+// unless it reaches to the family's last address.
+func interval(prefix netip.Prefix) []nftables.SetElement {
+	elements := []nftables.SetElement{{Key: prefix.Addr().AsSlice()}}
+	if end := behind(prefix); end.IsValid() {
+		elements = append(elements, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
 	}
 	return elements
 }
@@ -77,19 +80,40 @@ func behind(prefix netip.Prefix) netip.Addr {
 	return address.Next()
 }
 
-// sameElements compares a set's elements with those that the kernel shows, in any order.
-func sameElements(want, have []nftables.SetElement) bool {
-	order := func(a, b nftables.SetElement) int {
+// entries groups elements into what comes and goes as one: an interval with its end, or a single name. The keys
+// tell entries apart.
+func entries(elements []nftables.SetElement) map[string][]nftables.SetElement {
+	sorted := slices.SortedFunc(slices.Values(elements), func(a, b nftables.SetElement) int {
 		if c := bytes.Compare(a.Key, b.Key); c != 0 || a.IntervalEnd == b.IntervalEnd {
 			return c
 		}
-		if a.IntervalEnd {
+		if a.IntervalEnd { // of the interval before
 			return -1
 		}
 		return 1
+	})
+	all := make(map[string][]nftables.SetElement)
+	for i, element := range sorted {
+		if element.IntervalEnd {
+			continue // an end without a beginning says nothing
+		}
+		entry, key := []nftables.SetElement{element}, string(element.Key)
+		if i+1 < len(sorted) && sorted[i+1].IntervalEnd {
+			entry, key = append(entry, sorted[i+1]), key+string(sorted[i+1].Key)
+		}
+		all[key] = entry
 	}
-	return slices.EqualFunc(slices.SortedFunc(slices.Values(want), order), slices.SortedFunc(slices.Values(have), order),
-		func(a, b nftables.SetElement) bool {
-			return bytes.Equal(a.Key, b.Key) && a.IntervalEnd == b.IntervalEnd
-		})
+	return all
+}
+
+// missing returns the elements of the entries that are in a and not in b, in order.
+func missing(a, b []nftables.SetElement) []nftables.SetElement {
+	in, out := entries(a), entries(b)
+	var elements []nftables.SetElement
+	for _, key := range slices.Sorted(maps.Keys(in)) {
+		if _, ok := out[key]; !ok {
+			elements = append(elements, in[key]...)
+		}
+	}
+	return elements
 }
