@@ -1,0 +1,181 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Config is what a Kube needs. Every field but Changed is required.
+type Config struct {
+	Client kubernetes.Interface
+	// Metadata watches the objects of which nothing but their metadata matters: NetworkPolicies.
+	Metadata metadata.Interface
+	// Node is the name of the Node object of this host.
+	Node string
+	// Namespace is where Weaveguard is installed, and its Secret lies.
+	Namespace string
+	Log       *slog.Logger
+	// Changed is called when Snapshot would return something new. It must return at once, and may be called from
+	// several goroutines.
+	Changed func()
+}
+
+// Snapshot is what the cluster looks like, as seen last. It is immutable: nobody changes one.
+type Snapshot struct {
+	// Synced says that Nodes is complete: a node that isn't in it doesn't exist. It stays true when the API server
+	// goes away; then Nodes is what was seen last.
+	Synced bool
+	// Reachable says that the API server answered when it was asked last, and allowed to watch Nodes.
+	Reachable bool
+	Nodes     []Node // sorted by name
+	// NetworkPolicies is how many NetworkPolicies the cluster has.
+	NetworkPolicies int
+	// Problems are what an operator should know about: parts of Nodes that can't be used, and requests that the
+	// API server doesn't answer or refuses. The latter are logged here too, one line at each change.
+	Problems []view.Problem
+}
+
+// Node is what one Node object says.
+type Node struct {
+	Name    string
+	UID     string
+	Created time.Time
+	// PodCIDRs is spec.podCIDRs, or spec.podCIDR of old: masked, at most one of each family, IPv4 first.
+	PodCIDRs []netip.Prefix
+	// Addresses are the node's InternalIPs: at most one of each family, IPv4 first.
+	Addresses []netip.Addr
+	Identity  string // annotation weaveguard.io/identity, as it is
+	Endpoint  string // annotation weaveguard.io/endpoint, as it is
+}
+
+// Kube is the agent's side of the Kubernetes API. Its methods are safe for concurrent use.
+type Kube struct {
+	config   Config
+	contact  *contact
+	nodes    cache.SharedIndexInformer // of *corev1.Node, trimmed
+	policies cache.SharedIndexInformer // of *metav1.PartialObjectMetadata, trimmed
+	own      *ownWriter
+	events   chan event
+
+	mu       sync.Mutex
+	snapshot *Snapshot // nil: make it again
+}
+
+// New makes a Kube. Nothing is read or written before Run, except by Keyring and PodSubnet.
+func New(config Config) *Kube {
+	if config.Changed == nil {
+		config.Changed = func() {}
+	}
+	k := &Kube{config: config, events: make(chan event, maxPendingEvents)}
+	k.contact = newContact(config.Log, k.changed)
+	k.nodes = newNodeInformer(config.Client, k.contact)
+	k.policies = newPolicyInformer(config.Metadata, k.contact)
+	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)
+	return k
+}
+
+// Run watches and writes until ctx ends, and returns once all that it started has ended. Call it once.
+func (k *Kube) Run(ctx context.Context) error {
+	notices := newNotices(k.config, k.policies.GetStore(), k.contact, k.agents)
+	defer notices.close()
+	if err := k.listen(notices); err != nil {
+		return fmt.Errorf("watching Kubernetes: %w", err)
+	}
+	ctx = withLogger(ctx, k.config.Log)
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { k.nodes.RunWithContext(ctx) })
+	running.Go(func() { k.policies.RunWithContext(ctx) })
+	running.Go(func() { k.recordEvents(ctx) })
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-k.nodes.HasSyncedChecker().Done():
+	}
+	k.changed()
+	k.config.Log.Info("watching Kubernetes", "nodes", len(k.nodes.GetStore().ListKeys()))
+	running.Go(func() { k.own.run(ctx) })
+	running.Go(func() { notices.run(ctx) })
+	<-ctx.Done()
+	return nil
+}
+
+// listen sets what the informers keep, and hooks their handlers to the snapshot and the writers.
+func (k *Kube) listen(notices *notices) error {
+	errTrim := errors.Join(trimWith(k.nodes, nodeTrimmer(k.config.Node)), trimWith(k.policies, trimPolicy))
+	_, errNodes := k.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { k.nodeChanged(obj) },
+		UpdateFunc: func(before, now any) {
+			if !sameNode(before.(*corev1.Node), now.(*corev1.Node)) {
+				k.nodeChanged(now)
+			}
+		},
+		DeleteFunc: func(obj any) { k.nodeChanged(obj) },
+	})
+	_, errPolicies := k.policies.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			notices.add(obj)
+			k.changed()
+		},
+		UpdateFunc: func(before, now any) { notices.update(before, now) },
+		DeleteFunc: func(any) { k.changed() },
+	})
+	return errors.Join(errTrim, errNodes, errPolicies)
+}
+
+func (k *Kube) nodeChanged(obj any) {
+	if node, ok := obj.(*corev1.Node); ok && node.Name == k.config.Node {
+		k.own.wakeUp()
+	}
+	k.changed()
+}
+
+// changed drops the snapshot, and says so.
+func (k *Kube) changed() {
+	k.mu.Lock()
+	k.snapshot = nil
+	k.mu.Unlock()
+	k.config.Changed()
+}
+
+// Snapshot returns what the cluster looks like now.
+func (k *Kube) Snapshot() Snapshot {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.snapshot == nil {
+		k.snapshot = k.takeSnapshot()
+	}
+	return *k.snapshot
+}
+
+func (k *Kube) takeSnapshot() *Snapshot {
+	s := &Snapshot{Synced: k.nodes.HasSynced(), NetworkPolicies: len(k.policies.GetStore().ListKeys())}
+	s.Reachable, s.Problems = k.contact.state()
+	var problems []view.Problem
+	s.Nodes, problems = readNodes(k.nodes.GetStore().List())
+	s.Problems = append(s.Problems, problems...)
+	return s
+}
+
+// agents returns how many nodes run, or ran, an agent.
+func (k *Kube) agents() int {
+	n := 0
+	for _, node := range k.Snapshot().Nodes {
+		if node.Identity != "" {
+			n++
+		}
+	}
+	return n
+}

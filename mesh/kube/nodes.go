@@ -1,0 +1,167 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// newNodeInformer watches all Nodes.
+func newNodeInformer(client kubernetes.Interface, c *contact) cache.SharedIndexInformer {
+	nodes := client.CoreV1().Nodes()
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			list, err := nodes.List(ctx, options)
+			c.watched(ctx, watchingNodes, err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			w, err := nodes.Watch(ctx, options)
+			c.watched(ctx, watchingNodes, err)
+			return w, err
+		},
+	}
+	return cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(lw, client), &corev1.Node{}, 0, nil)
+}
+
+// trimWith sets what an informer keeps of an object.
+func trimWith(informer cache.SharedIndexInformer, trim cache.TransformFunc) error {
+	// The functions that list and watch report their errors themselves, more completely: reflectors retry refused
+	// connections without calling their error handler. So this only keeps the default one from logging each.
+	quiet := func(context.Context, *cache.Reflector, error) {}
+	return errors.Join(informer.SetTransform(trim), informer.SetWatchErrorHandlerWithContext(quiet))
+}
+
+func nodeTrimmer(own string) cache.TransformFunc {
+	return func(obj any) (any, error) {
+		if node, ok := obj.(*corev1.Node); ok {
+			return trimNode(node, node.Name == own), nil
+		}
+		return obj, nil
+	}
+}
+
+// trimNode returns a copy that holds only what readNode reads, and of the own Node what the agent writes: a Node is
+// some 15 KB, mostly images and managed fields, and every agent holds all of them.
+func trimNode(node *corev1.Node, own bool) *corev1.Node {
+	trimmed := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:              node.Name,
+			UID:               node.UID,
+			ResourceVersion:   node.ResourceVersion,
+			CreationTimestamp: node.CreationTimestamp,
+		},
+		Spec: corev1.NodeSpec{PodCIDR: node.Spec.PodCIDR, PodCIDRs: node.Spec.PodCIDRs},
+	}
+	used := []string{view.AnnotationIdentity, view.AnnotationEndpoint}
+	if own {
+		used = append(used, view.AnnotationPublicKey, view.AnnotationKeyGeneration)
+	}
+	for _, key := range used {
+		if value, ok := node.Annotations[key]; ok {
+			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
+		}
+	}
+	for _, address := range node.Status.Addresses {
+		if address.Type == corev1.NodeInternalIP {
+			trimmed.Status.Addresses = append(trimmed.Status.Addresses, address)
+		}
+	}
+	for _, condition := range node.Status.Conditions {
+		if own && condition.Type == corev1.NodeNetworkUnavailable {
+			trimmed.Status.Conditions = append(trimmed.Status.Conditions, condition)
+		}
+	}
+	return trimmed
+}
+
+// sameNode reports whether two trimmed Nodes say the same. The kubelet's heartbeats change nothing else.
+func sameNode(a, b *corev1.Node) bool {
+	return a.UID == b.UID &&
+		maps.Equal(a.Annotations, b.Annotations) &&
+		a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
+		slices.Equal(a.Status.Addresses, b.Status.Addresses) &&
+		slices.EqualFunc(a.Status.Conditions, b.Status.Conditions, sameCondition)
+}
+
+// readNodes reads trimmed Nodes, and sorts them by name.
+func readNodes(objects []any) ([]Node, []view.Problem) {
+	nodes := make([]Node, 0, len(objects))
+	var problems []view.Problem
+	for _, object := range objects {
+		node, found := readNode(object.(*corev1.Node))
+		nodes, problems = append(nodes, node), append(problems, found...)
+	}
+	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(problems, func(a, b view.Problem) int { return cmp.Compare(a.String(), b.String()) })
+	return nodes, problems
+}
+
+func readNode(object *corev1.Node) (Node, []view.Problem) {
+	node := Node{
+		Name:     object.Name,
+		UID:      string(object.UID),
+		Created:  object.CreationTimestamp.Time,
+		Identity: object.Annotations[view.AnnotationIdentity],
+		Endpoint: object.Annotations[view.AnnotationEndpoint],
+	}
+	var problems []view.Problem
+	unusable := func(field, value string, why any) {
+		problems = append(problems, view.Problem{
+			Subject: "node " + object.Name,
+			Message: fmt.Sprintf("its %s %q isn't used: %v", field, value, why),
+		})
+	}
+	cidrs := object.Spec.PodCIDRs
+	if len(cidrs) == 0 && object.Spec.PodCIDR != "" {
+		cidrs = []string{object.Spec.PodCIDR}
+	}
+	for _, text := range cidrs {
+		cidr, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
+			unusable("pod CIDR", text, "it must be an address and a length, as in 10.32.5.0/24")
+		case cidr.Addr().Is4In6():
+			unusable("pod CIDR", text, "write it as IPv4")
+		case slices.ContainsFunc(node.PodCIDRs, func(o netip.Prefix) bool { return sameFamily(o.Addr(), cidr.Addr()) }):
+			unusable("pod CIDR", text, "it is the second of its family, and a node has one of each")
+		default:
+			node.PodCIDRs = append(node.PodCIDRs, cidr.Masked())
+		}
+	}
+	for _, address := range object.Status.Addresses {
+		ip, err := netip.ParseAddr(address.Address)
+		switch {
+		case address.Type != corev1.NodeInternalIP:
+		case err != nil:
+			unusable("InternalIP", address.Address, "it isn't an IP address")
+		case ip.Unmap().IsLoopback() || ip.Unmap().IsUnspecified() || ip.Unmap().IsMulticast() || ip.Zone() != "":
+			unusable("InternalIP", address.Address, "other nodes can't reach it")
+		case slices.ContainsFunc(node.Addresses, func(o netip.Addr) bool { return sameFamily(o, ip.Unmap()) }):
+			// Nodes with several InternalIPs are usual. The first is the one that the kubelet prefers.
+		default:
+			node.Addresses = append(node.Addresses, ip.Unmap())
+		}
+	}
+	slices.SortStableFunc(node.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
+	slices.SortStableFunc(node.Addresses, familyOrder)
+	return node, problems
+}
+
+func sameFamily(a, b netip.Addr) bool { return a.Is4() == b.Is4() }
+
+// familyOrder puts IPv4 before IPv6.
+func familyOrder(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }
