@@ -23,8 +23,9 @@ const (
 	seekScale    = 32
 	// lonelyInterval is the time between two attempts while no other node is alive.
 	lonelyInterval = 200 * time.Millisecond
-	// maxBackoff is the longest pause of one address, in intervals.
-	maxBackoff = 8
+	// maxBackoff is the longest pause of one address, in intervals; lonelyBackoff, while no other node is alive.
+	maxBackoff    = 8
+	lonelyBackoff = 2
 	// lonelyFailures is how many attempts in a row must fail before this node is reported as isolated.
 	lonelyFailures = 3
 )
@@ -98,6 +99,9 @@ func (s *seeker) tried(target Target, err error, now time.Time, alive presence) 
 		return
 	}
 	pause := s.interval(alive) * maxBackoff
+	if alive.lonely() {
+		pause = seekInterval * lonelyBackoff
+	}
 	if err != nil {
 		a.failures++
 		pause = min(pause, s.interval(alive)<<min(a.failures-1, 16))

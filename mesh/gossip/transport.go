@@ -24,7 +24,7 @@ type transport struct {
 
 // listen binds to the address that others are told of. That way gossip comes from the address that it names, also
 // on a host with several, and the port isn't open on the others. A host that doesn't have the address itself
-// (one behind a 1:1 NAT) gets all of its addresses of that family.
+// (one behind a 1:1 NAT, or an IPv6 address that is still tentative) gets all of its addresses of that family.
 func listen(ctx context.Context, advertise netip.Addr, port uint16, logger *log.Logger) (*transport, error) {
 	bind := advertise
 	here, err := isLocal(advertise)

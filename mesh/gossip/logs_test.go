@@ -1,0 +1,127 @@
+package gossip
+
+import (
+	"bytes"
+	"fmt"
+	"log"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Lines as memberlist 0.7 prints them.
+func TestLogLevelsAndReasons(t *testing.T) {
+	tests := []struct {
+		line   string
+		level  slog.Level
+		reason string
+		about  string // subject of the problem
+	}{
+		{"[DEBUG] memberlist: Stream connection from=10.0.0.7:41234", slog.LevelDebug, "", ""},
+		{"[INFO] memberlist: Suspect n2/0011223344556677 has failed, no acks received", slog.LevelDebug, "", ""},
+		{"[ERR] memberlist: Push/Pull with n2/0011223344556677 failed: dial tcp 10.0.0.2:6783: connect: connection refused",
+			slog.LevelInfo, "", ""},
+		{"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=10.0.0.7:6783",
+			slog.LevelWarn, reasonUndecryptable, "10.0.0.7"},
+		{"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=[fd00::7]:6783",
+			slog.LevelWarn, reasonUndecryptable, "fd00::7"},
+		{"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=[::ffff:10.0.0.7]:6783",
+			slog.LevelWarn, reasonUndecryptable, "10.0.0.7"},
+		{"[ERR] memberlist: failed to receive: no installed keys could decrypt the message from=10.0.0.7:41234",
+			slog.LevelWarn, reasonUndecryptable, "10.0.0.7"},
+		{"[ERR] memberlist: failed to receive: encryption is configured but remote state is not encrypted from=10.0.0.7:41234",
+			slog.LevelWarn, reasonUnencrypted, "10.0.0.7"},
+		{"[ERR] memberlist: Decrypt packet failed: unsupported encryption version 71 from=10.0.0.7:6783",
+			slog.LevelWarn, reasonMalformed, "10.0.0.7"},
+		{"[ERR] memberlist: msg type (99) not supported from=10.0.0.7:6783", slog.LevelWarn, reasonMalformed, ""},
+		{"[ERR] memberlist: Failed to decode alive message: EOF from=10.0.0.7:6783", slog.LevelWarn, reasonMalformed, ""},
+		{"[WARN] memberlist: handler queue full, dropping message (4) from=10.0.0.7:6783", slog.LevelWarn, reasonOverload, ""},
+		{"[ERR] memberlist: failed to receive: remote node state is larger than limit (4294967295) from=10.0.0.7:41234",
+			slog.LevelWarn, reasonOverload, ""},
+		{"[ERR] memberlist: Conflicting address for n2/0011223344556677. Mine: 10.0.0.2:6783 Theirs: 10.0.0.3:6783 Old state: 0",
+			slog.LevelWarn, reasonConflict, ""},
+		{"[WARN] memberlist: Was able to connect to n2/0011223344556677 over TCP but UDP probes failed, network may be misconfigured",
+			slog.LevelWarn, "", "n2"},
+		{"[WARN] memberlist: Got ping for unexpected node 'n2/0011223344556677' from=10.0.0.7:6783", slog.LevelDebug, "", ""},
+		{"Err: Could not set the deadline: closed", slog.LevelInfo, "", ""},
+		{"[", slog.LevelInfo, "", ""},
+		{"", slog.LevelInfo, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.line, func(t *testing.T) {
+			w := newLogWriter(slog.New(slog.DiscardHandler), newTally(), 6783)
+			l := w.parse(tt.line + "\n")
+			if l.level != tt.level || l.reason != tt.reason || l.report.Subject != tt.about {
+				t.Errorf("level %v, reason %q, about %q; want %v, %q, %q", l.level, l.reason, l.report.Subject,
+					tt.level, tt.reason, tt.about)
+			}
+		})
+	}
+}
+
+// A flood of one kind becomes one line an interval, with what was left out, while all of it is counted.
+func TestLogFlood(t *testing.T) {
+	var out bytes.Buffer
+	tally := newTally()
+	w := newLogWriter(slog.New(slog.NewTextHandler(&out, nil)), tally, 6783)
+	std := log.New(w, "", 0)
+	for i := range 1000 {
+		std.Printf("[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=10.0.0.%d:6783", i%5)
+	}
+	std.Printf("[ERR] memberlist: Push/Pull with n2/0011223344556677 failed: EOF")
+	if got := strings.Count(out.String(), "\n"); got != 2 {
+		t.Errorf("%d lines, want one of each kind:\n%s", got, &out)
+	}
+	if got := tally.counts()[reasonUndecryptable]; got != 1000 {
+		t.Errorf("counted %d, want 1000", got)
+	}
+	if got := len(tally.recent(time.Now())); got != 5 {
+		t.Errorf("%d problems, want one for each of 5 addresses", got)
+	}
+	out.Reset()
+	w.flush(time.Now().Add(logInterval))
+	if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "suppressed=998") {
+		t.Errorf("after the interval: %q, want the last line, and 998 others left out", got)
+	}
+	out.Reset()
+	w.flush(time.Now().Add(3 * logInterval))
+	if out.Len() > 0 || len(w.kinds) > 0 {
+		t.Errorf("after a quiet interval: %q, %d kinds held", &out, len(w.kinds))
+	}
+}
+
+func TestLogIsBounded(t *testing.T) {
+	var out bytes.Buffer
+	w := newLogWriter(slog.New(slog.NewTextHandler(&out, nil)), newTally(), 6783)
+	for i := range 1000 {
+		kind := strings.Map(func(r rune) rune { return r - '0' + 'a' }, fmt.Sprint(i))
+		_, _ = fmt.Fprintf(w, "[ERR] memberlist: %s %s\n", kind, strings.Repeat("é", 10_000))
+	}
+	if got := strings.Count(out.String(), "\n"); got > maxLogKinds+1 {
+		t.Errorf("%d lines, at most %d", got, maxLogKinds+1)
+	}
+	if got := out.Len() / (maxLogKinds + 1); got > 2*maxLogLine {
+		t.Errorf("lines of %d bytes", got)
+	}
+}
+
+func TestTallyDecaysAndIsBounded(t *testing.T) {
+	tally := newTally()
+	for i := range 2 * maxProblems {
+		p := noUDP(fmt.Sprintf("n%03d", i), 6783)
+		tally.report(p.Subject, p, dawn.Add(time.Duration(i)*time.Second))
+	}
+	now := dawn.Add((2*maxProblems - 1) * time.Second)
+	problems := tally.recent(now)
+	if len(problems) != maxProblems || problems[0].Subject != "n032" {
+		t.Errorf("%d problems from %v on, want the newest %d", len(problems), problems[0], maxProblems)
+	}
+	tally.withdraw("n063")
+	if got := tally.recent(now.Add(problemAge - time.Second)); len(got) != 1 || got[0].Subject != "n062" {
+		t.Errorf("after a while: %v, want n062", got)
+	}
+	if got := tally.recent(now.Add(problemAge)); len(got) != 0 {
+		t.Errorf("after its age: %v", got)
+	}
+}
