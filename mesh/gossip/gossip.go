@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -50,8 +51,8 @@ type Config struct {
 	// Advertise is the underlay address that others are told. Gossip binds to it where the host has it, and else
 	// to all addresses of its family.
 	Advertise netip.Addr
-	Port      uint16   // TCP and UDP
-	Keyring   [][]byte // AES keys of 16, 24 or 32 bytes; the first one encrypts, all of them decrypt
+	Port      uint16       // TCP and UDP
+	Keyring   keys.Keyring // AES keys of 16, 24 or 32 bytes; the first one encrypts, all of them decrypt
 	Log       *slog.Logger
 	// Changed is called after something was heard, from a goroutine of its own and with no lock held. What is
 	// heard while it runs is told by one more call.
@@ -141,11 +142,12 @@ func (c *Config) check() error {
 
 // create makes the memberlist. Its settings that aren't here are those for local networks.
 func (g *Gossip) create(dialling context.Context, self string) error {
-	var keys [][]byte
+	var secrets [][]byte
 	for _, key := range g.config.Keyring {
-		keys = append(keys, bytes.Clone(key))
+		secrets = append(secrets, bytes.Clone(key))
 	}
-	ring, err := memberlist.NewKeyring(keys, keys[0])
+	g.config.Keyring = nil // the fields of a Gossip hold no secret
+	ring, err := memberlist.NewKeyring(secrets, secrets[0])
 	if err != nil {
 		return fmt.Errorf("making the keyring: %w", err)
 	}

@@ -57,7 +57,7 @@ func TestBytesFromStrangers(t *testing.T) {
 				}
 				return
 			}
-			if len(problems) != 1 || problems[0].Subject != from || !strings.Contains(problems[0].Message, tt.problem) {
+			if len(problems) != 1 || problems[0].Subject != "gossip from "+from || !strings.Contains(problems[0].Message, tt.problem) {
 				t.Errorf("problems %v, want one from %s with %q", problems, from, tt.problem)
 			}
 		})

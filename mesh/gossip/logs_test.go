@@ -23,17 +23,17 @@ func TestLogLevelsAndReasons(t *testing.T) {
 		{"[ERR] memberlist: Push/Pull with n2/0011223344556677 failed: dial tcp 10.0.0.2:6783: connect: connection refused",
 			slog.LevelInfo, "", ""},
 		{"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=10.0.0.7:6783",
-			slog.LevelWarn, reasonUndecryptable, "10.0.0.7"},
+			slog.LevelWarn, reasonUndecryptable, "gossip from 10.0.0.7"},
 		{"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=[fd00::7]:6783",
-			slog.LevelWarn, reasonUndecryptable, "fd00::7"},
+			slog.LevelWarn, reasonUndecryptable, "gossip from fd00::7"},
 		{"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=[::ffff:10.0.0.7]:6783",
-			slog.LevelWarn, reasonUndecryptable, "10.0.0.7"},
+			slog.LevelWarn, reasonUndecryptable, "gossip from 10.0.0.7"},
 		{"[ERR] memberlist: failed to receive: no installed keys could decrypt the message from=10.0.0.7:41234",
-			slog.LevelWarn, reasonUndecryptable, "10.0.0.7"},
+			slog.LevelWarn, reasonUndecryptable, "gossip from 10.0.0.7"},
 		{"[ERR] memberlist: failed to receive: encryption is configured but remote state is not encrypted from=10.0.0.7:41234",
-			slog.LevelWarn, reasonUnencrypted, "10.0.0.7"},
+			slog.LevelWarn, reasonUnencrypted, "gossip from 10.0.0.7"},
 		{"[ERR] memberlist: Decrypt packet failed: unsupported encryption version 71 from=10.0.0.7:6783",
-			slog.LevelWarn, reasonMalformed, "10.0.0.7"},
+			slog.LevelWarn, reasonMalformed, "gossip from 10.0.0.7"},
 		{"[ERR] memberlist: msg type (99) not supported from=10.0.0.7:6783", slog.LevelWarn, reasonMalformed, ""},
 		{"[ERR] memberlist: Failed to decode alive message: EOF from=10.0.0.7:6783", slog.LevelWarn, reasonMalformed, ""},
 		{"[WARN] memberlist: handler queue full, dropping message (4) from=10.0.0.7:6783", slog.LevelWarn, reasonOverload, ""},
@@ -42,7 +42,7 @@ func TestLogLevelsAndReasons(t *testing.T) {
 		{"[ERR] memberlist: Conflicting address for n2/0011223344556677. Mine: 10.0.0.2:6783 Theirs: 10.0.0.3:6783 Old state: 0",
 			slog.LevelWarn, reasonConflict, ""},
 		{"[WARN] memberlist: Was able to connect to n2/0011223344556677 over TCP but UDP probes failed, network may be misconfigured",
-			slog.LevelWarn, "", "n2"},
+			slog.LevelWarn, "", "node n2"},
 		{"[WARN] memberlist: Got ping for unexpected node 'n2/0011223344556677' from=10.0.0.7:6783", slog.LevelDebug, "", ""},
 		{"Err: Could not set the deadline: closed", slog.LevelInfo, "", ""},
 		{"[", slog.LevelInfo, "", ""},
@@ -114,11 +114,11 @@ func TestTallyDecaysAndIsBounded(t *testing.T) {
 	}
 	now := dawn.Add((2*maxProblems - 1) * time.Second)
 	problems := tally.recent(now)
-	if len(problems) != maxProblems || problems[0].Subject != "n032" {
+	if len(problems) != maxProblems || problems[0].Subject != "node n032" {
 		t.Errorf("%d problems from %v on, want the newest %d", len(problems), problems[0], maxProblems)
 	}
-	tally.withdraw("n063")
-	if got := tally.recent(now.Add(problemAge - time.Second)); len(got) != 1 || got[0].Subject != "n062" {
+	tally.withdraw("node n063")
+	if got := tally.recent(now.Add(problemAge - time.Second)); len(got) != 1 || got[0].Subject != "node n062" {
 		t.Errorf("after a while: %v, want n062", got)
 	}
 	if got := tally.recent(now.Add(problemAge)); len(got) != 0 {

@@ -105,8 +105,8 @@ func (t *tally) recent(now time.Time) []view.Problem {
 
 func otherKey(from netip.Addr) view.Problem {
 	return view.Problem{
-		Subject: from.String(),
-		Message: fmt.Sprintf("gossip from %s can't be decrypted: that node has another gossip key", from),
+		Subject: "gossip from " + from.String(),
+		Message: "it can't be decrypted: that node has another gossip key",
 		Remedy: "give both nodes the same gossip key; if that host isn't a node of this mesh, find out what on it " +
 			"sends to the gossip port",
 	}
@@ -114,17 +114,19 @@ func otherKey(from netip.Addr) view.Problem {
 
 func notGossip(from netip.Addr, port uint16) view.Problem {
 	return view.Problem{
-		Subject: from.String(),
-		Message: fmt.Sprintf("what comes from %s to the gossip port isn't gossip of this mesh", from),
-		Remedy:  fmt.Sprintf("find out what on that host connects to TCP port %d here (Weave Net uses it too)", port),
+		Subject: "gossip from " + from.String(),
+		Message: "what comes from there to the gossip port isn't gossip of this mesh",
+		Remedy:  fmt.Sprintf("find out what on that host sends to port %d here (Weave Net uses it too)", port),
+		Warning: true,
 	}
 }
 
 func noUDP(node string, port uint16) view.Problem {
 	return view.Problem{
-		Subject: node,
+		Subject: "node " + node,
 		Message: "it answers gossip over TCP, and not over UDP",
 		Remedy:  fmt.Sprintf("let UDP port %d through in both directions", port),
+		Warning: true,
 	}
 }
 
@@ -134,8 +136,8 @@ func sameName(node string, at []netip.Addr) view.Problem {
 		text = append(text, a.String())
 	}
 	return view.Problem{
-		Subject: node,
-		Message: fmt.Sprintf("agents at %s both say that they are this node", strings.Join(text, " and ")),
+		Subject: "node " + node,
+		Message: fmt.Sprintf("agents at %s all say that they are this node", strings.Join(text, " and ")),
 		Remedy:  "give each node a name of its own",
 	}
 }
