@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -338,7 +339,7 @@ func clientIn(ns netns.NsHandle) (*wgctrl.Client, error) {
 // configureLink sets a link up and gives it addresses and routes.
 func configureLink(t *testing.T, ns netns.NsHandle, name string, addresses, routes []string) {
 	t.Helper()
-	h, err := netlink.NewHandleAt(ns)
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}
