@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -18,14 +17,13 @@ import (
 const (
 	watchingNodes       = "watching Nodes"
 	watchingPolicies    = "watching NetworkPolicies"
-	writingAnnotations  = "writing the annotations of the own Node"
-	writingCondition    = "writing the condition NetworkUnavailable of the own Node"
+	writingAnnotations  = "writing the annotations of this Node"
+	writingCondition    = "writing the condition NetworkUnavailable of this Node"
 	writingPolicyEvents = "writing Events on NetworkPolicies"
 )
 
-// contact keeps how the API server answered each request last, and logs the changes: not each failure of a retry.
+// contact keeps how the API server answered each request last.
 type contact struct {
-	log     *slog.Logger
 	changed func()
 
 	mu       sync.Mutex
@@ -33,15 +31,16 @@ type contact struct {
 	failing  map[string]failure
 }
 
-// failure is the first error since a request worked last.
+// failure is the first error since a request worked last. Later ones of its kind don't replace it, so that retries
+// which fail in other words aren't news.
 type failure struct {
 	since   time.Time
 	refused bool // the API server answered, and said no; else it didn't answer, or not usefully
 	err     error
 }
 
-func newContact(log *slog.Logger, changed func()) *contact {
-	return &contact{log: log, changed: changed, failing: map[string]failure{}}
+func newContact(changed func()) *contact {
+	return &contact{changed: changed, failing: map[string]failure{}}
 }
 
 // watched notes how a List or Watch ended.
@@ -56,100 +55,67 @@ func (c *contact) watched(ctx context.Context, what string, err error) {
 	}
 }
 
-// note notes how a request ended: err is nil when it worked.
+// note notes how a request ended: err is nil when it worked, or isn't needed any more.
 func (c *contact) note(what string, err error) {
 	if c.keep(what, err) {
 		c.changed()
 	}
 }
 
-// settled notes that requests which may have failed aren't needed any more.
-func (c *contact) settled(requests ...string) {
-	c.mu.Lock()
-	before := len(c.failing)
-	for _, what := range requests {
-		delete(c.failing, what)
-	}
-	changed := before != len(c.failing)
-	c.mu.Unlock()
-	if changed {
-		c.changed()
-	}
-}
-
-// keep reports whether the state changed.
+// keep reports whether anything changed.
 func (c *contact) keep(what string, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before, failed := c.failing[what]
-	if err == nil {
-		first := !c.answered
-		c.answered = true
-		if failed {
-			delete(c.failing, what)
-			c.logWorks(what, before)
-		}
-		return failed || first
-	}
 	now := failure{since: time.Now(), refused: isRefusal(err), err: err}
-	if failed && before.refused == now.refused {
-		return false
-	}
-	others := c.silent() // before this one is among them
-	c.failing[what] = now
+	first := !c.answered && (err == nil || now.refused)
+	c.answered = c.answered || first
 	switch {
-	case now.refused:
-		c.answered = true
-		c.log.Warn("the Kubernetes API server refuses a request", "what", what, "err", err)
-	case !others:
-		c.log.Warn("the Kubernetes API server doesn't answer; what was seen last stays in use", "what", what, "err", err)
+	case err == nil:
+		delete(c.failing, what)
+		return failed || first
+	case failed && before.refused == now.refused:
+		return first
 	}
+	c.failing[what] = now
 	return true
 }
 
-func (c *contact) logWorks(what string, before failure) {
-	lasted := time.Since(before.since).Round(time.Second)
-	switch {
-	case before.refused:
-		c.log.Info("the Kubernetes API server allows a request again", "what", what, "after", lasted)
-	case !c.silent():
-		c.log.Info("the Kubernetes API server answers again", "after", lasted)
-	}
-}
-
-// silent reports whether any request went without an answer last.
-func (c *contact) silent() bool {
-	for _, f := range c.failing {
-		if !f.refused {
-			return true
-		}
-	}
-	return false
-}
-
-// state returns Snapshot's Reachable, and the problems.
+// state returns Snapshot's Reachable, and the problems: warnings, as the mesh goes on with what it knows.
 func (c *contact) state() (bool, []view.Problem) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var problems []view.Problem
+	var silence *failure // the first of those that have the same cause
 	for _, what := range slices.Sorted(maps.Keys(c.failing)) {
 		f := c.failing[what]
-		problem := view.Problem{
+		if !f.refused {
+			if silence == nil || f.since.Before(silence.since) {
+				silence = &f
+			}
+			continue
+		}
+		problems = append(problems, view.Problem{
 			Subject: "Kubernetes API server",
-			Message: fmt.Sprintf("it doesn't answer (%s): %v", what, f.err),
+			Message: fmt.Sprintf("it refuses %s: %v", what, f.err),
+			Remedy:  "apply the manifest of this version again: its roles allow it",
+			Warning: true,
+		})
+	}
+	if silence != nil {
+		problems = append(problems, view.Problem{
+			Subject: "Kubernetes API server",
+			Message: fmt.Sprintf("it doesn't answer, and what it said last stays in use: %v", silence.err),
 			Remedy: "running pods keep their network; if this lasts, see whether this node reaches the API server, " +
 				"and if only its Service address fails, set KUBERNETES_SERVICE_HOST in the manifest",
-		}
-		if f.refused {
-			problem.Message = fmt.Sprintf("it refuses %s: %v", what, f.err)
-			problem.Remedy = "apply the manifest of this version again: its roles allow it"
-		}
-		problems = append(problems, problem)
+			Warning: true,
+		})
 	}
 	_, nodesFail := c.failing[watchingNodes]
-	return c.answered && !nodesFail && !c.silent(), problems
+	return c.answered && !nodesFail && silence == nil, problems
 }
 
+// isRefusal reports whether err is an answer that no retry will change.
 func isRefusal(err error) bool {
 	return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsInvalid(err) ||
 		apierrors.IsBadRequest(err) || apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	ktesting "k8s.io/client-go/testing"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
@@ -41,7 +42,7 @@ func TestKeyringOfManyAgents(t *testing.T) {
 		reads++ // the fake calls one reactor at a time
 		return reads <= agents, empty.DeepCopy(), nil
 	})
-	keyrings := make([][][]byte, agents)
+	keyrings := make([]keys.Keyring, agents)
 	var running sync.WaitGroup
 	for i := range agents {
 		running.Go(func() {
@@ -53,7 +54,7 @@ func TestKeyringOfManyAgents(t *testing.T) {
 	}
 	running.Wait()
 	for i, keyring := range keyrings {
-		if len(keyring) != 1 || len(keyring[0]) != kube.KeySize || !bytes.Equal(keyring[0], keyrings[0][0]) {
+		if len(keyring) != 1 || len(keyring[0]) != keys.GossipKeySize || !bytes.Equal(keyring[0], keyrings[0][0]) {
 			t.Fatalf("agent %d has %d keys, or another key than agent 0", i, len(keyring))
 		}
 	}
@@ -95,7 +96,7 @@ func TestKeyringErrors(t *testing.T) {
 	}{
 		{"no Secret", nil, []string{"kube-system/weaveguard-gossip doesn't exist", "apply Weaveguard's manifest"}},
 		{"other data", testSecret(map[string]string{"key": "x"}), []string{`nothing under "keyring"`, "delete the Secret"}},
-		{"empty", testSecret(map[string]string{"keyring": "\n"}), []string{"is empty", "remove it"}},
+		{"empty", testSecret(map[string]string{"keyring": "\n"}), []string{"no gossip key", "delete the Secret"}},
 		{"short", testSecret(map[string]string{"keyring": "\n" + short}), []string{"line 2", "32 bytes"}},
 		{"not base64", testSecret(map[string]string{"keyring": "secretly?"}), []string{"line 1", "base64"}},
 	} {

@@ -43,7 +43,7 @@ type Snapshot struct {
 	// NetworkPolicies is how many NetworkPolicies the cluster has.
 	NetworkPolicies int
 	// Problems are what an operator should know about: parts of Nodes that can't be used, and requests that the
-	// API server doesn't answer or refuses. The latter are logged here too, one line at each change.
+	// API server doesn't answer or refuses. They keep their text while they last, and aren't logged here.
 	Problems []view.Problem
 }
 
@@ -79,7 +79,7 @@ func New(config Config) *Kube {
 		config.Changed = func() {}
 	}
 	k := &Kube{config: config, events: make(chan event, maxPendingEvents)}
-	k.contact = newContact(config.Log, k.changed)
+	k.contact = newContact(k.changed)
 	k.nodes = newNodeInformer(config.Client, k.contact)
 	k.policies = newPolicyInformer(config.Metadata, k.contact)
 	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)

@@ -122,6 +122,7 @@ func readNode(object *corev1.Node) (Node, []view.Problem) {
 	unusable := func(field, value string, why any) {
 		problems = append(problems, view.Problem{
 			Subject: "node " + object.Name,
+			Warning: true,
 			Message: fmt.Sprintf("its %s %q isn't used: %v", field, value, why),
 		})
 	}

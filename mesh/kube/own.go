@@ -124,7 +124,8 @@ func (w *ownWriter) write(ctx context.Context) bool {
 		return true
 	}
 	if annotationsPatch(*own, node) == nil && conditionPatch(*own, node, time.Now()) == nil {
-		w.contact.settled(writingAnnotations, writingCondition)
+		w.contact.note(writingAnnotations, nil)
+		w.contact.note(writingCondition, nil)
 		return true
 	}
 	if err := w.limit.Wait(ctx); err != nil {
