@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// verdict is a status in one sentence.
+type verdict struct {
+	healthy  bool
+	headline string
+	remedy   string // "": nothing to do, or the headline says it
+}
+
+// judge finds the most important thing about a node. A node is healthy when it can carry pod traffic and all its
+// peers are up; problems beside that are told, but don't make it unhealthy.
+func judge(s view.Status) verdict {
+	down := downPeers(s.Peers)
+	switch {
+	case !s.Ready && len(s.Problems) > 0:
+		return verdict{headline: "not healthy: this node can't carry pod traffic: " + said(s.Problems[0]), remedy: s.Problems[0].Remedy}
+	case !s.Ready:
+		return verdict{
+			headline: "not healthy: this node can't carry pod traffic yet",
+			remedy:   "wait a few seconds; if it stays so, see the agent's log",
+		}
+	case len(down) > 0:
+		return verdict{headline: fmt.Sprintf("not healthy: %s down: %s: %s", ofPeers(len(down), len(s.Peers)), down[0].Node, reason(down[0]))}
+	}
+	v := verdict{healthy: true, headline: "healthy"}
+	if len(s.Problems) > 0 {
+		v.headline += ", with " + count(len(s.Problems), "problem") + ": " + said(s.Problems[0])
+		v.remedy = s.Problems[0].Remedy
+		return v
+	}
+	if len(s.Peers) == 0 {
+		v.headline += ": there is no other node yet"
+		return v
+	}
+	v.headline += ": " + ofPeers(len(s.Peers), len(s.Peers)) + " up"
+	return v
+}
+
+func said(problem view.Problem) string { return problem.Subject + ": " + problem.Message }
+
+// ofPeers begins a sentence about some of all peers: 1 of 2 peers is, 2 of 2 peers are.
+func ofPeers(some, all int) string {
+	verb := "are"
+	if some == 1 {
+		verb = "is"
+	}
+	return fmt.Sprintf("%d of %s %s", some, count(all, "peer"), verb)
+}
+
+func downPeers(peers []view.PeerStatus) []view.PeerStatus {
+	var down []view.PeerStatus
+	for _, peer := range peers {
+		if !peer.Up {
+			down = append(down, peer)
+		}
+	}
+	return down
+}
+
+// reason is why a peer isn't up.
+func reason(peer view.PeerStatus) string {
+	if peer.Reason == "" {
+		return "the agent gives no reason"
+	}
+	return peer.Reason
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"weaveguard": main})
+}
+
+// TestScripts runs testdata/*.txtar, which are the specification of what operators see. After a change on purpose,
+// write what is printed now into them with: go test ./cmd/weaveguard -update
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			// A relative path is the same in every run.
+			env.Setenv(socketEnv, "agent.sock")
+			env.Setenv("COLUMNS", "")
+			env.Setenv("VERSION", view.Version())
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"agent":   startAgent,
+			"columns": checkColumns,
+		},
+	})
+}
+
+var update = flag.Bool("update", false, "write what is printed now into testdata/*.txtar")
+
+// startAgent serves the status in a JSON file on agent.sock, as an agent does: agent FILE.
+func startAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: agent FILE")
+	}
+	var status view.Status
+	if err := json.Unmarshal([]byte(ts.ReadFile(args[0])), &status); err != nil {
+		ts.Fatalf("%s: %v", args[0], err)
+	}
+	server := api.New(api.Config{
+		Socket: ts.MkAbs("agent.sock"),
+		Status: func() view.Status { return status },
+		Log:    slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		<-ended
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, err := api.Client{Socket: ts.MkAbs("agent.sock")}.Status(ctx)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the agent doesn't answer: %v", err)
+		}
+	}
+}
+
+// checkColumns checks that no line of a file is wider than a number of columns: columns N FILE.
+func checkColumns(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: columns N FILE")
+	}
+	limit, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		if line = strings.TrimSuffix(line, "\n"); columns(line) > limit {
+			ts.Fatalf("a line has %d columns, want at most %d: %s", columns(line), limit, line)
+		}
+		if strings.HasSuffix(line, " ") {
+			ts.Fatalf("a line ends with a space: %q", line)
+		}
+	}
+}
+
+// Help is part of what a command is: each has an example, and fits a terminal.
+func TestHelp(t *testing.T) {
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		for text, what := range map[string]string{cmd.Short: "short text", cmd.Long: "long text", cmd.Example: "example"} {
+			if text == "" {
+				t.Errorf("%s has no %s", cmd.CommandPath(), what)
+			}
+		}
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example + "\n" + cmd.UsageString()) {
+			if columns(strings.TrimSuffix(line, "\n")) > defaultWidth {
+				t.Errorf("the help of %s is wider than %d columns: %s", cmd.CommandPath(), defaultWidth, line)
+			}
+		}
+		for _, child := range cmd.Commands() {
+			visit(child)
+		}
+	}
+	visit(newCommand(&options{}))
+}
+
+// The command stays small, and works where there is no Kubernetes.
+func TestDependencies(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatalf("listing what the command links: %v", err)
+	}
+	if !strings.Contains(string(out), "weaveguard/mesh/api\n") {
+		t.Fatalf("the list lacks mesh/api:\n%s", out)
+	}
+	for line := range strings.Lines(string(out)) {
+		for _, forbidden := range []string{"k8s.io/", "sigs.k8s.io/", "vishvananda/netlink", "hashicorp/memberlist"} {
+			if strings.Contains(line, forbidden) {
+				t.Errorf("the command links %s", strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
+// kubectl exec runs the command in an image that has nothing else.
+func TestRunsAlone(t *testing.T) {
+	root := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", filepath.Join(root, "weaveguard"), ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building it: %v: %s", err, out)
+	}
+	cmd := exec.CommandContext(t.Context(), "/weaveguard", "version")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+	cmd.Env, cmd.Dir = []string{}, "/"
+	out, err := cmd.CombinedOutput()
+	if want := "client  devel\n"; err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("in an empty root (this test needs root): %v, %q; want %q", err, out, want)
+	}
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/weaveguard/weaveguard/mesh/api"
+)
+
+const (
+	defaultWidth = 80
+	minWidth     = 20
+	columnGap    = 2
+	indentStep   = "  "
+)
+
+// page collects what a command says, in lines of a limited width, to print it at once.
+type page struct {
+	width int
+	buf   bytes.Buffer
+}
+
+func newPage(out io.Writer) *page { return &page{width: widthOf(out)} }
+
+// widthOf is how many columns a terminal has, else what $COLUMNS says, else 80.
+func widthOf(out io.Writer) int {
+	width := 0
+	if file, ok := out.(*os.File); ok {
+		width, _, _ = term.GetSize(int(file.Fd())) // an error means: not a terminal
+	}
+	if width == 0 {
+		width, _ = strconv.Atoi(os.Getenv("COLUMNS"))
+	}
+	if width == 0 {
+		width = defaultWidth
+	}
+	return max(width, minWidth)
+}
+
+// printTo ends the page.
+func (p *page) printTo(out io.Writer) error {
+	if _, err := out.Write(p.buf.Bytes()); err != nil {
+		return fmt.Errorf("printing: %w", err)
+	}
+	return nil
+}
+
+// space leaves a line empty, but not the first one.
+func (p *page) space() {
+	if p.buf.Len() > 0 {
+		p.buf.WriteByte('\n')
+	}
+}
+
+// text adds a paragraph. The first line begins with indent, the others with two spaces more.
+func (p *page) text(indent, text string) { p.flow(indent, indent+indentStep, words(text)) }
+
+// words are what a line can be broken between. What stands between backquotes is to be copied, and stays together.
+func words(text string) []string {
+	var items []string
+	open := false
+	for _, word := range strings.Fields(printable(text)) {
+		if open {
+			items[len(items)-1] += " " + word
+		} else {
+			items = append(items, word)
+		}
+		open = open != (strings.Count(word, "`")%2 == 1)
+	}
+	return items
+}
+
+// flow fills lines with items that mustn't be broken, with spaces between them. The first line begins with first,
+// the others with rest. An item that is wider than a line gets a line of its own.
+func (p *page) flow(first, rest string, items []string) {
+	line, empty := first, true
+	for _, item := range items {
+		if !empty && columns(line+" "+item) > p.width {
+			p.buf.WriteString(line + "\n")
+			line, empty = rest, true
+		}
+		if !empty {
+			line += " "
+		}
+		line, empty = line+item, false
+	}
+	p.buf.WriteString(line + "\n")
+}
+
+// columns is how wide a text is on a terminal.
+func columns(text string) int { return utf8.RuneCountInString(text) }
+
+// printable keeps what other hosts wrote from steering the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return '?'
+	}, text)
+}
+
+// facts adds lines of a name and a value, the values below each other. A value that is too long goes on below.
+func (p *page) facts(facts [][2]string) {
+	widest := 0
+	for _, fact := range facts {
+		widest = max(widest, columns(fact[0]))
+	}
+	below := strings.Repeat(" ", widest+columnGap)
+	for _, fact := range facts {
+		p.flow(fact[0]+below[columns(fact[0]):], below, words(fact[1]))
+	}
+}
+
+// table adds rows below a header, or, where that is too wide, a paragraph for each row: its first cell, and below it
+// the others with the names of their columns.
+func (p *page) table(header []string, rows [][]string) {
+	var buf bytes.Buffer
+	w := tabwriter.NewWriter(&buf, 0, 0, columnGap, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = printable(cell)
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	_ = w.Flush() // a bytes.Buffer takes everything
+	fits := true
+	for line := range strings.Lines(buf.String()) {
+		fits = fits && columns(strings.TrimRight(line, " \n")) <= p.width
+	}
+	if fits {
+		p.buf.Write(buf.Bytes())
+		return
+	}
+	for _, row := range rows {
+		p.text("", row[0])
+		var items []string
+		for i, cell := range row[1:] {
+			item := printable(label(header[i+1]) + " " + cell)
+			if i < len(row)-2 {
+				item += ","
+			}
+			items = append(items, item)
+		}
+		p.flow(indentStep, indentStep+indentStep, items)
+	}
+}
+
+// label is the name of a column in the middle of a sentence.
+func label(title string) string {
+	if title == "MTU" {
+		return title
+	}
+	return strings.ToLower(title)
+}
+
+// printJSON prints a value for programs.
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", indentStep)
+	if err := encoder.Encode(value); err != nil {
+		return fmt.Errorf("printing JSON: %w", err)
+	}
+	return nil
+}
+
+// explain takes an error apart into what is wrong and, if it is known, what to do.
+func explain(err error) (message, remedy string) {
+	var agentErr *api.AgentError
+	if errors.As(err, &agentErr) {
+		return agentErr.Message, agentErr.Remedy
+	}
+	return err.Error(), ""
+}
+
+// complain prints an error and what to do about it.
+func complain(out io.Writer, message, remedy string) {
+	p := newPage(out)
+	p.text("", "weaveguard: "+message)
+	p.remedy("", remedy)
+	_ = p.printTo(out) // there is nowhere left to complain to
+}
+
+// remedy adds what to do, if anything.
+func (p *page) remedy(indent, remedy string) {
+	if remedy != "" {
+		p.text(indent, "what to do: "+remedy)
+	}
+}
+
+// format is the value of -o.
+type format string
+
+const (
+	formatText format = "text"
+	formatJSON format = "json"
+)
+
+// String, Set and Type make it a flag's value.
+func (f *format) String() string { return string(*f) }
+func (f *format) Type() string   { return "format" }
+func (f *format) Set(value string) error {
+	switch v := format(value); v {
+	case formatText, formatJSON:
+		*f = v
+		return nil
+	}
+	return errors.New("it takes text or json")
+}
+
+func addFormatFlag(cmd *cobra.Command, f *format) {
+	*f = formatText
+	cmd.Flags().VarP(f, "output", "o", "text or json")
+}
+
+// size is a number of bytes in few characters, in powers of 1000.
+func size(bytes int64) string { return humanize.Bytes(uint64(max(bytes, 0))) }
+
+// age is a time span in at most two units.
+func age(d time.Duration) string {
+	d = d.Round(time.Second)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// count is a number with its noun: 1 peer, 2 peers.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}

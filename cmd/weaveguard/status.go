@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+func newStatusCommand(o *options) *cobra.Command {
+	var output format
+	var check bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show this node, its tunnel devices and its peers",
+		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
+			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
+			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +
+			"went through the tunnel.\n\n" +
+			"A node is healthy when it can carry pod traffic and all its peers are up.\n\n" +
+			"Exit status: 0 when the agent answered, whatever it said; with --check 1 when\n" +
+			"the node isn't healthy; 2 when the agent couldn't be asked.",
+		Example: "  weaveguard status\n" +
+			"  weaveguard status -o json | jq '.peers[] | select(.up | not) | .node'\n" +
+			"  weaveguard status --check > /dev/null || echo look at this node",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			status, err := o.client().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if output == formatJSON {
+				err = printJSON(cmd.OutOrStdout(), status)
+			} else {
+				page := newPage(cmd.OutOrStdout())
+				page.status(status)
+				err = page.printTo(cmd.OutOrStdout())
+			}
+			if err == nil && check && !judge(status).healthy {
+				err = errNo
+			}
+			return err
+		},
+	}
+	addFormatFlag(cmd, &output)
+	cmd.Flags().BoolVar(&check, "check", false, "exit with 1 when the node isn't healthy")
+	return cmd
+}
+
+func (p *page) status(s view.Status) {
+	verdict := judge(s)
+	p.text("", verdict.headline)
+	p.remedy("", verdict.remedy)
+	p.space()
+	p.facts(nodeFacts(s))
+	if len(s.Devices) > 0 {
+		p.space()
+		p.devices(s.Devices)
+	}
+	if len(s.Peers) > 0 {
+		p.space()
+		p.peers(s.Peers)
+	}
+	if len(s.Problems) > 0 {
+		p.space()
+		p.problems(s.Problems)
+	}
+}
+
+func nodeFacts(s view.Status) [][2]string {
+	identity := s.Identity.String()
+	if s.Identity.IsZero() {
+		identity = ""
+	}
+	gossip := count(s.Gossip.Members, "node") + " alive"
+	if s.Gossip.Address != "" {
+		gossip += ", this one at " + s.Gossip.Address
+	}
+	facts := [][2]string{
+		{"node", fmt.Sprintf("%s, weaveguard %s, agent up %s", s.Node, s.Version, age(s.Time.Sub(s.Started)))},
+		{"identity", orNone(identity)},
+		{"wireguard", orNone(s.WireGuard)},
+	}
+	for _, generation := range s.Generations {
+		facts = append(facts, [2]string{fmt.Sprintf("key %d", generation.Number), generation.PublicKey.String()})
+	}
+	ranges := orNone(joined(s.PodRanges))
+	if s.PodRangeSource != "" {
+		ranges += " (" + s.PodRangeSource + ")"
+	}
+	return append(facts,
+		[2]string{"endpoints", orNone(joined(s.Endpoints))},
+		[2]string{"pod CIDRs", orNone(joined(s.PodCIDRs))},
+		[2]string{"pod ranges", ranges},
+		[2]string{"attached", count(s.Attachments, "pod interface")},
+		[2]string{"gossip", gossip},
+		[2]string{"kubernetes", orNone(s.Kubernetes)},
+	)
+}
+
+func (p *page) devices(devices []view.DeviceStatus) {
+	var rows [][]string
+	for _, d := range devices {
+		rows = append(rows, []string{d.Name, d.Kind, strconv.FormatUint(uint64(d.Generation), 10),
+			strconv.Itoa(int(d.ListenPort)), strconv.Itoa(d.MTU), strconv.Itoa(d.Peers)})
+	}
+	p.table([]string{"DEVICE", "KIND", "KEY", "PORT", "MTU", "PEERS"}, rows)
+}
+
+func (p *page) peers(peers []view.PeerStatus) {
+	var rows [][]string
+	for _, peer := range peers {
+		state, handshake, mtu := "down", "never", "-"
+		if peer.Up {
+			state = "up"
+		}
+		if !peer.LastHandshake.IsZero() {
+			handshake = age(time.Duration(peer.HandshakeAge*float64(time.Second))) + " ago"
+		}
+		if peer.MTU > 0 {
+			mtu = strconv.Itoa(peer.MTU)
+		}
+		rows = append(rows, []string{peer.Node, state, orDash(peer.Endpoint), orDash(peer.Device), handshake,
+			size(peer.ReceivedBytes), size(peer.SentBytes), mtu})
+	}
+	p.table([]string{"PEER", "STATE", "ENDPOINT", "DEVICE", "HANDSHAKE", "RX", "TX", "MTU"}, rows)
+	if down := downPeers(peers); len(down) > 0 {
+		p.space()
+		for _, peer := range down {
+			p.text("", peer.Node+" isn't up: "+reason(peer))
+		}
+	}
+}
+
+func (p *page) problems(problems []view.Problem) {
+	p.text("", count(len(problems), "problem")+":")
+	for _, problem := range problems {
+		p.text(indentStep, problem.Subject+": "+problem.Message)
+		p.remedy(indentStep+indentStep, problem.Remedy)
+	}
+}
+
+// joined is a list in words.
+func joined[T netip.Prefix | netip.AddrPort](values []T) string {
+	var texts []string
+	for _, value := range values {
+		texts = append(texts, fmt.Sprint(value))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func orNone(text string) string {
+	if text == "" {
+		return "none"
+	}
+	return text
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
