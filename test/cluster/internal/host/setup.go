@@ -34,6 +34,9 @@ func setUp(spec api.HostSpec) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make mounts shared in the host: %w", err)
 	}
+	if err := detachBelow("/run"); err != nil {
+		return err
+	}
 	if err := mountKernel(hierarchies); err != nil {
 		return err
 	}
@@ -51,6 +54,27 @@ func setUp(spec api.HostSpec) error {
 		}
 	}
 	return setSysctls(spec.Sysctls)
+}
+
+// detachBelow lets go of the machine's mounts below a directory that the host will have of its own.
+// Network namespaces that others made would else live on as long as the host.
+func detachBelow(dir string) error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 || !strings.HasPrefix(fields[4], dir+"/") {
+			continue
+		}
+		// Those of a mount that is gone already are gone with it.
+		err := unix.Unmount(fields[4], unix.MNT_DETACH)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("detach %s: %w", fields[4], err)
+		}
+	}
+	return nil
 }
 
 // mountKernel gives the host a /proc of its PID namespace, a /sys of its network namespace and

@@ -119,6 +119,10 @@ func (s *Supervisor) controllerManager(kubeconfig string) []string {
 		"--cluster-signing-cert-file=" + s.ca.Path("ca.crt"),
 		"--cluster-signing-key-file=" + s.ca.Path("ca.key"),
 		"--service-cluster-ip-range=" + s.spec.ServiceCIDR.String(),
+		// The default is made in the machine's /usr.
+		"--flex-volume-plugin-dir=" + filepath.Join(s.dir, api.DiskDir, api.ControlPlane, "volume-plugins"),
+		// With the default 20 a second it needs 5 seconds to get going.
+		"--kube-api-qps=200", "--kube-api-burst=400",
 	}
 	if s.spec.PodCIDR.IsValid() {
 		args = append(args, "--allocate-node-cidrs=true", "--cluster-cidr="+s.spec.PodCIDR.String())

@@ -11,6 +11,9 @@ import (
 // PauseImage is what every pod's sandbox runs.
 const PauseImage = "weaveguard.test/pause:dev"
 
+// dnsPlace in the range of ClusterIPs is where kubeadm puts the cluster's DNS. Nothing listens there.
+const dnsPlace = 10
+
 // writeNodeFiles writes the configuration of a node's services and issues its certificate.
 func (s *Supervisor) writeNodeFiles(info api.Host) error {
 	user := "system:node:" + info.Name
@@ -79,10 +82,12 @@ cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
 resolvConf: ""
+clusterDNS: [%s]
 clusterDomain: cluster.local
+volumePluginDir: /var/lib/kubelet/volume-plugins
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%"}
-`, s.ca.Path("ca.crt"))
+`, s.ca.Path("ca.crt"), address(s.spec.ServiceCIDR, dnsPlace))
 }
 
 // kubeProxyConfig leaves the connection tracker's limits alone: they are the whole machine's.
