@@ -48,7 +48,7 @@ func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 	if ready == nil {
 		removed, err := remove(a.cfg.ReadyFile)
 		if removed > 0 {
-			a.cfg.Log.InfoContext(ctx, "pods can't be attached for now", "removed", a.cfg.ReadyFile)
+			a.cfg.Log.InfoContext(ctx, "ready file removed: no pod is attached for now", "path", a.cfg.ReadyFile)
 		}
 		return removed, err
 	}
@@ -83,7 +83,8 @@ func (a *Attach) writeReady(ctx context.Context, ready view.Ready) (int, error) 
 	if err := store.WriteReady(a.cfg.ReadyFile, want); err != nil {
 		return 0, fmt.Errorf("%w; %s", err, remedy(err))
 	}
-	a.cfg.Log.InfoContext(ctx, "pods can be attached", "bridge", ready.Bridge, "subnets", ready.Subnets, "mtu", ready.MTU)
+	a.cfg.Log.InfoContext(ctx, "ready file written", "path", a.cfg.ReadyFile, "bridge", ready.Bridge, "subnets", ready.Subnets,
+		"mtu", ready.MTU)
 	return 1, nil
 }
 
@@ -107,7 +108,7 @@ func (a *Attach) writeConflist(ctx context.Context) (int, error) {
 	if err := replaceFile(path, 0o644, bytes.NewReader(want)); err != nil {
 		return 0, fmt.Errorf("writing the network configuration %s: %w; %s", path, err, remedy(err))
 	}
-	a.cfg.Log.InfoContext(ctx, "the container runtime has the network configuration", "path", path)
+	a.cfg.Log.InfoContext(ctx, "CNI network configuration written", "path", path)
 	return 1, nil
 }
 

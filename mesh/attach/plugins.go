@@ -44,7 +44,7 @@ func (a *Attach) installPlugins(ctx context.Context) (int, error) {
 		}
 		if written {
 			writes++
-			a.cfg.Log.InfoContext(ctx, "plugin installed", "path", filepath.Join(a.cfg.BinDir, name))
+			a.cfg.Log.InfoContext(ctx, "CNI plugin installed", "path", filepath.Join(a.cfg.BinDir, name))
 		}
 	}
 	return writes, nil
