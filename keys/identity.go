@@ -1,19 +1,25 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"io"
 )
 
 // SignatureSize is the length in bytes of an Ed25519 signature (RFC 8032, section 5.1.6).
 const SignatureSize = ed25519.SignatureSize
 
 // Identity is a node's long-lived Ed25519 key pair (RFC 8032). It signs what the node says about itself; it is
-// not a WireGuard key. Its zero value can't sign. It prints as its public half.
+// not a WireGuard key. Its zero value can't sign. It prints, and marshals, as its public half.
 type Identity struct {
-	private ed25519.PrivateKey
+	reveal func() ed25519.PrivateKey // a function for the same reason as in PrivateKey
+}
+
+func identity(private ed25519.PrivateKey) Identity {
+	return Identity{reveal: func() ed25519.PrivateKey { return private }}
 }
 
 // PublicIdentity is the public half of an Identity: 32 bytes, in text standard base64 with padding.
@@ -24,35 +30,38 @@ func newIdentity() (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("making an identity: %w", err)
 	}
-	return Identity{private: private}, nil
+	return identity(private), nil
 }
 
 func identityFromSeed(seed []byte) (Identity, error) {
 	if len(seed) != ed25519.SeedSize {
 		return Identity{}, fmt.Errorf("the identity has %d bytes, want %d", len(seed), ed25519.SeedSize)
 	}
-	return Identity{private: ed25519.NewKeyFromSeed(seed)}, nil
+	return identity(ed25519.NewKeyFromSeed(seed)), nil
 }
 
 // Public returns the half that others know this node by.
 func (i Identity) Public() PublicIdentity {
 	var public PublicIdentity
-	if len(i.private) == ed25519.PrivateKeySize {
-		copy(public[:], i.private[ed25519.SeedSize:])
+	if i.reveal != nil {
+		copy(public[:], i.reveal()[ed25519.SeedSize:])
 	}
 	return public
 }
 
 // Sign signs message. It panics on a zero Identity, which no constructor returns.
 func (i Identity) Sign(message []byte) []byte {
-	return ed25519.Sign(i.private, message)
+	return ed25519.Sign(i.reveal(), message)
 }
 
 // String returns the public half, so that an identity in a log line gives nothing away.
 func (i Identity) String() string { return i.Public().String() }
 
-// GoString does for %#v what String does for %v.
-func (i Identity) GoString() string { return "keys.Identity(" + i.String() + ")" }
+// Format prints the public half, whatever the verb of fmt.
+func (i Identity) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, i.String()) }
+
+// MarshalText gives the public half.
+func (i Identity) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
 
 // Verify reports whether signature is p's over message.
 func (p PublicIdentity) Verify(message, signature []byte) bool {
@@ -82,6 +91,9 @@ func ParsePublicIdentity(text string) (PublicIdentity, error) {
 
 // decodeKey reads exactly len(into) bytes of standard base64. The text isn't in the error: it may be a secret.
 func decodeKey(what string, text, into []byte) error {
+	if bytes.ContainsAny(text, "\r\n") { // the decoder would pass over them
+		return fmt.Errorf("%s must be %d bytes in standard base64, on one line", what, len(into))
+	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(string(text))
 	if err != nil {
 		return fmt.Errorf("%s must be %d bytes in standard base64: %w", what, len(into), err)

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 )
 
@@ -66,8 +67,8 @@ func (r Keyring) Text() []byte {
 // String hides the keys.
 func (r Keyring) String() string { return fmt.Sprintf("(%d gossip keys)", len(r)) }
 
-// GoString hides the keys.
-func (r Keyring) GoString() string { return r.String() }
+// Format hides the keys from all verbs of fmt.
+func (r Keyring) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
 
 // MarshalText hides the keys.
 func (r Keyring) MarshalText() ([]byte, error) { return []byte(r.String()), nil }

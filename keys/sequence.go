@@ -32,8 +32,10 @@ func openSequence(path string) (sequence, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return sequence{}, fmt.Errorf("reading the record sequence: %w", err)
 	}
-	start, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
-	if err != nil || start > math.MaxUint64-sequenceBlock {
+	// Without the newline the number may be cut short.
+	digits, whole := strings.CutSuffix(string(raw), "\n")
+	start, err := strconv.ParseUint(digits, 10, 64)
+	if !whole || err != nil || start > math.MaxUint64-sequenceBlock {
 		start = uint64(time.Now().UnixMilli())
 	}
 	return sequence{path: path, last: start, reserved: start}, nil

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/google/renameio/v2"
@@ -78,10 +80,17 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: dir, lock: lock}
-	if err := s.load(); err != nil {
+	if err := s.open(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return s, nil
+}
+
+func (s *Store) open() error {
+	if err := tidy(s.dir); err != nil {
+		return err
+	}
+	return s.load()
 }
 
 func lockDir(dir string) (*os.File, error) {
@@ -97,6 +106,44 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), lock.Close())
 	}
 	return lock, nil
+}
+
+// tidy closes the directory and the key file to others (a hostPath volume makes directories of mode 0755, and a
+// backup may restore any), and removes what a crash in the middle of a write left behind.
+func tidy(dir string) error {
+	for path, mode := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, FileName): 0o600} {
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			err = os.Chmod(path, mode)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("closing the key store to others: %w", err)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("looking for unfinished writes in the key store: %w", err)
+	}
+	for _, entry := range entries {
+		if !isUnfinished(entry.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("removing an unfinished write from the key store: %w", err)
+		}
+	}
+	return nil
+}
+
+// isUnfinished knows the names that renameio gives to files before they are whole: a dot, the name, a number.
+func isUnfinished(name string) bool {
+	for _, final := range []string{FileName, sequenceName} {
+		if number, found := strings.CutPrefix(name, "."+final); found {
+			_, err := strconv.ParseUint(number, 10, 64)
+			return err == nil
+		}
+	}
+	return false
 }
 
 func (s *Store) load() error {
@@ -134,7 +181,7 @@ func (s *Store) create() error {
 func (s *Store) save() error {
 	f := file{
 		Version:  formatVersion,
-		Identity: base64.StdEncoding.EncodeToString(s.identity.private.Seed()),
+		Identity: base64.StdEncoding.EncodeToString(s.identity.reveal().Seed()),
 	}
 	for _, g := range s.generations {
 		secret := g.Private.Bytes()
@@ -181,7 +228,7 @@ func decodeGenerations(stored []fileGeneration) ([]Generation, error) {
 	}
 	var generations []Generation
 	for i, g := range stored {
-		if i > 0 && g.Number != stored[i-1].Number+1 {
+		if i > 0 && uint64(g.Number) != uint64(stored[i-1].Number)+1 {
 			return nil, fmt.Errorf("generation %d follows generation %d", g.Number, stored[i-1].Number)
 		}
 		var key wgtypes.Key
@@ -191,15 +238,24 @@ func decodeGenerations(stored []fileGeneration) ([]Generation, error) {
 		if key == (wgtypes.Key{}) {
 			return nil, fmt.Errorf("the key of generation %d is all zeros", g.Number)
 		}
-		generations = append(generations, Generation{Number: g.Number, Private: PrivateKey{key: key}})
+		generations = append(generations, Generation{Number: g.Number, Private: privateKey(key)})
 	}
 	return generations, nil
 }
 
-// writeDurably replaces path in one step, and returns when both the file and its name are on disk.
+// writeDurably replaces path in one step, and returns when both the file and its name are on disk. The file is
+// of mode 0600, whatever it was before, and no other directory ever holds the data.
 func writeDurably(path string, data []byte) error {
-	if err := renameio.WriteFile(path, data, 0o600); err != nil {
+	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)),
+		renameio.WithStaticPermissions(0o600))
+	if err != nil {
 		return err
+	}
+	if _, err := file.Write(data); err != nil {
+		return errors.Join(err, file.Cleanup())
+	}
+	if err := file.CloseAtomicallyReplace(); err != nil {
+		return errors.Join(err, file.Cleanup())
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

@@ -3,6 +3,7 @@ package keys
 import (
 	"encoding/base64"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -12,9 +13,15 @@ import (
 type PublicKey [wgtypes.KeyLen]byte
 
 // PrivateKey is a WireGuard private key. It has no text form: printing, logging or marshalling one gives a
-// placeholder. Only Bytes reveals it.
+// placeholder, also from inside of other values. Only Bytes reveals it.
 type PrivateKey struct {
-	key wgtypes.Key
+	// A function: fmt shows unexported fields without asking their methods, follows pointers for some verbs, and
+	// never looks into a function.
+	reveal func() wgtypes.Key
+}
+
+func privateKey(key wgtypes.Key) PrivateKey {
+	return PrivateKey{reveal: func() wgtypes.Key { return key }}
 }
 
 // Generation is one of a node's WireGuard keys within one identity. Numbers start at 0; rotation makes the next.
@@ -30,23 +37,33 @@ func newPrivateKey() (PrivateKey, error) {
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("making a WireGuard key: %w", err)
 	}
-	return PrivateKey{key: key}, nil
+	return privateKey(key), nil
 }
 
-// Public returns the matching public key.
-func (k PrivateKey) Public() PublicKey { return PublicKey(k.key.PublicKey()) }
+// Public returns the matching public key; of an unset key, an unset one.
+func (k PrivateKey) Public() PublicKey {
+	if k.reveal == nil {
+		return PublicKey{}
+	}
+	return PublicKey(k.reveal().PublicKey())
+}
 
-// Bytes returns a copy of the secret, for the one who hands it to the kernel.
-func (k PrivateKey) Bytes() [wgtypes.KeyLen]byte { return k.key }
+// Bytes returns a copy of the secret, for the one who hands it to the kernel; of an unset key, zeros.
+func (k PrivateKey) Bytes() [wgtypes.KeyLen]byte {
+	if k.reveal == nil {
+		return [wgtypes.KeyLen]byte{}
+	}
+	return k.reveal()
+}
 
 // IsZero reports whether k is unset.
-func (k PrivateKey) IsZero() bool { return k.key == wgtypes.Key{} }
+func (k PrivateKey) IsZero() bool { return k.reveal == nil }
 
 // String hides the key.
 func (k PrivateKey) String() string { return hidden }
 
-// GoString hides the key.
-func (k PrivateKey) GoString() string { return hidden }
+// Format hides the key from all verbs of fmt.
+func (k PrivateKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
 
 // LogValue hides the key.
 func (k PrivateKey) LogValue() slog.Value { return slog.StringValue(hidden) }
