@@ -128,6 +128,7 @@ func TestPodsReachEachOther(t *testing.T) {
 					t.Errorf("the pod received %q from %v", got, from)
 				}
 			}
+			there = netip.AddrPortFrom(e.remotePod, 4001) // a new connection
 			send(t, pod, there, "out")
 			if p := fromTunnel(t, w.tunnels[0], text("out")); p.source != here || p.destination != there {
 				t.Errorf("from pod to pod %v became %v, and %v became %v", here, p.source, there, p.destination)

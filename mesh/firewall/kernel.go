@@ -27,14 +27,19 @@ type kernelSet struct {
 	elements []nftables.SetElement
 }
 
-// read returns the table at one moment, nil when there is none. It takes several exchanges, during which others
-// may change things, so nftables' generation has to be the same before and after.
+// read returns the table, nil when there is none. It takes several exchanges, during which others may change things,
+// so it reads again until nftables' generation is the same before and after. Where others never rest, the last look
+// has to do: at worst the table is written once too often, or what is amiss is seen the next time.
 func read(ctx context.Context) (*kernelTable, error) {
-	const attempts = 20
+	const attempts = 5
 	conn, err := connect()
 	if err != nil {
 		return nil, err
 	}
+	var (
+		have    *kernelTable
+		readErr error
+	)
 	for range attempts {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("reading the firewall table: %w", err)
@@ -43,16 +48,16 @@ func read(ctx context.Context) (*kernelTable, error) {
 		if err != nil {
 			return nil, err
 		}
-		have, readErr := readOnce(conn)
+		have, readErr = readOnce(conn)
 		after, err := generation()
 		if err != nil {
 			return nil, err
 		}
 		if before == after {
-			return have, readErr
+			break
 		}
 	}
-	return nil, errors.New("reading the firewall table: another program keeps changing nftables rules")
+	return have, readErr
 }
 
 func readOnce(conn *nftables.Conn) (*kernelTable, error) {

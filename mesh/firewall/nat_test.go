@@ -37,22 +37,27 @@ func TestPodIsMasqueradedOutOfTheCluster(t *testing.T) {
 }
 
 // The ports are random, else two connections that are made at once fight for the same one.
-func TestMasqueradeTakesRandomPorts(t *testing.T) {
+func TestNATTakesRandomPorts(t *testing.T) {
 	w := newWorld(t)
 	_, err := newApplier().Apply(t.Context(), testFirewall())
 	must(t, err)
 	e := families()["ipv4"]
 	server := w.listen(t, w.outside, e.outside)
-	kept := 0
+	masqueraded, ontoTunnel := 0, 0
 	for range 20 {
 		pod := w.listen(t, w.pod, e.pod)
 		send(t, pod, server.LocalAddr().(*net.UDPAddr).AddrPort(), "question")
 		if _, from := receive(t, server); from.Port() == portOf(pod) {
-			kept++
+			masqueraded++
+		}
+		host := w.listen(t, w.node, e.host)
+		send(t, host, netip.AddrPortFrom(e.remotePod, 4000), "question")
+		if p := fromTunnel(t, w.tunnels[0], text("question")); p.source.Port() == portOf(host) {
+			ontoTunnel++
 		}
 	}
-	if kept > 2 {
-		t.Errorf("%d of 20 connections kept their port", kept)
+	if masqueraded > 2 || ontoTunnel > 2 {
+		t.Errorf("of 20 connections %d out of the cluster and %d into the tunnel kept their port", masqueraded, ontoTunnel)
 	}
 }
 

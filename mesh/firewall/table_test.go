@@ -7,10 +7,12 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	nl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netns"
 	"github.com/weaveguard/weaveguard/mesh/firewall"
@@ -222,6 +224,56 @@ func TestOthersRulesAreLeftAlone(t *testing.T) {
 	if tables := run(t, "nft", "list tables"); strings.Contains(tables, "inet weaveguard") {
 		t.Errorf("the tables are %s", tables)
 	}
+}
+
+// Other programs, kube-proxy among them, change their rules all the time.
+func TestOthersNeverRest(t *testing.T) {
+	here := newNamespace(t)
+	a := newApplier()
+	changed(t, a, testFirewall())
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	others.Go(func() {
+		runtime.LockOSThread()
+		if err := netns.Set(here); err != nil {
+			t.Error(err)
+			return
+		}
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			conn, err := nftables.New()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, name := range []string{"a", "weaver", "zoo"} {
+				other := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+				conn.AddTable(other)
+				conn.DelTable(other)
+				conn.AddTable(other)
+				conn.AddChain(&nftables.Chain{Table: other, Name: "c"})
+			}
+			if err := conn.Flush(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	before := generation(t)
+	for range 8 {
+		writes, err := a.Apply(t.Context(), testFirewall())
+		must(t, err)
+		if writes != 0 {
+			t.Errorf("%d writes", writes)
+		}
+	}
+	close(stop)
+	others.Wait()
+	t.Logf("others made %d transactions meanwhile", generation(t)-before)
 }
 
 func TestCountersLiveOn(t *testing.T) {
