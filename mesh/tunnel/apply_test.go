@@ -42,6 +42,11 @@ func with[T any](value T, change func(*T)) T {
 	return value
 }
 
+// attempt is a peer that waits for its session.
+func attempt(n int, node, endpoint string, allowed ...string) view.Peer {
+	return with(peer(node, endpoint, allowed...), func(p *view.Peer) { p.Attempt = n })
+}
+
 var applyTests = []struct {
 	name  string
 	steps []step
@@ -74,6 +79,12 @@ var applyTests = []struct {
 		{plan(device(peer("b", endB, cidrB))), fresh + 1},
 		{plan(device(with(peer("b", endB, cidrB), func(p *view.Peer) { p.Keepalive = time.Second }))), 1},
 		{plan(device(with(peer("b", endB, cidrB), func(p *view.Peer) { p.Keepalive = 0 }))), 1},
+	}},
+	{"the handshake is started afresh", []step{
+		{plan(device(peer("b", endB, cidrB, cidr6), peer("c", endC, cidrC))), fresh + 2},
+		{plan(device(attempt(1, "b", endB, cidrB, cidr6), peer("c", endC, cidrC))), 2},
+		{plan(device(attempt(3, "b", endB, cidrB, cidr6), peer("c", endC, cidrC))), 2},
+		{plan(device(attempt(0, "b", endB, cidrB, cidr6), peer("c", endC, cidrC))), 0},
 	}},
 	{"the key changes", []step{
 		{plan(device(peer("b", endB, cidrB))), fresh + 1},

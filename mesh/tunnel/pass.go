@@ -20,6 +20,7 @@ import (
 type wanted struct {
 	node     string
 	endpoint netip.AddrPort
+	attempt  int
 }
 
 // pass makes one device be as desired. It keeps the changes small: one write for the key, one for the port, one for
@@ -128,6 +129,13 @@ func (p *pass) setPeer(desired view.Peer) {
 	key := desired.PublicKey
 	current := p.byKey[key]
 	last, remembered := p.wanted[key]
+	again := current != nil && remembered && desired.Attempt > last.attempt && p.stale(current)
+	if again {
+		if !p.dropPeer(desired) {
+			return
+		}
+		current = nil
+	}
 	config, differs := diffPeer(current, desired, p.missing(desired), endpointRule{
 		last: last.endpoint, remembered: remembered, now: p.now,
 	})
@@ -139,15 +147,38 @@ func (p *pass) setPeer(desired view.Peer) {
 		for _, prefix := range desired.AllowedIPs {
 			p.owners[prefix.Masked()] = key
 		}
-		if current == nil {
+		switch {
+		case again: // a peer that stays away is no news
+		case current == nil:
 			p.added = append(p.added, desired.Node)
-		} else {
+		default:
 			p.changed = append(p.changed, desired.Node)
 		}
 		p.log.Debug("peer set", "node", desired.Node, "peer", key, "new", current == nil, "endpoint", desired.Endpoint,
 			"endpointWritten", config.Endpoint != nil, "allowedIPs", desired.AllowedIPs)
 	}
-	p.wanted[key] = wanted{node: desired.Node, endpoint: desired.Endpoint}
+	p.wanted[key] = wanted{node: desired.Node, endpoint: desired.Endpoint, attempt: desired.Attempt}
+}
+
+// stale reports whether a peer has no session that could be lost.
+func (p *pass) stale(current *wgtypes.Peer) bool {
+	return p.now.Sub(current.LastHandshakeTime) > staleAfter
+}
+
+// dropPeer removes a peer without a session, so that adding it starts the handshake afresh.
+func (p *pass) dropPeer(desired view.Peer) bool {
+	config := wgtypes.PeerConfig{PublicKey: wgtypes.Key(desired.PublicKey), Remove: true, UpdateOnly: true}
+	if err := p.write(wgtypes.Config{Peers: []wgtypes.PeerConfig{config}}); err != nil {
+		p.errs = append(p.errs, fmt.Errorf("node %s (peer %s): starting its handshake afresh: %w", desired.Node,
+			desired.PublicKey, explain(err, 0)))
+		return false
+	}
+	for prefix, owner := range p.owners {
+		if owner == desired.PublicKey {
+			delete(p.owners, prefix)
+		}
+	}
+	return true
 }
 
 // missing returns the allowed IPs that a peer should have and doesn't.

@@ -14,4 +14,7 @@
 //	DELETE /v1/devices/{name}    a device that isn't there is no error
 //
 // Anything else but success has the body {"error": "…"}.
+//
+// Idle, the daemon takes 8 MB and no CPU, with four devices 13 MB. Under load WireGuard's buffers grow to some
+// hundred megabytes, unless Go's memory limit (GOMEMLIMIT) makes it use them again: with 128 MiB it stays below that.
 package userspace
