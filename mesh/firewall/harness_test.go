@@ -106,6 +106,9 @@ func newWorld(t *testing.T) *world {
 		*ns = newNamespace(t)
 		for _, setting := range []string{"all", "default"} {
 			must(t, os.WriteFile("/proc/sys/net/ipv4/conf/"+setting+"/rp_filter", []byte("0"), 0))
+			// A link-local address that is still being checked sends no neighbour solicitations.
+			must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+setting+"/accept_dad", []byte("0"), 0))
+			must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+setting+"/dad_transmits", []byte("0"), 0))
 		}
 	}
 	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
@@ -134,6 +137,13 @@ func newWorld(t *testing.T) *world {
 		run(t, "ip", "route", "add", "10.32.5.0/24", "via", "192.0.2.1")
 		run(t, "ip", "route", "add", "fd00:5::/64", "via", "2001:db8::1")
 	})
+	for _, device := range []string{"weave", "eth0"} {
+		for start := time.Now(); link(t, device).Attrs().OperState != netlink.OperUp; time.Sleep(time.Millisecond) {
+			if time.Since(start) > patience {
+				t.Fatalf("%s never came up", device)
+			}
+		}
+	}
 	return w
 }
 

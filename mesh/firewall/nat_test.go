@@ -68,7 +68,9 @@ func TestMulticastIsNotMasqueraded(t *testing.T) {
 	must(t, err)
 	tap := w.tap(t)
 	index := link(t, "eth0").Attrs().Index
-	for destination, source := range map[string]string{"239.1.2.3": "10.32.5.1", "255.255.255.255": "10.32.5.1", "ff05::7": "fd00:5::1"} {
+	for destination, source := range map[string]string{
+		"239.1.2.3": "10.32.5.1", "255.255.255.255": "10.32.5.1", "ff05::7": "fd00:5::1",
+	} {
 		host := w.listen(t, w.node, netip.MustParseAddr(source))
 		raw, err := host.SyscallConn()
 		must(t, err)

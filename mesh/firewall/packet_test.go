@@ -139,11 +139,13 @@ func (w *world) tap(t *testing.T) wire {
 		var err error
 		tap.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
 		must(t, err)
-		must(t, unix.Bind(tap.socket, &unix.SockaddrLinklayer{Protocol: uint16(protocol), Ifindex: link(t, "eth0").Attrs().Index}))
+		must(t, unix.Bind(tap.socket,
+			&unix.SockaddrLinklayer{Protocol: uint16(protocol), Ifindex: link(t, "eth0").Attrs().Index}))
 	})
 	t.Cleanup(func() { _ = unix.Close(tap.socket) })
 	must(t, unix.SetsockoptInt(tap.socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20))
-	must(t, unix.SetsockoptTimeval(tap.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience.Seconds())}))
+	must(t, unix.SetsockoptTimeval(tap.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO,
+		&unix.Timeval{Sec: int64(patience.Seconds())}))
 	return tap
 }
 
