@@ -188,14 +188,8 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 // attach opens the node for pods once everything stands. What failed later doesn't close it again: the pods that
 // run would gain nothing by it.
 func (a *Agent) attach(ctx context.Context, p *pass) {
-	switch {
-	case p.desired.Ready == nil:
-		a.ready = false
-	case !p.failed:
-		a.ready = true
-	}
-	p.ready = a.ready
-	if p.desired.Ready != nil && !a.ready {
+	standing := a.ready || !p.failed
+	if p.desired.Ready != nil && !standing {
 		return
 	}
 	writes, err := a.Attach.Apply(ctx, p.desired.Ready)
@@ -203,6 +197,8 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	if err != nil {
 		p.fail("CNI files", err)
 	}
+	a.ready = p.desired.Ready != nil && (a.ready || err == nil)
+	p.ready = a.ready
 }
 
 // publish counts, logs what changed, and makes the pass the one that Status shows.

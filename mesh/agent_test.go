@@ -104,7 +104,7 @@ func TestOrderOfSteps(t *testing.T) {
 // No pod may be attached before everything stands; once it did, a fault doesn't close the node again.
 func TestReadiness(t *testing.T) {
 	t.Parallel()
-	for _, step := range []string{"firewall", "bridges", "sysctls", "tunnels", "devices", "routes"} {
+	for _, step := range []string{"firewall", "bridges", "sysctls", "tunnels", "devices", "routes", "attach"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)

@@ -48,7 +48,7 @@ func (l *links) follow(devices []view.DeviceState, now time.Time) {
 					since = now
 				}
 				down[id] = since
-				state.Overdue = now.Sub(since) > overdueAfter
+				state.Overdue, state.Attempt = now.Sub(since) > overdueAfter, attempts(now.Sub(since))
 			}
 			l.states = append(l.states, state)
 		}
@@ -60,6 +60,17 @@ func (l *links) follow(devices []view.DeviceState, now time.Time) {
 		}
 		return strings.Compare(string(a.PublicKey[:]), string(b.PublicKey[:]))
 	})
+}
+
+// attempts is how often the handshake should have been started afresh after so long without one: after 1 s, and
+// then each time twice as long after, at most a minute.
+func attempts(down time.Duration) int {
+	n := 0
+	for wait := time.Second; down >= wait; wait = min(2*wait, time.Minute) {
+		down -= wait
+		n++
+	}
+	return n
 }
 
 // settled reports whether every link has a session.

@@ -100,4 +100,6 @@ type Firewall interface {
 type Attach interface {
 	Apply(ctx context.Context, ready *view.Ready) (int, error)
 	Problems() []view.Problem
+	// Attached is how many interfaces of pods are attached on this node.
+	Attached(ctx context.Context) (int, error)
 }

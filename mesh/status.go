@@ -39,6 +39,9 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	if err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error()})
 	}
+	if s.Attachments, err = a.Attach.Attached(ctx); err != nil {
+		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
+	}
 	s.Devices = deviceStatus(p.desired, devices)
 	s.Peers = peerStatus(p, devices, now)
 	return s
@@ -96,13 +99,16 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 		}
 	}
 	for node, why := range p.desired.PeerProblems {
-		s := byNode[node]
+		s, planned := byNode[node]
+		if !planned {
+			s.HandshakeAge = -1
+		}
 		s.Node, s.Up, s.Reason, s.Gossip = node, false, why, alive[node]
 		byNode[node] = s
 	}
 	for _, w := range p.view.Waiting {
 		s := byNode[w.Name]
-		s.Gossip, s.HandshakeAge = w.Alive, -1
+		s.Gossip = w.Alive
 		byNode[w.Name] = s
 	}
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })

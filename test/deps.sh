@@ -5,17 +5,21 @@ set -eu
 
 # cluster lane: containerd runc buildah busybox-static containernetworking-plugins iptables
 # all lanes:    iproute2 nftables tcpdump util-linux procps
-# lab lane:     wireguard-tools iperf3 fping
+# lab lane:     wireguard-tools iperf3 fping iputils-ping
 # vm lane:      qemu-system-x86 (virtiofsd comes with it on Debian 12), kmod
 packages="
 	containerd runc buildah busybox-static containernetworking-plugins iptables conntrack
 	iproute2 nftables tcpdump util-linux procps
-	wireguard-tools iperf3 fping
+	wireguard-tools iperf3 fping iputils-ping
 	qemu-system-x86 kmod
 "
 
 missing=""
 for package in $packages; do
+	# Docker's packages bring these two as well, and don't go together with Debian's.
+	case $package in
+	containerd | runc) ! command -v "$package" >/dev/null || continue ;;
+	esac
 	status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
 	[ "$status" = installed ] || missing="$missing $package"
 done

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/attach"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -39,6 +41,16 @@ func (g gossipAdapter) Status() view.GossipStatus {
 }
 
 func (g gossipAdapter) Refused() map[string]uint64 { return g.Counters() }
+
+// attachAdapter is the CNI side as the loop wants it.
+type attachAdapter struct {
+	*attach.Attach
+}
+
+func (a attachAdapter) Attached(ctx context.Context) (int, error) {
+	attachments, err := a.Attachments(ctx)
+	return len(attachments), err
+}
 
 // clusterAdapter is Kubernetes as the loop wants it.
 type clusterAdapter struct {

@@ -53,6 +53,7 @@ func newCommand() *cobra.Command {
 		},
 	}
 	o.register(cmd.Flags())
+	o.registerHost(cmd.Flags())
 	o.registerLog(cmd.PersistentFlags())
 	cmd.AddCommand(newUserspaceCommand(&o), newCleanupCommand(&o))
 	return cmd

@@ -35,11 +35,11 @@ func newUserspaceCommand(o *options) *cobra.Command {
 func (o *options) userspaceSocket() string { return filepath.Join(o.RunDir, "userspace.sock") }
 
 func newCleanupCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove what Weaveguard made in this host's kernel and CNI directories",
 		Long: "cleanup removes the tunnel devices, routes, firewall rules, bridge and CNI configuration of Weaveguard from\n" +
-			"this host. End the agent first. Pods that are still attached lose their network. Keys stay.",
+			"this host. End the agent and all pods first. Keys stay.",
 		Example: "  weaveguard-agent cleanup",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,13 +48,17 @@ func newCleanupCommand(o *options) *cobra.Command {
 				return err
 			}
 			ctx := cmd.Context()
-			errAttach := attach.New(o.attachConfig(log)).Cleanup(ctx)
+			if err := attach.New(o.attachConfig(log)).Cleanup(ctx); err != nil {
+				return fmt.Errorf("cleaning up: %w", err)
+			}
 			_, errRoute := route.New(route.Config{Log: log, SysctlRoot: o.SysctlRoot}).Cleanup(ctx)
 			_, errFirewall := firewall.New(firewall.Config{Log: log}).Cleanup(ctx)
-			if err := errors.Join(errAttach, errRoute, errFirewall); err != nil {
+			if err := errors.Join(errRoute, errFirewall); err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}
 			return nil
 		},
 	}
+	o.registerHost(cmd.Flags())
+	return cmd
 }

@@ -60,10 +60,6 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.Bridge, "bridge", view.BridgeName, "name of the bridge that attaches the pods")
 	f.StringVar(&o.WireGuard, "wireguard", "auto", "auto, kernel or userspace: who makes the tunnel devices")
 	f.StringVar(&o.StateDir, "state-dir", view.StateDir, "directory for keys and the view cache, kept across reboots")
-	f.StringVar(&o.SysctlRoot, "sysctl-root", "/proc/sys", "where the kernel's settings can be written")
-	f.StringVar(&o.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "where the container runtime looks for network configurations")
-	f.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where the container runtime looks for plugins")
-	f.StringVar(&o.PluginDir, "plugin-dir", "/cni", "where the plugins to install are")
 	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
 	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
 }
@@ -73,6 +69,14 @@ func (o *options) registerLog(f *pflag.FlagSet) {
 	f.StringVar(&o.RunDir, "run-dir", view.RunDir, "directory for sockets and attachments, gone after a reboot")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
+}
+
+// registerHost registers what is needed to change, and to clean up, a host.
+func (o *options) registerHost(f *pflag.FlagSet) {
+	f.StringVar(&o.SysctlRoot, "sysctl-root", "/proc/sys", "where the kernel's settings can be written")
+	f.StringVar(&o.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "where the container runtime looks for network configurations")
+	f.StringVar(&o.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "where the container runtime looks for plugins")
+	f.StringVar(&o.PluginDir, "plugin-dir", "/cni", "where the plugins to install are")
 }
 
 // complete checks the flags, and fills in what follows from others.

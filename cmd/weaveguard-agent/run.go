@@ -305,7 +305,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Network:  network,
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
-		Attach:   attach.New(s.attachConfig(s.log)),
+		Attach:   attachAdapter{attach.New(s.attachConfig(s.log))},
 	}
 	if s.kube != nil {
 		config.Cluster = clusterAdapter{s.kube}

@@ -84,7 +84,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		d := p.device(devices, l.device, l.own)
 		d.Peers = append(d.Peers, view.Peer{
 			Node: n.Name, PublicKey: l.peer.Key, Endpoint: l.endpoint,
-			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: p.keepalive(n, l),
+			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: p.keepalive(n, l), Attempt: p.attempt(n, l),
 		})
 		d.MTU = max(d.MTU, mtu)
 		planned = append(planned, l)
@@ -191,7 +191,7 @@ func (p *planner) newer(n view.Node, a, b link) bool {
 	if sumA != sumB {
 		return sumA > sumB
 	}
-	if strings.Compare(p.View.Self.Name, n.Name) < 0 {
+	if p.starts(n) {
 		return a.own.Number > b.own.Number
 	}
 	return a.peer.Number > b.peer.Number
@@ -207,11 +207,23 @@ func (p *planner) keepalive(n view.Node, l link) time.Duration {
 	switch {
 	case state.Established:
 		return keepalive
-	case state.Overdue || strings.Compare(p.View.Self.Name, n.Name) < 0:
+	case state.Overdue || p.starts(n):
 		return knocking
 	}
 	return 0
 }
+
+// attempt is which try at the handshake a link is to be at: only the end that sets the link up tries afresh.
+func (p *planner) attempt(n view.Node, l link) int {
+	state := p.state(l)
+	if state.Established || !p.starts(n) {
+		return 0
+	}
+	return state.Attempt
+}
+
+// starts reports whether this node, and not the peer, sets up the links between the two.
+func (p *planner) starts(n view.Node) bool { return strings.Compare(p.View.Self.Name, n.Name) < 0 }
 
 // state is what the tunnels showed of a link last.
 func (p *planner) state(l link) view.LinkState {

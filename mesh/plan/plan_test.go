@@ -156,9 +156,15 @@ func TestGolden(t *testing.T) {
 		"established": with(mesh(3), func(in *plan.Input) {
 			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true}}
 		}),
+		"no-answer": with(mesh(3), func(in *plan.Input) {
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg0", PublicKey: key(2, 0), Attempt: 1},
+				{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true, Attempt: 4},
+			}
+		}),
 		"second-name-waits": with(mesh(1), func(in *plan.Input) {
 			in.View.Self.Name, in.View.Peers = "node-007", []view.Node{node(2), node(3)}
-			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true}}
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true, Attempt: 4}}
 		}),
 		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
 		"two-generations": with(mesh(3), func(in *plan.Input) {

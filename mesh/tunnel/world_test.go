@@ -296,7 +296,7 @@ func asPlanned(planned view.Device, d *wgtypes.Device) view.Device {
 func normal(d view.Device) view.Device {
 	d.Peers = slices.Clone(d.Peers)
 	for i, p := range d.Peers {
-		p.Node = ""
+		p.Node, p.Attempt = "", 0
 		p.Endpoint = netip.AddrPortFrom(p.Endpoint.Addr().Unmap(), p.Endpoint.Port())
 		p.AllowedIPs = slices.Clone(p.AllowedIPs)
 		for i := range p.AllowedIPs {

@@ -41,6 +41,9 @@ type Peer struct {
 	Endpoint   netip.AddrPort
 	AllowedIPs []netip.Prefix
 	Keepalive  time.Duration
+	// Attempt, when it grew, is to remove the peer and add it again: WireGuard itself waits 5 s between handshakes
+	// that nobody answers. Only for a peer without a session.
+	Attempt int
 }
 
 // Bridge is the bridge of a network.

@@ -17,8 +17,8 @@ func (d Desired) String() string {
 		fmt.Fprintf(&b, "device %s generation %d port %d mtu %d address %s\n", device.Name, device.Generation,
 			device.ListenPort, device.MTU, list(device.Addresses))
 		for _, p := range device.Peers {
-			fmt.Fprintf(&b, "  peer %s key %s endpoint %s allowed %s keepalive %s\n", p.Node, p.PublicKey,
-				p.Endpoint, list(p.AllowedIPs), p.Keepalive)
+			fmt.Fprintf(&b, "  peer %s key %s endpoint %s allowed %s keepalive %s%s\n", p.Node, p.PublicKey,
+				p.Endpoint, list(p.AllowedIPs), p.Keepalive, when(p.Attempt > 0, fmt.Sprintf(" attempt %d", p.Attempt)))
 		}
 	}
 	for _, bridge := range d.Bridges {
@@ -94,8 +94,8 @@ func (v View) String() string {
 	}
 	fmt.Fprintf(&b, "ranges %s from %s\n", list(v.PodRanges), v.PodRangeSource)
 	for _, l := range v.Links {
-		fmt.Fprintf(&b, "link %s key %s%s%s%s\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
-			when(l.Established, " established"), when(l.Overdue, " overdue"))
+		fmt.Fprintf(&b, "link %s key %s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
+			when(l.Established, " established"), when(l.Overdue, " overdue"), l.Attempt)
 	}
 	return b.String()
 }

@@ -66,4 +66,6 @@ type LinkState struct {
 	Established bool
 	// Overdue: the link has been without a session for longer than one takes to set up.
 	Overdue bool
+	// Attempt grows while the link is without a session: each one is to start the handshake afresh.
+	Attempt int
 }

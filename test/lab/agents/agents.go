@@ -1,0 +1,275 @@
+// Package agents runs Weaveguard on the hosts of a lab, as an operator would without Kubernetes: the agent, the
+// userspace WireGuard daemon where the kernel has no WireGuard, the CNI plugin and the CLI are the real programs.
+package agents
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/lab"
+)
+
+// PodRange is the pod range of a mesh; node N (from 1) has 10.32.N.0/24 of it.
+var PodRange = netip.MustParsePrefix("10.32.0.0/12")
+
+// Mesh is a lab whose hosts run Weaveguard.
+type Mesh struct {
+	Lab    *lab.Lab
+	Nodes  []*Node
+	Kernel bool // the kernel has WireGuard
+
+	agent, plugins string
+	keyFile        string
+}
+
+// Node is one host with its agent.
+type Node struct {
+	*lab.Host
+	CIDR netip.Prefix
+	Args []string // of the agent, beside the usual ones
+
+	mesh      *Mesh
+	Agent     *lab.Process
+	Userspace *lab.Process // nil where the kernel has WireGuard
+}
+
+// Pod is a sandbox that the CNI plugin attached.
+type Pod struct {
+	*lab.NetNS
+	Addr netip.Addr
+	node *Node
+	id   string
+}
+
+// New opens a lab and puts what the agents need on its hosts. No agent runs yet.
+func New(t testing.TB, hosts int) *Mesh {
+	t.Helper()
+	m := &Mesh{Lab: lab.New(t, lab.Options{Hosts: hosts})}
+	kernel, err := m.Lab.KernelWireGuard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Kernel = kernel
+	m.agent = lab.Build(t, "./cmd/weaveguard-agent")
+	m.plugins = pluginDir(t)
+	m.keyFile = filepath.Join(m.Lab.Dir(), "gossip.key")
+	WriteKey(t, m.keyFile)
+	for _, h := range m.Lab.Hosts {
+		m.Adopt(h)
+	}
+	return m
+}
+
+// Up opens a lab with running agents, and waits until all links have a session.
+func Up(t testing.TB, hosts int) *Mesh {
+	t.Helper()
+	m := New(t, hosts)
+	for _, n := range m.Nodes {
+		n.Start(t)
+	}
+	m.WaitUp(t, 30*time.Second)
+	return m
+}
+
+// WriteKey writes a file with a new gossip key.
+func WriteKey(t testing.TB, path string) {
+	t.Helper()
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		t.Fatal(err)
+	}
+	text := base64.StdEncoding.EncodeToString(key) + "\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pluginDir is a directory with the plugins under the names that the image gives them.
+func pluginDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, pkg := range map[string]string{
+		"weaveguard":         "./cmd/weaveguard-cni",
+		"weaveguard-portmap": "github.com/containernetworking/plugins/plugins/meta/portmap",
+	} {
+		if err := os.Link(lab.Build(t, pkg), filepath.Join(dir, name)); err != nil {
+			data, err := os.ReadFile(lab.Build(t, pkg))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+// Adopt makes a host of the lab a node, without starting its agent.
+func (m *Mesh) Adopt(h *lab.Host) *Node {
+	number := len(m.Nodes) + 1
+	n := &Node{Host: h, mesh: m, CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32, byte(number), 0}), 24)}
+	m.Nodes = append(m.Nodes, n)
+	return n
+}
+
+// Join adds a host to the lab and starts its agent.
+func (m *Mesh) Join(t testing.TB) *Node {
+	t.Helper()
+	h, err := m.Lab.AddHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := m.Adopt(h)
+	n.Start(t)
+	return n
+}
+
+// Start starts the node's programs.
+func (n *Node) Start(t testing.TB) {
+	t.Helper()
+	if !n.mesh.Kernel && n.Userspace == nil {
+		n.StartUserspace(t)
+	}
+	n.StartAgent(t)
+}
+
+// StartUserspace starts the userspace WireGuard daemon.
+func (n *Node) StartUserspace(t testing.TB) {
+	t.Helper()
+	n.Userspace = n.MustStart(t, lab.Command{Name: "userspace", Path: n.mesh.agent, Args: []string{"userspace"}})
+}
+
+// RunAgent runs the agent with these flags alone, to its end.
+func (n *Node) RunAgent(ctx context.Context, args ...string) (string, error) {
+	return n.Run(ctx, n.mesh.agent, args...)
+}
+
+// api speaks to the agent's socket, from outside of the host.
+func (n *Node) api() *api.Client {
+	return &api.Client{Socket: fmt.Sprintf("/proc/%d/root%s", n.InitPID(), view.AgentSocket)}
+}
+
+// Reconcile makes the agent's loop run.
+func (n *Node) Reconcile(ctx context.Context) error { return n.api().Reconcile(ctx) }
+
+// Status is what the agent says of itself.
+func (n *Node) Status(ctx context.Context) (view.Status, error) { return n.api().Status(ctx) }
+
+// StartAgent starts the agent alone.
+func (n *Node) StartAgent(t testing.TB) {
+	t.Helper()
+	args := []string{
+		"--address", n.Addr4.String(), "--gossip-key-file", n.mesh.keyFile, "--pod-cidr", n.CIDR.String(),
+		"--pod-range", PodRange.String(), "--plugin-dir", n.mesh.plugins,
+	}
+	for _, other := range n.mesh.Nodes {
+		if other != n {
+			args = append(args, "--peers", other.Addr4.String())
+		}
+	}
+	n.Agent = n.MustStart(t, lab.Command{Name: "agent", Path: n.mesh.agent, Args: append(args, n.Args...)})
+}
+
+// CLI runs the operator's CLI on the node.
+func (n *Node) CLI(t testing.TB, args ...string) string {
+	t.Helper()
+	return n.MustRun(t, lab.Build(t, "./cmd/weaveguard"), args...)
+}
+
+// Peers returns an error until the node is ready and its peers are exactly the others, all up.
+func (n *Node) Peers(ctx context.Context, others ...*Node) error {
+	s, err := n.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.Ready {
+		return fmt.Errorf("%s isn't ready: %v", n.Name, s.Problems)
+	}
+	if len(s.Peers) != len(others) {
+		return fmt.Errorf("%s has %d peers, want %d: %+v", n.Name, len(s.Peers), len(others), s.Peers)
+	}
+	for _, p := range s.Peers {
+		if !p.Up {
+			return fmt.Errorf("%s: peer %s isn't up: %s", n.Name, p.Node, p.Reason)
+		}
+	}
+	return nil
+}
+
+// WaitUp waits until all nodes have all others as peers, with sessions.
+func (m *Mesh) WaitUp(t testing.TB, deadline time.Duration) time.Duration {
+	t.Helper()
+	return lab.Eventually(t, deadline, "all links are up", func() error {
+		for _, n := range m.Nodes {
+			if err := n.Peers(t.Context(), m.others(n)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (m *Mesh) others(n *Node) []*Node {
+	var others []*Node
+	for _, other := range m.Nodes {
+		if other != n {
+			others = append(others, other)
+		}
+	}
+	return others
+}
+
+// AddPod makes a sandbox on the node and attaches it with the plugin that the agent installed.
+func (n *Node) AddPod(t testing.TB, name string) *Pod {
+	t.Helper()
+	ns, err := n.NewNetNS(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Pod{NetNS: ns, node: n, id: n.Name + "-" + name}
+	out, err := p.plugin(t.Context(), "ADD")
+	if err != nil {
+		t.Fatalf("attaching pod %s on %s: %v\n%s", name, n.Name, err, out)
+	}
+	var result struct {
+		IPs []struct{ Address netip.Prefix }
+	}
+	if err := json.Unmarshal([]byte(out), &result); err != nil || len(result.IPs) != 1 {
+		t.Fatalf("attaching pod %s on %s: %v\n%s", name, n.Name, err, out)
+	}
+	p.Addr = result.IPs[0].Address.Addr()
+	return p
+}
+
+// Remove detaches the pod.
+func (p *Pod) Remove(t testing.TB) {
+	t.Helper()
+	if out, err := p.plugin(t.Context(), "DEL"); err != nil {
+		t.Errorf("detaching pod %s: %v\n%s", p.Name, err, out)
+	}
+	if err := p.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func (p *Pod) plugin(ctx context.Context, verb string) (string, error) {
+	return p.node.RunCommand(ctx, lab.Command{
+		Path: "/opt/cni/bin/weaveguard",
+		Env: []string{
+			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
+		},
+		Stdin: strings.NewReader(`{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"}`),
+	})
+}
