@@ -118,6 +118,9 @@ func validateEndpoint(field string, e netip.AddrPort, family func(netip.Addr) bo
 	if a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return fmt.Errorf("%s is %s: not an address of one host", field, e)
 	}
+	if a.Is6() && a.IsLinkLocalUnicast() {
+		return fmt.Errorf("%s is %s: a link-local address, which others can't reach without a zone", field, e)
+	}
 	if e.Port() == 0 || int(e.Port())+LinkPorts-1 > math.MaxUint16 {
 		return fmt.Errorf("%s has port %d, want 1 to %d", field, e.Port(), math.MaxUint16-LinkPorts+1)
 	}

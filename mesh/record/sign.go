@@ -3,6 +3,7 @@ package record
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/weaveguard/weaveguard/keys"
 )
@@ -15,6 +16,9 @@ const headerSize = 1 + keys.SignatureSize
 // context keeps a signature over a record from being one over anything else.
 const context = "weaveguard record v1"
 
+// maxName is the longest name of a node in bytes: a DNS subdomain, as Kubernetes names Nodes (RFC 1123).
+const maxName = 253
+
 // What a record is refused for. Reason names them for counters.
 var (
 	ErrSize      = errors.New("wrong size")
@@ -26,6 +30,9 @@ var (
 // Sign returns the record of node as it goes over the wire, at most MaxSize bytes. The node's name is signed
 // with it, and isn't in it. The identity in the record must be the signer's.
 func Sign(node string, r Record, signer keys.Identity) ([]byte, error) {
+	if err := validateName(node); err != nil {
+		return nil, fmt.Errorf("signing the record of node %q: %w", node, err)
+	}
 	if r.Identity != signer.Public() {
 		return nil, fmt.Errorf("signing the record of node %q: it names another identity", node)
 	}
@@ -55,6 +62,9 @@ func Open(node string, raw []byte) (Record, error) {
 		return Record{}, fmt.Errorf("record of node %q: %w %d: this agent knows version %d", node, ErrVersion,
 			raw[0], Version)
 	}
+	if err := validateName(node); err != nil {
+		return Record{}, fmt.Errorf("record of node %q: %w: %w", node, ErrMalformed, err)
+	}
 	signature, payload := raw[1:headerSize], raw[headerSize:]
 	r, err := decode(payload)
 	if err != nil {
@@ -65,6 +75,14 @@ func Open(node string, raw []byte) (Record, error) {
 			node, ErrSignature)
 	}
 	return r, nil
+}
+
+// validateName refuses names that would make two meanings of one signed message, or that no node has.
+func validateName(node string) error {
+	if node == "" || len(node) > maxName || strings.ContainsRune(node, 0) {
+		return fmt.Errorf("the node's name has %d bytes, want 1 to %d without NUL", len(node), maxName)
+	}
+	return nil
 }
 
 // message is what is signed: context, name and payload, each ended by a byte that can't be in the ones before.
