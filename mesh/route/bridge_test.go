@@ -18,9 +18,11 @@ func TestBridgeIsMadeAndRepaired(t *testing.T) {
 		"another MAC": func(t *testing.T, weave netlink.Link) {
 			must(t, netlink.LinkSetHardwareAddr(weave, mac("02:00:00:00:00:07")))
 		},
-		"another MTU":   func(t *testing.T, weave netlink.Link) { must(t, netlink.LinkSetMTU(weave, 1300)) },
-		"being made":    func(t *testing.T, weave netlink.Link) { must(t, netlink.LinkSetAlias(weave, "")) },
-		"spanning tree": func(t *testing.T, _ netlink.Link) { ip(t, "link", "set", "weave", "type", "bridge", "stp_state", "1") },
+		"another MTU": func(t *testing.T, weave netlink.Link) { must(t, netlink.LinkSetMTU(weave, 1300)) },
+		"being made":  func(t *testing.T, weave netlink.Link) { must(t, netlink.LinkSetAlias(weave, "")) },
+		"spanning tree": func(t *testing.T, _ netlink.Link) {
+			ip(t, "link", "set", "weave", "type", "bridge", "stp_state", "1")
+		},
 		"delay": func(t *testing.T, _ netlink.Link) {
 			ip(t, "link", "set", "weave", "type", "bridge", "forward_delay", "900")
 		},

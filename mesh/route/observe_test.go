@@ -36,11 +36,10 @@ func TestObserveLinksAddressesAndRoutes(t *testing.T) {
 		"weave":     "bridge weaveguard 0a:57:0a:20:05:01 [pod]",
 		"weave-wg0": "tun weaveguard  []",
 		"eth0":      fmt.Sprintf("veth  %s []", link(t, "eth0").Attrs().HardwareAddr),
-		"lo":        "  00:00:00:00:00:00 []",
+		"lo":        "   []",
 	} {
 		l := links[name]
-		if got := fmt.Sprintf("%s %s %s %v", l.Kind, l.Alias, l.MAC, l.Ports); strings.Replace(got, "00:00:00:00:00:00", "", 1) !=
-			strings.Replace(want, "00:00:00:00:00:00", "", 1) {
+		if got := fmt.Sprintf("%s %s %s %v", l.Kind, l.Alias, l.MAC, l.Ports); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
@@ -62,7 +61,8 @@ func TestObserveLinksAddressesAndRoutes(t *testing.T) {
 		}
 	}
 	for _, r := range host.Routes {
-		if r.Protocol == view.RouteProtocol || r.Destination == prefix("10.97.0.0/16") || r.Destination == prefix("127.0.0.0/8") {
+		if r.Protocol == view.RouteProtocol || r.Destination == prefix("10.97.0.0/16") ||
+			r.Destination == prefix("127.0.0.0/8") {
 			t.Errorf("there is a route of ours, or of another table: %v", r)
 		}
 	}
