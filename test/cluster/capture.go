@@ -117,7 +117,7 @@ func (c *Capture) markEnd(ctx context.Context) (int64, error) {
 	}
 	defer file.Close()
 	search := markSearch{mark: []byte(mark)}
-	err = poll(ctx, captureTimeout, "tcpdump has written all", func(context.Context) error { return search.in(file) })
+	err = Poll(ctx, captureTimeout, "tcpdump has written all", func(context.Context) error { return search.in(file) })
 	// The pcap record's header, and those of Ethernet, IPv4 and UDP, come before the payload.
 	const headers = 16 + 14 + 20 + 8
 	return search.at - headers, err

@@ -71,7 +71,7 @@ func (c *Cluster) state(ctx context.Context) (api.State, error) {
 }
 
 func (c *Cluster) awaitSupervisor(ctx context.Context) error {
-	return poll(ctx, supervisorTimeout, "the supervisor listens", func(ctx context.Context) error {
+	return Poll(ctx, supervisorTimeout, "the supervisor listens", func(ctx context.Context) error {
 		select {
 		case <-c.exited:
 			return fatal{fmt.Errorf("the supervisor ended, see %s", filepath.Join(c.dir, api.SupervisorLog))}

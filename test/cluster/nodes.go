@@ -105,7 +105,7 @@ func (c *Cluster) host(ctx context.Context, name string) (api.Host, error) {
 // WaitNodesReady waits until the nodes (with none named, all that are registered) are Ready, and
 // that the taint not-ready is gone, so that pods can be scheduled.
 func (c *Cluster) WaitNodesReady(ctx context.Context, names ...string) error {
-	return poll(ctx, nodeTimeout, "nodes are ready", func(ctx context.Context) error {
+	return Poll(ctx, nodeTimeout, "nodes are ready", func(ctx context.Context) error {
 		list, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -158,14 +158,14 @@ func Condition(node corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondi
 // waitAPI waits until the API server is ready and pods can be created.
 func (c *Cluster) waitAPI(ctx context.Context) error {
 	start := time.Now()
-	err := poll(ctx, apiTimeout, "the API server is ready", func(ctx context.Context) error {
+	err := Poll(ctx, apiTimeout, "the API server is ready", func(ctx context.Context) error {
 		return c.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 	if err != nil {
 		return err
 	}
 	c.say("API server is ready, %.1f s", time.Since(start).Seconds())
-	return poll(ctx, apiTimeout, "the default service account exists", func(ctx context.Context) error {
+	return Poll(ctx, apiTimeout, "the default service account exists", func(ctx context.Context) error {
 		_, err := c.client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
@@ -173,7 +173,7 @@ func (c *Cluster) waitAPI(ctx context.Context) error {
 
 func (c *Cluster) waitRegistered(ctx context.Context, node string) error {
 	start := time.Now()
-	err := poll(ctx, registerTimeout, node+" is registered", func(ctx context.Context) error {
+	err := Poll(ctx, registerTimeout, node+" is registered", func(ctx context.Context) error {
 		_, err := c.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 		return err
 	})

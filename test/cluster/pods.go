@@ -51,7 +51,7 @@ func (c *Cluster) RunPod(ctx context.Context, pod Pod) error {
 
 // WaitPodReady waits until a pod of the namespace default is ready.
 func (c *Cluster) WaitPodReady(ctx context.Context, name string) error {
-	return poll(ctx, podTimeout, "pod "+name+" is ready", func(ctx context.Context) error {
+	return Poll(ctx, podTimeout, "pod "+name+" is ready", func(ctx context.Context) error {
 		pod, err := c.client.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err

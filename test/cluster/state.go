@@ -168,7 +168,7 @@ func Remove(ctx context.Context, name string) error {
 
 // remove waits until the supervisor has ended, and removes what it may have left.
 func (c *Cluster) remove(ctx context.Context) error {
-	err := poll(ctx, downTimeout, "the supervisor of cluster "+c.Name()+" ends", func(context.Context) error {
+	err := Poll(ctx, downTimeout, "the supervisor of cluster "+c.Name()+" ends", func(context.Context) error {
 		alive, err := isClaimed(c.dir)
 		if err == nil && alive {
 			err = fmt.Errorf("it lives, see %s", filepath.Join(c.dir, api.SupervisorLog))

@@ -18,10 +18,6 @@ func (f fatal) Unwrap() error { return f.error }
 // Poll calls check until it returns nil, for at most timeout. The error names what was waited for
 // and holds the last error of check.
 func Poll(ctx context.Context, timeout time.Duration, what string, check func(context.Context) error) error {
-	return poll(ctx, timeout, what, check)
-}
-
-func poll(ctx context.Context, timeout time.Duration, what string, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var last error

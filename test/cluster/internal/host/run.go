@@ -34,20 +34,20 @@ func Run(specFile string) error {
 		return err
 	}
 	// Each service is in this channel at most once: at first on command, then after its end.
-	init := initProcess{running: map[int]api.Service{}, due: make(chan api.Service, len(spec.Services))}
+	first := firstProcess{running: map[int]api.Service{}, due: make(chan api.Service, len(spec.Services))}
 	for _, s := range spec.Services {
 		if s.OnCommand {
 			continue
 		}
-		if err := init.start(s); err != nil {
+		if err := first.start(s); err != nil {
 			fmt.Printf("%s%v\n", SaysError, err)
 			return err
 		}
 	}
 	fmt.Println(SaysReady)
 
-	go obey(input, spec.Services, init.due)
-	return init.reap()
+	go obey(input, spec.Services, first.due)
+	return first.reap()
 }
 
 // obey reads commands. Standard input ends when the supervisor does; then process 1 ends, and the
@@ -67,13 +67,13 @@ func obey(input *bufio.Reader, services []api.Service, due chan<- api.Service) {
 	}
 }
 
-// initProcess is owned by the goroutine that reaps.
-type initProcess struct {
+// firstProcess is owned by the goroutine that reaps.
+type firstProcess struct {
 	running map[int]api.Service
 	due     chan api.Service
 }
 
-func (p *initProcess) start(s api.Service) error {
+func (p *firstProcess) start(s api.Service) error {
 	if err := os.MkdirAll(filepath.Dir(s.Log), 0o755); err != nil {
 		return fmt.Errorf("start %s: %w", s.Name, err)
 	}
@@ -102,7 +102,7 @@ func (p *initProcess) start(s api.Service) error {
 }
 
 // reap collects children, the orphans of others too, and starts services again that ended.
-func (p *initProcess) reap() error {
+func (p *firstProcess) reap() error {
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
@@ -125,7 +125,7 @@ func (p *initProcess) reap() error {
 	}
 }
 
-func (p *initProcess) ended(pid int, status unix.WaitStatus) {
+func (p *firstProcess) ended(pid int, status unix.WaitStatus) {
 	s, ours := p.running[pid]
 	if !ours {
 		return

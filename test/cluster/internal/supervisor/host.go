@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/weaveguard/weaveguard/test/cluster/internal/api"
+	"github.com/weaveguard/weaveguard/test/cluster/internal/cgroups"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/host"
 )
 
@@ -23,6 +24,8 @@ const (
 	EnterCommand = "host-enter"
 	RunCommand   = "host-run"
 )
+
+var errEnding = errors.New("the cluster is being taken down")
 
 // hostProcess is a running host.
 type hostProcess struct {
@@ -38,32 +41,38 @@ type hostProcess struct {
 // boot starts a host. Between the making of its namespaces and the start of its services, wire
 // gives it its links, by the PID of its first process.
 func (s *Supervisor) boot(ctx context.Context, info api.Host, spec api.HostSpec, wire func(pid int) error) error {
-	if err := s.joinGroups(&spec); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
-		return errors.New("the cluster is being taken down")
-	}
-	if s.hosts[info.Name] != nil {
-		s.mu.Unlock()
-		return fmt.Errorf("host %s is up already", info.Name)
-	}
-	h, err := s.enter(spec)
+	h, err := s.launch(spec)
 	if err != nil {
-		s.mu.Unlock()
 		return err
 	}
-	s.hosts[info.Name] = h
-	s.mu.Unlock()
-
 	if err := h.goOn(ctx, wire); err != nil {
 		return errors.Join(fmt.Errorf("boot host %s (see %s): %w", info.Name, h.log.Name(), err), s.halt(info))
 	}
 	info.PID = h.pid
 	s.log.Info("host is up", "host", info.Name, "pid", info.PID, "address", info.Address)
 	return s.setHost(info)
+}
+
+// launch starts a host's processes, unless the cluster is ending: what is made before the end is
+// also removed then.
+func (s *Supervisor) launch(spec api.HostSpec) (*hostProcess, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, errEnding
+	}
+	if s.hosts[spec.Name] != nil {
+		return nil, fmt.Errorf("host %s is up already", spec.Name)
+	}
+	if err := s.joinGroups(&spec); err != nil {
+		return nil, err
+	}
+	h, err := s.enter(spec)
+	if err != nil {
+		return nil, err
+	}
+	s.hosts[spec.Name] = h
+	return h, nil
 }
 
 // joinGroups makes the host's cgroups and tells the host about them.
@@ -81,6 +90,19 @@ func (s *Supervisor) joinGroups(spec *api.HostSpec) error {
 			}
 			spec.JoinUnified = append(spec.JoinUnified, h.Dir(name))
 			spec.Leave = append(spec.Leave, h.Dir(waiting))
+		}
+	}
+	return nil
+}
+
+// removeGroups removes a host's cgroups: a kubelet that finds those of an earlier life asks the
+// container runtime about each, for seconds.
+func (s *Supervisor) removeGroups(host string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), removalTimeout)
+	defer cancel()
+	for _, h := range s.groups {
+		if err := cgroups.Remove(ctx, h.Dir(filepath.Join(s.groupName(), host))); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -210,6 +232,9 @@ func (s *Supervisor) halt(info api.Host) error {
 		return err
 	}
 	if err := s.unplug(info.Name); err != nil {
+		return err
+	}
+	if err := s.removeGroups(info.Name); err != nil {
 		return err
 	}
 	info.PID = 0

@@ -125,10 +125,17 @@ func (s *Supervisor) start(ctx context.Context, say func(string)) error {
 
 // makeGroups makes the cluster's cgroup in each hierarchy, and first writes down where.
 func (s *Supervisor) makeGroups() error {
+	var made []string
 	for _, h := range s.groups {
-		s.made = append(s.made, h.Dir(s.groupName()))
+		made = append(made, h.Dir(s.groupName()))
 	}
-	data, err := json.Marshal(s.made)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errEnding
+	}
+	s.made = made
+	data, err := json.Marshal(made)
 	if err != nil {
 		return fmt.Errorf("write down the cgroups: %w", err)
 	}
@@ -207,6 +214,7 @@ func (s *Supervisor) tearDown() error {
 	for _, h := range s.hosts {
 		hosts = append(hosts, h)
 	}
+	made := s.made
 	s.mu.Unlock()
 
 	var group errgroup.Group
@@ -216,7 +224,7 @@ func (s *Supervisor) tearDown() error {
 	err := group.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), removalTimeout)
 	defer cancel()
-	for _, dir := range s.made {
+	for _, dir := range made {
 		err = errors.Join(err, cgroups.Remove(ctx, dir))
 	}
 	if err != nil {
