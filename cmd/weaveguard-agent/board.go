@@ -63,7 +63,7 @@ func (b *board) run(agent *mesh.Agent) {
 // for; each new error is logged once.
 func (b *board) await(ctx context.Context, subject string, step func(context.Context) error) error {
 	backoff := wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 6, Cap: 10 * time.Second}
-	said := ""
+	said, heard := "", ""
 	b.wait(view.Problem{Subject: subject, Message: "the agent is starting"})
 	for {
 		err := step(ctx)
@@ -73,11 +73,13 @@ func (b *board) await(ctx context.Context, subject string, step func(context.Con
 		if ctx.Err() != nil {
 			return errors.Join(ctx.Err(), err)
 		}
-		if text := err.Error(); text != said {
+		text := err.Error()
+		b.wait(view.Problem{Subject: subject, Message: text})
+		if text == heard && text != said { // what passes by itself in a moment is no news
 			b.log.Error("the start waits", "subject", subject, "error", text)
-			b.wait(view.Problem{Subject: subject, Message: text})
 			said = text
 		}
+		heard = text
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -11,6 +11,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/firewall"
 	"github.com/weaveguard/weaveguard/mesh/route"
 	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 func newUserspaceCommand(o *options) *cobra.Command {
@@ -27,7 +28,7 @@ func newUserspaceCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return userspace.Serve(cmd.Context(), userspace.Config{Socket: o.userspaceSocket(), Log: log})
+			return userspace.Serve(cmd.Context(), userspace.Config{Socket: o.userspaceSocket(), Version: view.Version(), Log: log})
 		},
 	}
 }

@@ -257,18 +257,20 @@ func (s *starter) findRanges(ctx context.Context) error {
 
 // findWireGuard chooses who makes the tunnel devices.
 func (s *starter) findWireGuard(ctx context.Context) error {
+	daemon := userspace.NewClient(s.userspaceSocket())
 	kernel := s.WireGuard == tunnel.Kernel
 	if s.WireGuard == "auto" {
 		has, err := route.HasKernelWireGuard(ctx)
 		if err != nil {
 			return fmt.Errorf("looking for WireGuard in the kernel: %w", err)
 		}
-		kernel = has
+		// Tunnels that the daemon carries stay there, also when the kernel has learnt WireGuard since.
+		devices, err := daemon.List(ctx)
+		kernel = has && (err != nil || len(devices) == 0)
 	}
+	s.maker, s.kind = tunnel.Maker(daemon), tunnel.Userspace
 	if kernel {
 		s.maker, s.kind = route.KernelMaker{}, tunnel.Kernel
-	} else {
-		s.maker, s.kind = userspace.NewClient(s.userspaceSocket()), tunnel.Userspace
 	}
 	s.log.Info("WireGuard is found", "kind", s.kind)
 	return nil

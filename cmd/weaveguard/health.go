@@ -17,9 +17,10 @@ type verdict struct {
 // peers are up; problems beside that are told, but don't make it unhealthy.
 func judge(s view.Status) verdict {
 	down := downPeers(s.Peers)
+	problems, _ := sortProblems(s.Problems)
 	switch {
-	case !s.Ready && len(s.Problems) > 0:
-		return verdict{headline: "not healthy: this node can't carry pod traffic: " + said(s.Problems[0]), remedy: s.Problems[0].Remedy}
+	case !s.Ready && len(problems) > 0:
+		return verdict{headline: "not healthy: this node can't carry pod traffic: " + said(problems[0]), remedy: problems[0].Remedy}
 	case !s.Ready:
 		return verdict{
 			headline: "not healthy: this node can't carry pod traffic yet",
@@ -29,9 +30,9 @@ func judge(s view.Status) verdict {
 		return verdict{headline: fmt.Sprintf("not healthy: %s down: %s: %s", ofPeers(len(down), len(s.Peers)), down[0].Node, reason(down[0]))}
 	}
 	v := verdict{healthy: true, headline: "healthy"}
-	if len(s.Problems) > 0 {
-		v.headline += ", with " + count(len(s.Problems), "problem") + ": " + said(s.Problems[0])
-		v.remedy = s.Problems[0].Remedy
+	if len(problems) > 0 {
+		v.headline += ", with " + count(len(problems), "problem") + ": " + said(problems[0])
+		v.remedy = problems[0].Remedy
 		return v
 	}
 	if len(s.Peers) == 0 {
@@ -40,6 +41,18 @@ func judge(s view.Status) verdict {
 	}
 	v.headline += ": " + ofPeers(len(s.Peers), len(s.Peers)) + " up"
 	return v
+}
+
+// sortProblems tells what is wrong from what only might become so.
+func sortProblems(all []view.Problem) (problems, warnings []view.Problem) {
+	for _, problem := range all {
+		if problem.Warning {
+			warnings = append(warnings, problem)
+		} else {
+			problems = append(problems, problem)
+		}
+	}
+	return problems, warnings
 }
 
 func said(problem view.Problem) string { return problem.Subject + ": " + problem.Message }

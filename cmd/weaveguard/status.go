@@ -66,10 +66,9 @@ func (p *page) status(s view.Status) {
 		p.space()
 		p.peers(s.Peers)
 	}
-	if len(s.Problems) > 0 {
-		p.space()
-		p.problems(s.Problems)
-	}
+	problems, warnings := sortProblems(s.Problems)
+	p.problems("problem", problems)
+	p.problems("warning", warnings)
 }
 
 func nodeFacts(s view.Status) [][2]string {
@@ -137,8 +136,12 @@ func (p *page) peers(peers []view.PeerStatus) {
 	}
 }
 
-func (p *page) problems(problems []view.Problem) {
-	p.text("", count(len(problems), "problem")+":")
+func (p *page) problems(what string, problems []view.Problem) {
+	if len(problems) == 0 {
+		return
+	}
+	p.space()
+	p.text("", count(len(problems), what)+":")
 	for _, problem := range problems {
 		p.text(indentStep, problem.Subject+": "+problem.Message)
 		p.remedy(indentStep+indentStep, problem.Remedy)
