@@ -2,8 +2,11 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -105,7 +108,7 @@ func (c *contact) state() (bool, []view.Problem) {
 	if silence != nil {
 		problems = append(problems, view.Problem{
 			Subject: "Kubernetes API server",
-			Message: fmt.Sprintf("it doesn't answer, and what it said last stays in use: %v", silence.err),
+			Message: fmt.Sprintf("it doesn't answer, and what it said last stays in use: %v", cause(silence.err)),
 			Remedy: "running pods keep their network; if this lasts, see whether this node reaches the API server, " +
 				"and if only its Service address fails, set KUBERNETES_SERVICE_HOST in the manifest",
 			Warning: true,
@@ -113,6 +116,17 @@ func (c *contact) state() (bool, []view.Problem) {
 	}
 	_, nodesFail := c.failing[watchingNodes]
 	return c.answered && !nodesFail && silence == nil, problems
+}
+
+// cause leaves out what a client adds to an error of the network: URLs of a line each, and earlier attempts.
+func cause(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op
+	}
+	if request := (*url.Error)(nil); errors.As(err, &request) {
+		return request.Err
+	}
+	return err
 }
 
 // isRefusal reports whether err is an answer that no retry will change.
