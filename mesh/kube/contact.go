@@ -101,7 +101,8 @@ func (c *contact) state() (bool, []view.Problem) {
 		problems = append(problems, view.Problem{
 			Subject: "Kubernetes API server",
 			Message: fmt.Sprintf("it refuses %s: %v", what, f.err),
-			Remedy:  "apply the manifest of this version again: its roles allow it",
+			Remedy: "apply the manifest of this version again: its roles allow it; and see that --node-name is this node, " +
+				"if an admission policy refuses it",
 			Warning: true,
 		})
 	}
