@@ -69,6 +69,7 @@ func TestBookTellsOnlyNews(t *testing.T) {
 		{"a goodbye", func() bool { return b.gone("n/1", "n") }, true},
 		{"of a stranger", func() bool { return b.gone("m/1", "m") }, false},
 		{"a member without a record", func() bool { n, _ := b.alive("m/1", "m", address, nil, dawn); return n }, true},
+		{"the same, moved", func() bool { n, _ := b.alive("m/1", "m", moved, nil, dawn); return n }, true},
 	}
 	for _, s := range steps {
 		if got := s.do(); got != s.news {

@@ -165,6 +165,9 @@ func (g *Gossip) seek(ctx context.Context) {
 	for ctx.Err() == nil {
 		now := time.Now()
 		alive := presenceOf(g.book.members())
+		if !alive.lonely() {
+			g.tally.withdraw(keyIsolated)
+		}
 		wait := notBefore.Sub(now)
 		if wait <= 0 {
 			var target Target
@@ -194,7 +197,6 @@ func (g *Gossip) attempt(ctx context.Context, target Target, alive presence, fai
 	g.seeker.tried(target, err, now, alive)
 	if err == nil {
 		g.log.Debug("gossip: joined", "node", target.Node, "address", target.Addr)
-		g.tally.withdraw(keyIsolated)
 		return 0
 	}
 	failures++
@@ -204,10 +206,7 @@ func (g *Gossip) attempt(ctx context.Context, target Target, alive presence, fai
 		g.tally.count(reasonUndecryptable)
 		g.tally.report(keyPacket+target.Addr.Addr().String(), otherKey(target.Addr.Addr()), now)
 	}
-	switch {
-	case !alive.lonely():
-		g.tally.withdraw(keyIsolated)
-	case failures >= lonelyFailures:
+	if alive.lonely() && failures >= lonelyFailures {
 		g.tally.report(keyIsolated, isolated(reason, g.config.Port), now)
 	}
 	return failures
