@@ -87,7 +87,7 @@ type pass struct {
 func New(c Config) *Agent {
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		said: map[string]bool{}, up: map[string]bool{},
+		said: map[string]bool{}, up: map[string]bool{}, ready: c.Attach.Open(),
 	}
 	a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {

@@ -139,6 +139,8 @@ func (f files) Apply(_ context.Context, ready *view.Ready) (int, error) {
 
 func (f files) Problems() []view.Problem { return nil }
 
+func (f files) Open() bool { return f.open() }
+
 func (f files) Attached(context.Context) (int, error) { return 0, nil }
 
 // air is a fake gossip: what was said, and what this node announced.

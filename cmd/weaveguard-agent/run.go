@@ -144,6 +144,7 @@ func (s *starter) startKube(ctx context.Context) error {
 	if !s.Kubernetes {
 		return nil
 	}
+	kube.RouteLogs(s.log)
 	client, metadata, err := kube.Clients(s.Kubeconfig, view.Version())
 	if err != nil {
 		return err
@@ -176,8 +177,10 @@ func (s *starter) findSelf(ctx context.Context) error {
 	switch {
 	case len(s.addresses) > 0:
 		return nil
+	case !snapshot.Synced && len(snapshot.Problems) > 0:
+		return errors.New(snapshot.Problems[0].String())
 	case !snapshot.Synced:
-		return errors.New("the Kubernetes API hasn't told of the Nodes yet: does it answer, and may the service account read Nodes?")
+		return errors.New("the Kubernetes API hasn't told of the Nodes yet")
 	}
 	return fmt.Errorf("Kubernetes has no Node %q with an InternalIP: is --node-name right?", s.NodeName)
 }

@@ -112,6 +112,12 @@ func (a *Attach) writeConflist(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
+// Open reports whether pods can be attached now: whether there is a ready file that the plugin can use.
+func (a *Attach) Open() bool {
+	_, err := store.ReadReady(a.cfg.ReadyFile)
+	return err == nil
+}
+
 // Attachments returns what is attached on this node, sorted by container and interface. Files of the store that
 // can't be read don't hide the others: both results may be non-nil.
 func (a *Attach) Attachments(ctx context.Context) ([]store.Attachment, error) {

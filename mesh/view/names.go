@@ -26,7 +26,7 @@ const (
 	AnnotationIdentity      = "weaveguard.io/identity"
 	AnnotationPublicKey     = "weaveguard.io/public-key"
 	AnnotationKeyGeneration = "weaveguard.io/key-generation"
-	// AnnotationEndpoint is set by users: the address, or address and first port, that peers send to.
+	// AnnotationEndpoint is set by users: the IP address that peers send to.
 	AnnotationEndpoint = "weaveguard.io/endpoint"
 )
 

@@ -78,7 +78,7 @@ func Up(t testing.TB, hosts int) *Mesh {
 	for _, n := range m.Nodes {
 		n.Start(t)
 	}
-	m.WaitUp(t, 30*time.Second)
+	m.WaitUp(t, time.Minute)
 	return m
 }
 
