@@ -12,8 +12,8 @@ import (
 
 const (
 	pathDeadline   = 10 * time.Second // for a new flow's path to work
-	settleDeadline = 5 * time.Second  // for the last datagrams to arrive
-	settleQuiet    = 500 * time.Millisecond
+	settleDeadline = 20 * time.Second // for the last datagrams to arrive
+	settleQuiet    = 3 * time.Second  // an emulated machine can stand still for longer than one thinks
 )
 
 // FlowOptions says what datagrams go where.
