@@ -12,9 +12,6 @@ BIN     := build/bin/linux_$(ARCH)
 LDFLAGS := -s -w -X github.com/weaveguard/weaveguard/mesh/view.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PORTMAP := github.com/containernetworking/plugins/plugins/meta/portmap
-# The lanes share the machine's two cores and say much: one package at a time.
-GOTEST  := go test -count=1 -p 1
-LANES   := ./test/lab/... ./test/cluster/... ./test/vm/...
 
 .PHONY: help
 help: ## list the targets
@@ -77,14 +74,14 @@ cluster-node-add: wgcluster ## one more node for it
 
 .PHONY: cluster-down
 cluster-down: wgcluster ## end it, and remove all that it made
-	@$(WGCLUSTER) --name $(CLUSTER) down
+	@$(WGCLUSTER) --name $(CLUSTER) down && echo "cluster $(CLUSTER) is gone"
 
 .PHONY: test
-test: deps image ## run all tests once: units, then the lanes lab, cluster and vm
+test: deps image wgcluster ## run all tests once: units, then the lanes lab, cluster and vm
 	@test/all.sh
 
 .PHONY: test-full
-test-full: deps image ## units with -race, the lanes in full and five times
+test-full: deps image wgcluster ## units with -race, the lanes in full and five times
 	@WEAVEGUARD_FULL=1 test/all.sh
 
 .PHONY: bench

@@ -71,6 +71,9 @@ func (d *demo) exchangeAll(ctx context.Context) error {
 			if from == to {
 				continue
 			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			ping, errPing := d.ping(ctx, from, to)
 			page, errPage := d.fetch(ctx, from, to)
 			d.row("%-8s %-8s %-28s %s", from.name, to.name, ping, page)

@@ -103,7 +103,8 @@ func (d *demo) tunnelsSeen(ctx context.Context) error {
 			}
 		}
 	}
-	d.row("the first: %s", first)
+	_, packet, _ := strings.Cut(first, " IP ") // without the time
+	d.row("such as   %s", packet)
 	return errors.Join(errs...)
 }
 
