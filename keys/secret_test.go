@@ -103,7 +103,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 func TestLeaksAreFound(t *testing.T) {
 	secret := []byte("0123456789abcdefghijklmnopqrstuv")
 	for _, text := range []string{
-		fmt.Sprint(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%#v", secret), fmt.Sprintf("%s", secret),
+		fmt.Sprint(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%#v", secret), string(secret),
 		fmt.Sprintf("% X", secret), fmt.Sprintf("%+v", struct{ a [32]byte }{[32]byte(secret)}),
 		base64.StdEncoding.EncodeToString(secret),
 	} {

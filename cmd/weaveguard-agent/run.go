@@ -182,7 +182,7 @@ func (s *starter) findSelf(ctx context.Context) error {
 	case !snapshot.Synced:
 		return errors.New("the Kubernetes API hasn't told of the Nodes yet")
 	}
-	return fmt.Errorf("Kubernetes has no Node %q with an InternalIP: is --node-name right?", s.NodeName)
+	return fmt.Errorf("there is no Node %q with an InternalIP in Kubernetes: is --node-name right?", s.NodeName)
 }
 
 // findSelfByPeers resolves the peers, and takes the address that packets to the first of them would have.

@@ -3,6 +3,7 @@ package agents_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,26 @@ func TestOverlappingRoute(t *testing.T) {
 	says(t, n, "10.32.1.0/24", "10.32.1.64/26", "10.99.0.200")
 	n.MustRun(t, "ip", "route", "delete", "10.32.1.64/26")
 	lab.Eventually(t, 20*time.Second, "the node is ready once the route is gone", func() error { return n.Peers(t.Context()) })
+}
+
+// Of two hosts with overlapping pod CIDRs one keeps its own, both say so, and the rest of the mesh is none the worse.
+func TestOverlappingPodCIDRs(t *testing.T) {
+	m := agents.New(t, 3)
+	m.Nodes[1].CIDR = netip.PrefixFrom(m.Nodes[0].CIDR.Addr(), 25)
+	for _, n := range m.Nodes {
+		n.Start(t)
+	}
+	for _, n := range m.Nodes {
+		says(t, n, "h2", "10.32.1.0/25", "10.32.1.0/24 of node h1")
+	}
+	a, b := m.Nodes[0].AddPod(t, "pod"), m.Nodes[2].AddPod(t, "pod")
+	lab.Eventually(t, time.Minute, "the others reach each other", func() error {
+		_, err := a.Run(t.Context(), "ping", "-c", "1", "-W", "1", b.Addr.String())
+		return err
+	})
+	if s, err := m.Nodes[1].Status(t.Context()); err != nil || s.Ready {
+		t.Errorf("the host whose pod CIDR is another's attaches pods (%v)", err)
+	}
 }
 
 // A key file that can't be read is named and left as it is; tunnels that stand go on, and so does the node once the
