@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
@@ -21,21 +22,61 @@ type claim struct {
 // settleCIDRs decides which node keeps which pod CIDR. Of two that overlap, the older node's stays, on a tie the
 // smaller name's: every node decides alike. A CIDR that this host's own network stands on isn't used here.
 func (p *planner) settleCIDRs() {
-	claims := p.claims()
-	var kept []claim
-	for _, c := range claims {
-		if i := slices.IndexFunc(kept, func(k claim) bool { return k.node != c.node && k.cidr.Overlaps(c.cidr) }); i >= 0 {
+	kept := newClaims()
+	for _, c := range p.claims() {
+		if other, ok := kept.overlap(c); ok {
 			p.refuseCIDR(c, "remove one of the two Node objects, or give it another pod CIDR",
-				fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which is older and keeps it", c.cidr, kept[i].cidr, kept[i].node))
+				fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which is older and keeps it", c.cidr, other.cidr, other.node))
 			continue
 		}
 		if clash := p.hostClash(c); clash != "" {
 			p.refuseCIDR(c, "change the host's network or the cluster's pod CIDRs, so that they don't overlap", clash)
 			continue
 		}
-		kept = append(kept, c)
+		kept.add(c)
 		p.cidrs[c.node] = append(p.cidrs[c.node], c.cidr)
 	}
+}
+
+// claims finds overlaps in a time that doesn't grow with the number of claims.
+type claims struct {
+	exact  map[netip.Prefix]claim
+	within map[netip.Prefix]claim // a prefix → some claim inside it
+}
+
+func newClaims() claims {
+	return claims{exact: map[netip.Prefix]claim{}, within: map[netip.Prefix]claim{}}
+}
+
+// wider are all prefixes that contain p, itself first.
+func wider(p netip.Prefix) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for bits := p.Bits(); bits >= 0; bits-- {
+			if prefix, err := p.Addr().Prefix(bits); err != nil || !yield(prefix) {
+				return
+			}
+		}
+	}
+}
+
+func (k claims) add(c claim) {
+	k.exact[c.cidr.Masked()] = c
+	for prefix := range wider(c.cidr) {
+		k.within[prefix] = c
+	}
+}
+
+// overlap finds a claim that has addresses in common with c.
+func (k claims) overlap(c claim) (claim, bool) {
+	if other, ok := k.within[c.cidr.Masked()]; ok {
+		return other, true
+	}
+	for prefix := range wider(c.cidr) {
+		if other, ok := k.exact[prefix]; ok {
+			return other, true
+		}
+	}
+	return claim{}, false
 }
 
 func (p *planner) claims() []claim {

@@ -28,6 +28,12 @@ type link struct {
 	endpoint netip.AddrPort
 }
 
+// linkEnd is what tells this node's ends of links apart.
+type linkEnd struct {
+	device string
+	key    keys.PublicKey
+}
+
 // deviceNumber is the tunnel device of a node in generation near, towards a peer in generation far.
 func deviceNumber(near, far uint32) int { return int(2*(near%2) + far%2) }
 
@@ -151,23 +157,27 @@ func (p *planner) amongPods(a netip.Addr) (netip.Prefix, bool) {
 // sameKey names this node or an earlier one that has a WireGuard key of n too: WireGuard would take the two for
 // one peer.
 func (p *planner) sameKey(n view.Node) string {
-	if shareKey(p.View.Self.Generations, n.Generations) {
-		return p.View.Self.Name
-	}
-	for _, other := range p.View.Peers {
-		if strings.Compare(other.Name, n.Name) < 0 && shareKey(other.Generations, n.Generations) {
-			return other.Name
+	for _, g := range n.Generations {
+		if owner := p.keyOwners[g.Key]; owner != n.Name {
+			return owner
 		}
 	}
 	return ""
 }
 
-func shareKey(a, b []record.Generation) bool {
-	have := map[keys.PublicKey]bool{}
-	for _, g := range a {
-		have[g.Key] = true
+// ownKeys finds out who has each WireGuard key: this node, or of the others the first by name.
+func (p *planner) ownKeys() {
+	own := func(node string, generations []record.Generation) {
+		for _, g := range generations {
+			if _, taken := p.keyOwners[g.Key]; !taken {
+				p.keyOwners[g.Key] = node
+			}
+		}
 	}
-	return slices.ContainsFunc(b, func(g record.Generation) bool { return have[g.Key] })
+	own(p.View.Self.Name, p.View.Self.Generations)
+	for _, n := range p.View.Peers {
+		own(n.Name, n.Generations)
+	}
 }
 
 // best picks the link that traffic to a peer takes: of the confirmed ones the newest, and while none is
@@ -227,10 +237,5 @@ func (p *planner) starts(n view.Node) bool { return strings.Compare(p.View.Self.
 
 // state is what the tunnels showed of a link last.
 func (p *planner) state(l link) view.LinkState {
-	for _, state := range p.View.Links {
-		if state.Device == view.DeviceName(l.device) && state.PublicKey == l.peer.Key {
-			return state
-		}
-	}
-	return view.LinkState{}
+	return p.states[linkEnd{view.DeviceName(l.device), l.peer.Key}]
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -23,7 +24,9 @@ type planner struct {
 	Input
 	out view.Desired
 	// cidrs is what each node, this one too, keeps of its pod CIDRs after conflicts.
-	cidrs map[string][]netip.Prefix
+	cidrs     map[string][]netip.Prefix
+	keyOwners map[keys.PublicKey]string
+	states    map[linkEnd]view.LinkState
 	// ranges are all that only tunnels and bridges may carry.
 	ranges []netip.Prefix
 	// ways are how the pods of other nodes are reached.
@@ -40,8 +43,13 @@ type way struct {
 // Make plans the desired state. It never fails: what can't be planned is in the result's Problems, by name, and
 // the rest is planned all the same.
 func Make(in Input) view.Desired {
-	p := &planner{Input: in, cidrs: map[string][]netip.Prefix{}}
+	p := &planner{Input: in, cidrs: map[string][]netip.Prefix{}, keyOwners: map[keys.PublicKey]string{},
+		states: map[linkEnd]view.LinkState{}}
 	p.out.PeerProblems = map[string]string{}
+	for _, state := range in.View.Links {
+		p.states[linkEnd{state.Device, state.PublicKey}] = state
+	}
+	p.ownKeys()
 	p.settleCIDRs()
 	p.announce()
 	p.ranges = p.podRanges()
