@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -202,8 +203,7 @@ func TestRecordsThatDoNotCount(t *testing.T) {
 		word   string
 		reason string
 	}{
-		"no such Node":     {nil, []mesh.Heard{good}, "unknown", "Kubernetes has no Node b"},
-		"no pin yet":       {[]mesh.ClusterNode{unpinned}, []mesh.Heard{good}, "waiting", "annotation"},
+		"no pin yet":       {[]mesh.ClusterNode{unpinned}, []mesh.Heard{good}, "", "annotation"},
 		"not its pin":      {[]mesh.ClusterNode{b.node()}, []mesh.Heard{stranger.says(t, nil)}, "identity", "another identity"},
 		"another's name":   {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: c.says(t, nil).Raw}}, "signature", "signature"},
 		"a flipped bit":    {[]mesh.ClusterNode{b.node()}, []mesh.Heard{flipped}, "", ""},
@@ -230,6 +230,30 @@ func TestRecordsThatDoNotCount(t *testing.T) {
 				t.Errorf("b in the status is %+v, want a reason with %q", p, tc.reason)
 			}
 		})
+	}
+}
+
+// Who speaks without having a Node is told of, and is no peer that one waits for.
+func TestUnknownSpeakers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	w.air.say(newSpeaker(t, 2, "b").says(t, nil))
+	a := w.start(t)
+	s := a.pass()
+	if len(planned(w.kernel)) != 0 || len(s.Peers) != 0 || s.Counters.Refused["unknown"] != 1 {
+		t.Errorf("peers are %+v, refused %v", s.Peers, s.Counters.Refused)
+	}
+	if len(s.Problems) != 1 || !s.Problems[0].Warning || !strings.Contains(s.Problems[0].Message, `192.0.2.2 speaks as node "b"`) {
+		t.Errorf("problems are %+v", s.Problems)
+	}
+	many := make([]mesh.Heard, 50)
+	for i := range many {
+		many[i] = newSpeaker(t, 2, fmt.Sprintf("x%d", i)).says(t, nil)
+	}
+	w.air.say(many...)
+	if s := a.pass(); len(s.Problems) != 1 {
+		t.Errorf("%d problems for 50 unknown speakers, want 1", len(s.Problems))
 	}
 }
 

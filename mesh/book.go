@@ -27,6 +27,23 @@ type refusal struct {
 	reason string
 }
 
+// candidate is the hash of a node's name and the record that was heard for it.
+type candidate [sha256.Size]byte
+
+// verdict is what was found out about a candidate: opening one takes much longer than looking it up.
+type verdict struct {
+	record record.Record
+	err    error
+	word   string // that it was refused with last
+}
+
+// waitingWord is for candidates that aren't refused: what they need may be under way.
+const waitingWord = "waiting"
+
+// unknownWord is for candidates of nodes that Kubernetes doesn't have: deleted ones whose agents still run, or
+// somebody with the gossip key.
+const unknownWord = "unknown"
+
 // book holds the records that count, one for each other node, and why others don't. It isn't safe for concurrent
 // use: the loop owns it.
 type book struct {
@@ -34,9 +51,10 @@ type book struct {
 	identity keys.PublicIdentity
 
 	entries map[string]entry
-	waiting map[string]string            // node → why no record of it counts
-	judged  map[[sha256.Size]byte]string // candidate → the word it was refused with last
-	refused map[string]uint64            // word → how many candidates
+	waiting map[string]string     // node → why no record of it counts
+	judged  map[candidate]verdict // what is heard now
+	refused map[string]uint64     // word → how many candidates
+	unknown map[string]netip.Addr // who speaks without having a Node
 
 	ownSeen  uint64 // highest sequence number of this identity that others know of
 	impostor string // who else says that it is this node, in words
@@ -46,7 +64,7 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 	return &book{
 		self: self, identity: identity,
 		entries: map[string]entry{}, waiting: map[string]string{},
-		judged: map[[sha256.Size]byte]string{}, refused: map[string]uint64{},
+		judged: map[candidate]verdict{}, refused: map[string]uint64{},
 	}
 }
 
@@ -63,33 +81,43 @@ func (b *book) load(node string, raw []byte, age int64) error {
 // take judges what was heard against the pins, and returns whether the book changed.
 func (b *book) take(heard []Heard, cluster *ClusterState) bool {
 	changed := b.prune(cluster)
-	judged := make(map[[sha256.Size]byte]string, len(heard))
-	b.waiting, b.impostor = map[string]string{}, ""
+	before := b.judged
+	b.judged = make(map[candidate]verdict, len(heard))
+	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
 	b.expect(cluster)
 	for _, h := range heard {
-		took, no := b.judge(h, cluster)
+		id := candidate(sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw)))
+		v, seen := before[id]
+		if !seen {
+			v.record, v.err = record.Open(h.Node, h.Raw)
+		}
+		took, no := b.judge(h, v, cluster)
 		changed = changed || took
-		if no == nil {
-			continue
-		}
-		id := candidateID(h)
-		if b.judged[id] != no.word {
-			b.refused[no.word]++
-		}
-		judged[id] = no.word
-		if _, counts := b.entries[h.Node]; !counts && h.Node != b.self {
-			b.waiting[h.Node] = no.reason
-		}
+		v.word = b.note(h, no, v.word)
+		b.judged[id] = v
 	}
-	b.judged = judged
 	for node := range b.entries {
 		delete(b.waiting, node)
 	}
 	return changed
 }
 
-func candidateID(h Heard) [sha256.Size]byte {
-	return sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw))
+// note keeps why a candidate doesn't count, and counts it when that is new. It returns the word.
+func (b *book) note(h Heard, no *refusal, before string) string {
+	if no == nil {
+		return ""
+	}
+	if no.word != before && no.word != waitingWord {
+		b.refused[no.word]++
+	}
+	switch {
+	case h.Node == b.self:
+	case no.word == unknownWord:
+		b.unknown[h.Node] = h.From
+	default:
+		b.waiting[h.Node] = no.reason
+	}
+	return no.word
 }
 
 // expect lists the nodes that Kubernetes knows and nobody has heard of.
@@ -129,10 +157,10 @@ func (b *book) prune(cluster *ClusterState) bool {
 }
 
 // judge takes in a candidate, or says why not. A record that is older than what counts is neither.
-func (b *book) judge(h Heard, cluster *ClusterState) (bool, *refusal) {
-	r, err := record.Open(h.Node, h.Raw)
-	if err != nil {
-		return false, &refusal{record.Reason(err), err.Error()}
+func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal) {
+	r := v.record
+	if v.err != nil {
+		return false, &refusal{record.Reason(v.err), v.err.Error()}
 	}
 	if h.Node == b.self {
 		return false, b.judgeOwn(h, r)
@@ -164,16 +192,16 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 		return 0, &refusal{"identity", fmt.Sprintf("it came back under another identity: if its disk was wiped, run "+
 			"`weaveguard forget %s`; if not, somebody else speaks for it", h.Node)}
 	case cluster != nil && !cluster.Synced && (!counts || changed):
-		return 0, &refusal{"waiting", "the Kubernetes API doesn't answer, so its Node can't be checked"}
+		return 0, &refusal{waitingWord, "the Kubernetes API doesn't answer, so its Node can't be checked"}
 	case cluster == nil || !cluster.Synced:
 		return known.age, nil
 	}
 	n := cluster.node(h.Node)
 	switch {
 	case n == nil:
-		return 0, &refusal{"unknown", fmt.Sprintf("Kubernetes has no Node %s", h.Node)}
+		return 0, &refusal{unknownWord, fmt.Sprintf("Kubernetes has no Node %s", h.Node)}
 	case n.Identity.IsZero():
-		return 0, &refusal{"waiting", fmt.Sprintf("its Node has no annotation %s yet, which its agent writes",
+		return 0, &refusal{waitingWord, fmt.Sprintf("its Node has no annotation %s yet, which its agent writes",
 			view.AnnotationIdentity)}
 	case n.Identity != r.Identity:
 		return 0, &refusal{"identity", fmt.Sprintf("its record is by another identity than its Node's annotation %s says",

@@ -3,12 +3,16 @@ package mesh
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
+
+// maxUnknown is how many unknown speakers are named, each by a problem of its own; of more, one is.
+const maxUnknown = 5
 
 // look takes a fresh view of the mesh.
 func (a *Agent) look(p *pass) {
@@ -48,6 +52,16 @@ func (a *Agent) notice(p *pass) {
 			Subject: "node " + a.Node, Message: a.book.impostor,
 			Remedy: "give each host a name of its own, or end the agent on the host that shouldn't have it",
 		})
+	}
+	for _, node := range slices.Sorted(maps.Keys(a.book.unknown)) {
+		p.problems = append(p.problems, view.Problem{
+			Subject: "gossip", Warning: true,
+			Message: fmt.Sprintf("%s speaks as node %q, and Kubernetes has no such Node", a.book.unknown[node], node),
+			Remedy:  "if the Node was deleted, end the agent there; if not, change the gossip key: somebody else has it",
+		})
+		if len(a.book.unknown) > maxUnknown {
+			break // the count of refused records says how many
+		}
 	}
 	p.problems = append(p.problems, a.Gossip.Problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
