@@ -174,6 +174,38 @@ func state(t *testing.T, n *agents.Node) string {
 	return b.String()
 }
 
+// When the userspace daemon is replaced its devices and sessions are gone: the agent makes them again by itself, and
+// meanwhile nothing leaves in the clear.
+func TestUserspaceRestart(t *testing.T) {
+	m := agents.New(t, 2)
+	if m.Kernel {
+		return // the kernel carries the tunnels: there is no daemon that could be replaced
+	}
+	for _, n := range m.Nodes {
+		n.Start(t)
+	}
+	m.WaitUp(t, time.Minute)
+	const marker = "never in the clear"
+	capture := m.Lab.Capture(t, "", []byte(marker))
+	a, b := m.Nodes[0].AddPod(t, "pod"), m.Nodes[1].AddPod(t, "pod")
+	f := flow(t, a, b, marker)
+	for _, n := range m.Nodes {
+		if err := n.Userspace.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		n.StartUserspace(t)
+		lab.Eventually(t, 30*time.Second, "the pods reach each other again", func() error {
+			_, err := a.Run(t.Context(), "ping", "-c", "1", "-W", "1", b.Addr.String())
+			return err
+		})
+	}
+	m.WaitUp(t, time.Minute)
+	t.Logf("while both daemons were replaced: %s", f.Stop(t))
+	if report := capture.Stop(); report.Marked != 0 || report.Packets == 0 {
+		t.Errorf("the underlay carried %s", report)
+	}
+}
+
 // On an unchanged world the loop changes nothing in the kernel: nothing that the agent counts, no rtnetlink event
 // and no nftables transaction.
 func TestLoopChangesNothing(t *testing.T) {
