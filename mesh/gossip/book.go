@@ -27,7 +27,8 @@ type Heard struct {
 	Raw  []byte // as record.Sign made it, if it is what it claims to be
 	// From is the address of the member that announced it; zero when another member handed it on.
 	From netip.Addr
-	// Alive: a member of this node name is alive now, whether or not the record is its own.
+	// Alive: a member of this node name is alive now, whether or not the record is its own. Under this node's name
+	// only another one counts.
 	Alive bool
 }
 
@@ -193,8 +194,12 @@ func (b *book) heard() []Heard {
 	var all []Heard
 	for _, node := range slices.Sorted(maps.Keys(b.nodes)) {
 		e := b.nodes[node]
+		others := len(e.members)
+		if _, self := e.members[b.self]; self {
+			others--
+		}
 		for _, c := range e.candidates {
-			all = append(all, Heard{Node: node, Raw: bytes.Clone(c.raw), From: c.from, Alive: len(e.members) > 0})
+			all = append(all, Heard{Node: node, Raw: bytes.Clone(c.raw), From: c.from, Alive: others > 0})
 		}
 	}
 	return all

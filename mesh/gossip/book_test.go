@@ -202,3 +202,18 @@ func TestBookSelfComesFirst(t *testing.T) {
 		t.Errorf("heard in this node's name: %q", raws)
 	}
 }
+
+// What is heard in this node's name is alive only as long as somebody else says it: the record of an earlier
+// identity, which others hand on, isn't another node.
+func TestBookSelfIsNotItsTwin(t *testing.T) {
+	b := newBook("self/0")
+	b.alive("self/0", "self", address, []byte("own"), dawn)
+	b.handed("self", []byte("earlier"))
+	if raws, alive := heardOf(b, "self"); !slices.Equal(raws, []string{"earlier"}) || alive {
+		t.Errorf("heard %q, alive %t; want what was handed on, not alive", raws, alive)
+	}
+	b.alive("self/1", "self", moved, []byte("twin"), dawn)
+	if _, alive := heardOf(b, "self"); !alive {
+		t.Error("another node of this name isn't alive")
+	}
+}
