@@ -257,6 +257,23 @@ func TestUnknownSpeakers(t *testing.T) {
 	}
 }
 
+// Gossip remembers the record of a Node that was deleted, and of its agent that ended: that is no news.
+func TestDeletedNodeLeavesNoProblem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	said := b.says(t, nil)
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(said)
+	a := w.start(t)
+	said.Alive = false
+	w.air.say(said)
+	w.cluster.set(w.self.node())
+	if s := a.pass(); len(s.Problems) != 0 || len(s.Peers) != 0 {
+		t.Errorf("problems are %+v, peers %+v: want nothing of b left", s.Problems, s.Peers)
+	}
+}
+
 func useKey(other *speaker) func(*record.Record) {
 	return func(r *record.Record) { r.Generations = []record.Generation{{Number: 0, Key: other.key()}} }
 }

@@ -113,7 +113,9 @@ func (b *book) note(h Heard, no *refusal, before string) string {
 	switch {
 	case h.Node == b.self:
 	case no.word == unknownWord:
-		b.unknown[h.Node] = h.From
+		if h.Alive { // what gossip remembers of a Node that was deleted is nobody speaking
+			b.unknown[h.Node] = h.From
+		}
 	default:
 		b.waiting[h.Node] = no.reason
 	}
