@@ -131,13 +131,19 @@ func (a *Agent) run(ctx context.Context) *pass {
 	host, err := a.Network.Observe(ctx, endpoints(p.view))
 	if err != nil {
 		p.fail("network", err) // without knowing what is there, nothing is touched
+		if last := a.last.Load(); last != nil {
+			p.desired, p.ready = last.desired, last.ready // and so it is as it was
+			p.problems = append(p.problems, p.desired.Problems...)
+		}
 	} else {
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		p.problems = append(p.problems, p.desired.Problems...)
 		a.apply(ctx, p)
 		a.tell(p)
 	}
-	a.publish(p)
+	if ctx.Err() == nil { // what was broken off says nothing
+		a.publish(p)
+	}
 	return p
 }
 

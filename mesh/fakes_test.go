@@ -76,8 +76,10 @@ type (
 	files   struct{ *kernel }
 )
 
-func (n network) Observe(context.Context, []netip.Addr) (view.Host, error) {
-	return n.host, nil
+func (n network) Observe(ctx context.Context, _ []netip.Addr) (view.Host, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.host, errors.Join(ctx.Err(), n.fail["observe"])
 }
 
 func (n network) ApplySysctls(_ context.Context, s []view.Sysctl) (int, error) {
