@@ -62,6 +62,7 @@ type Agent struct {
 	links      links
 	remembered Remembered
 	announced  announced
+	unsaved    bool // what is remembered isn't on disk as it is
 	ready      bool
 	said       map[string]bool // problems that were logged and still stand
 	up         map[string]bool // peers that were logged as up

@@ -1,7 +1,6 @@
 package mesh_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -145,45 +144,6 @@ func TestReadinessOutlivesTheAgent(t *testing.T) {
 	a := w.start(t)
 	if s := a.pass(); !s.Ready || !w.cluster.told().Ready || !w.kernel.open() {
 		t.Errorf("not ready after a restart: %+v", s)
-	}
-}
-
-// While the kernel can't be read nothing is changed, and nothing is told that isn't so.
-func TestBlindPassKeepsWhatIs(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	b := newSpeaker(t, 2, "b")
-	w.cluster.set(w.self.node(), b.node())
-	w.air.say(b.says(t, nil))
-	w.kernel.sessions[b.key()] = time.Now()
-	a := w.start(t)
-	a.pass()
-	setFault(w.kernel, "observe", errBroken)
-	s := a.pass()
-	if p := peer(s, "b"); !s.Ready || p == nil || !p.Up || len(s.Problems) != 1 {
-		t.Errorf("while the kernel can't be read: %+v", s)
-	}
-	a.stop()
-	if log := w.log.String(); strings.Contains(log, "peer is gone") || strings.Contains(log, "not ready") {
-		t.Errorf("the log says what isn't so:\n%s", log)
-	}
-}
-
-// The end of the agent is no fault of anything.
-func TestEndIsNoProblem(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.cluster.set(w.self.node())
-	over, end := context.WithCancel(t.Context())
-	end()
-	for range 20 { // the loop may see the latch first, or the end
-		w.config.Latch.Set()
-		if err := mesh.New(w.config).Run(over); err != nil {
-			t.Error(err)
-		}
-	}
-	if w.log.Len() > 0 {
-		t.Errorf("logged at the end:\n%s", w.log)
 	}
 }
 

@@ -28,8 +28,9 @@ func (a *Agent) look(p *pass) {
 		alive[h.Node] = alive[h.Node] || h.Alive
 	}
 	a.notice(p)
-	if a.remember(p) || changed || a.last.Load() == nil {
-		if err := a.remembered.save(a.CachePath); err != nil {
+	if a.remember(p) || changed || a.unsaved || a.last.Load() == nil {
+		err := a.remembered.save(a.CachePath)
+		if a.unsaved = err != nil; a.unsaved {
 			p.problems = append(p.problems, view.Problem{
 				Subject: "view cache", Message: err.Error(),
 				Remedy: "free or repair the disk; until then a restart without the others starts from an older view",
@@ -152,7 +153,7 @@ func (a *Agent) podRanges(p *pass) ([]netip.Prefix, string) {
 	}
 	p.problems = append(p.problems, view.Problem{
 		Subject: "pod ranges", Warning: true,
-		Message: fmt.Sprintf("not configured, so only the %d pod CIDRs seen so far fail closed", len(ranges)),
+		Message: "not configured, so only the pod CIDRs seen so far fail closed",
 		Remedy:  "start the agents with --pod-range and the cluster's whole pod range",
 	})
 	return ranges, "pod CIDRs seen so far"

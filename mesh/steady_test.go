@@ -1,0 +1,106 @@
+package mesh_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/record"
+)
+
+// While the kernel can't be read nothing is changed, and nothing is told that isn't so.
+func TestBlindPassKeepsWhatIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, nil))
+	w.kernel.sessions[b.key()] = time.Now()
+	a := w.start(t)
+	a.pass()
+	setFault(w.kernel, "observe", errBroken)
+	s := a.pass()
+	if p := peer(s, "b"); !s.Ready || p == nil || !p.Up || len(s.Problems) != 1 {
+		t.Errorf("while the kernel can't be read: %+v", s)
+	}
+	a.stop()
+	if log := w.log.String(); strings.Contains(log, "peer is gone") || strings.Contains(log, "not ready") {
+		t.Errorf("the log says what isn't so:\n%s", log)
+	}
+}
+
+// The end of the agent is no fault of anything.
+func TestEndIsNoProblem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	over, end := context.WithCancel(t.Context())
+	end()
+	for range 20 { // the loop may see the latch first, or the end
+		w.config.Latch.Set()
+		if err := mesh.New(w.config).Run(over); err != nil {
+			t.Error(err)
+		}
+	}
+	if w.log.Len() > 0 {
+		t.Errorf("logged at the end:\n%s", w.log)
+	}
+}
+
+// The cache is tried again until it is on disk, and so long it is a problem.
+func TestCacheIsSavedInTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	dir := filepath.Join(t.TempDir(), "later")
+	w.config.CachePath = filepath.Join(dir, "view.json")
+	a := w.start(t)
+	a.pass()
+	if s := a.pass(); len(s.Problems) != 1 || s.Problems[0].Subject != "view cache" {
+		t.Errorf("problems are %+v, want the cache's, which isn't on disk", s.Problems)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.pass(); len(s.Problems) != 0 {
+		t.Errorf("problems are %+v, want none any more", s.Problems)
+	}
+	if r, err := mesh.Recall(w.config.CachePath); err != nil || r.Self.Node != "a" {
+		t.Errorf("remembered %+v, %v", r, err)
+	}
+}
+
+// How many pod CIDRs are known is no news: a mesh that grows would fill the log with it.
+func TestGrowingMeshIsNoProblem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.PodRanges = nil
+	nodes := []mesh.ClusterNode{w.self.node()}
+	w.cluster.set(nodes...)
+	a := w.start(t)
+	for i := 2; i < 6; i++ {
+		nodes = append(nodes, newSpeaker(t, i, fmt.Sprintf("n%d", i)).node())
+		w.cluster.set(nodes...)
+		a.pass()
+	}
+	a.stop()
+	if log := w.log.String(); strings.Count(log, "pod ranges") != 1 {
+		t.Errorf("the pod ranges are in the log more than once:\n%s", log)
+	}
+}
+
+func TestStatusHasGenerations(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, func(r *record.Record) { r.Generations[0].Number = 7 }))
+	if p := peer(w.start(t).pass(), "b"); p == nil || p.Generation != 7 {
+		t.Errorf("b in the status is %+v, want its generation 7", p)
+	}
+}
