@@ -84,15 +84,18 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 			states[linkID{d.Name, peer.PublicKey}] = peer
 		}
 	}
-	alive := map[string]bool{}
+	alive, generations := map[string]bool{}, map[keys.PublicKey]uint32{}
 	for _, n := range p.view.Peers {
 		alive[n.Name] = n.Alive
+		for _, g := range n.Generations {
+			generations[g.Key] = g.Number
+		}
 	}
 	byNode := map[string]view.PeerStatus{}
 	for _, d := range p.desired.Devices {
 		for _, peer := range d.Peers {
 			s := linkStatus(d, peer, states[linkID{d.Name, peer.PublicKey}], now)
-			s.MTU, s.Gossip = routeMTU(p.desired, d, peer), alive[peer.Node]
+			s.MTU, s.Gossip, s.Generation = routeMTU(p.desired, d, peer), alive[peer.Node], generations[peer.PublicKey]
 			if other, has := byNode[peer.Node]; !has || s.LastHandshake.After(other.LastHandshake) {
 				byNode[peer.Node] = s
 			}
