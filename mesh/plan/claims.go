@@ -12,6 +12,9 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
+// minHostBits is what a pod CIDR leaves for addresses at least: its first and last aren't given, and one is the gateway.
+const minHostBits = 2
+
 // claim is one pod CIDR that one node says is its own.
 type claim struct {
 	node string
@@ -27,6 +30,11 @@ func (p *planner) settleCIDRs() {
 		if other, ok := kept.overlap(c); ok {
 			p.refuseCIDR(c, "remove one of the two Node objects, or give it another pod CIDR",
 				fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which is older and keeps it", c.cidr, other.cidr, other.node))
+			continue
+		}
+		if c.node == p.View.Self.Name && c.cidr.Bits() > c.cidr.Addr().BitLen()-minHostBits {
+			p.refuseCIDR(c, "give the node a pod CIDR with at least 4 addresses, such as a /24",
+				fmt.Sprintf("pod CIDR %s has no room for a gateway and pods", c.cidr))
 			continue
 		}
 		if clash := p.hostClash(c); clash != "" {

@@ -112,13 +112,16 @@ func with(in plan.Input, change func(*plan.Input)) plan.Input {
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	cases := map[string]plan.Input{
-		"one-node":          mesh(1),
-		"two-nodes":         mesh(2),
-		"three-nodes":       mesh(3),
-		"hundred-nodes":     mesh(100),
-		"dual-stack":        dualStack(3),
-		"underlay-of-six":   with(dualStack(2), sixOnly),
-		"no-pod-cidr":       with(mesh(2), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
+		"one-node":        mesh(1),
+		"two-nodes":       mesh(2),
+		"three-nodes":     mesh(3),
+		"hundred-nodes":   mesh(100),
+		"dual-stack":      dualStack(3),
+		"underlay-of-six": with(dualStack(2), sixOnly),
+		"no-pod-cidr":     with(mesh(2), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
+		"tiny-pod-cidr": with(mesh(2), func(in *plan.Input) {
+			in.View.Self.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32")}
+		}),
 		"peer-without-cidr": with(mesh(3), func(in *plan.Input) { in.View.Peers[0].PodCIDRs = nil }),
 		"waiting": with(mesh(2), func(in *plan.Input) {
 			in.View.Waiting = []view.Waiting{{Name: "node-009", Reason: "nothing was heard of it yet"}}
