@@ -93,8 +93,13 @@ func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
 	}
 	if n.Endpoint != "" {
 		endpoint, err := netip.ParseAddr(n.Endpoint)
+		endpoint = endpoint.Unmap()
+		if err == nil && (!endpoint.IsGlobalUnicast() || endpoint.Zone() != "") {
+			err = fmt.Errorf("%s isn't an address that other nodes can send to", endpoint)
+		}
 		if err != nil {
 			bad(view.AnnotationEndpoint, err, "set it to the IP address that peers reach the node at, or remove it")
+			endpoint = netip.Addr{}
 		}
 		node.Endpoint = endpoint
 	}
