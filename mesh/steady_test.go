@@ -104,3 +104,18 @@ func TestStatusHasGenerations(t *testing.T) {
 		t.Errorf("b in the status is %+v, want its generation 7", p)
 	}
 }
+
+// A host with a copy of this one's keys answers each of its records with a later one: that mustn't go on for ever.
+func TestCopiedKeyStoreMakesNoStorm(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	a := w.start(t)
+	for range 30 {
+		w.air.say(w.self.says(t, nil))
+		a.pass()
+	}
+	if n := w.air.count(); n < 2 || n > 5 {
+		t.Errorf("announced %d times, want a few: what others know is above it, again and again", n)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -13,6 +14,25 @@ import (
 type announced struct {
 	record record.Record
 	raw    []byte
+	// again is how often it was told again since againSince, with nothing new in it.
+	again      int
+	againSince time.Time
+}
+
+const (
+	// Two hosts with one key store hear each other's records as their own from later, and would answer each other
+	// for ever. So in each period of repeatPeriod a record is told again that often at most.
+	maxRepeats   = 3
+	repeatPeriod = time.Minute
+)
+
+// mayRepeat reports whether a record with nothing new in it may be told again now, and counts it.
+func (a *announced) mayRepeat(now time.Time) bool {
+	if now.Sub(a.againSince) >= repeatPeriod {
+		a.again, a.againSince = 0, now
+	}
+	a.again++
+	return a.again <= maxRepeats
 }
 
 // tell says to the others, to gossip and to Kubernetes what the pass came to.
@@ -30,7 +50,8 @@ func (a *Agent) tell(p *pass) {
 // announce signs and gossips what this node says about itself when that, or what others know of it, changed.
 func (a *Agent) announce(r record.Record) error {
 	r.Sequence = a.announced.record.Sequence
-	if a.announced.raw != nil && r.Equal(a.announced.record) && a.book.ownSeen <= r.Sequence {
+	if a.announced.raw != nil && r.Equal(a.announced.record) &&
+		(a.book.ownSeen <= r.Sequence || !a.announced.mayRepeat(time.Now())) {
 		return nil
 	}
 	sequence, err := a.Keys.NextSequence()
@@ -45,7 +66,7 @@ func (a *Agent) announce(r record.Record) error {
 	if err := a.Gossip.Announce(raw); err != nil {
 		return err
 	}
-	a.announced = announced{record: r, raw: raw}
+	a.announced.record, a.announced.raw = r, raw
 	return nil
 }
 
