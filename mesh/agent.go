@@ -22,6 +22,8 @@ const (
 	idleInterval = 30 * time.Second
 	// busyInterval is how often it runs while a link waits for its session, or something failed.
 	busyInterval = time.Second
+	// maxRest is the longest pause after a pass.
+	maxRest = 500 * time.Millisecond
 )
 
 // Config is what an Agent needs. Cluster is nil without Kubernetes.
@@ -111,12 +113,28 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.Latch:
 		case <-timer.C:
 		}
+		begin := time.Now()
 		p := a.run(ctx)
+		// As long as the pass took: what changes without end, by a routing daemon or somebody who undoes what is done
+		// here, then costs half of a processor at most.
+		if !rest(ctx, min(time.Since(begin), maxRest)) {
+			return nil
+		}
 		if p.failed || !a.links.settled() {
 			timer.Reset(busyInterval)
 		} else {
 			timer.Reset(idleInterval)
 		}
+	}
+}
+
+// rest waits, and reports whether the context goes on.
+func rest(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

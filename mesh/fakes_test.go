@@ -25,6 +25,7 @@ type kernel struct {
 	order    []string // the steps of the last pass
 	writes   int
 	fail     map[string]error
+	slow     time.Duration // how long it takes to look at it
 	host     view.Host
 	devices  []view.Device
 	sessions map[keys.PublicKey]time.Time // handshakes
@@ -77,6 +78,7 @@ type (
 )
 
 func (n network) Observe(ctx context.Context, _ []netip.Addr) (view.Host, error) {
+	time.Sleep(n.slow)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.host, errors.Join(ctx.Err(), n.fail["observe"])

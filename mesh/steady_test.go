@@ -119,3 +119,22 @@ func TestCopiedKeyStoreMakesNoStorm(t *testing.T) {
 		t.Errorf("announced %d times, want a few: what others know is above it, again and again", n)
 	}
 }
+
+// A world that never rests doesn't take a whole processor.
+func TestLoopRests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	w.kernel.slow = 20 * time.Millisecond
+	a := w.start(t)
+	before, begin := a.pass().Counters.Reconciles, time.Now()
+	for time.Since(begin) < 500*time.Millisecond {
+		a.latch.Set()
+		time.Sleep(time.Millisecond)
+	}
+	took := time.Since(begin)
+	passes := a.Status(t.Context()).Counters.Reconciles - before
+	if most := uint64(took/(2*w.kernel.slow)) + 2; passes == 0 || passes > most {
+		t.Errorf("%d passes of %s in %s, want at most %d", passes, w.kernel.slow, took, most)
+	}
+}
