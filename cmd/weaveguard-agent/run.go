@@ -274,6 +274,11 @@ func (s *starter) findWireGuard(ctx context.Context) error {
 	s.maker, s.kind = tunnel.Maker(daemon), tunnel.Userspace
 	if kernel {
 		s.maker, s.kind = route.KernelMaker{}, tunnel.Kernel
+	} else {
+		awaitDaemon(ctx, func(ctx context.Context) error {
+			_, err := daemon.List(ctx)
+			return err
+		})
 	}
 	s.log.Info("WireGuard is found", "kind", s.kind)
 	return nil
