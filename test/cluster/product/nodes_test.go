@@ -1,0 +1,270 @@
+package product_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weaveguard/weaveguard/test/cluster"
+)
+
+const (
+	// joinedWithin is how long after its agent's start a new node is a peer of all others, at most.
+	joinedWithin = 5 * time.Second
+	// goneWithin is how long after its Node's deletion a node is gone from all others, at most.
+	goneWithin = 10 * time.Second
+)
+
+// testJoinAndDelete has a fourth node join, and deletes its Node while its agent runs on.
+func (w *world) testJoinAndDelete(t *testing.T) {
+	agents := w.agentStarts(t)
+	node, err := w.AddNode(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.learnNode(t, node)
+	t.Cleanup(func() {
+		// The test's context has ended by now.
+		if err := w.RemoveNode(context.Background(), node); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a fourth node joins", func(t *testing.T) {
+		w.awaitJoined(t, node)
+		if err := w.WaitNodesReady(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+		w.runPods(t, map[string]string{"web-4": node})
+		to := w.podIP(t, "web-4")
+		for _, pod := range []string{pod1, pod2, pod3} {
+			for _, err := range w.try(t.Context(), path{from: place{pod, true}, to: to, asFrom: w.podIP(t, pod), answers: "web-4"}) {
+				t.Errorf("%s to web-4: %v", pod, err)
+			}
+		}
+		if now := w.agentStarts(t); !slices.Equal(now, agents) {
+			t.Errorf("agents were started again: they were %v and are %v", agents, now)
+		}
+	})
+	t.Run("a deleted Node is gone from the others", func(t *testing.T) {
+		cidr, address := w.pods[node].String(), w.address[node].String()
+		if err := w.Client().CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		deleted := time.Now()
+		err := cluster.Poll(t.Context(), goneWithin, "nothing is left of "+node, func(ctx context.Context) error {
+			var all []error
+			for _, other := range w.nodes {
+				all = append(all, w.hasNothing(ctx, other, address, cidr))
+			}
+			return errors.Join(all...)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("nothing was left of it after %.1f s", time.Since(deleted).Seconds())
+		// It was its Node's deletion that did it: the agent there still gossips.
+		if status, err := w.status(t.Context(), w.nodes[0]); err != nil || status.Gossip.Members != len(w.nodes)+1 {
+			t.Errorf("gossip has %d members, %v; want also that of the deleted node", status.Gossip.Members, err)
+		}
+	})
+}
+
+// awaitJoined waits until all others have a new node as their peer, and compares that with its agent's start.
+func (w *world) awaitJoined(t *testing.T, node string) {
+	t.Helper()
+	joined := map[string]time.Time{}
+	w.eventually(t, node+" is a peer of all others", func(ctx context.Context) error {
+		for _, other := range w.nodes {
+			if _, has := joined[other]; has {
+				continue
+			}
+			if err := w.hasPlace(ctx, other, node); err != nil {
+				return err
+			}
+			joined[other] = time.Now()
+		}
+		return nil
+	})
+	started := w.agentStarted(t, node)
+	for other, at := range joined {
+		took := at.Sub(started)
+		if took > joinedWithin {
+			t.Errorf("%s had %s as its peer %s after the start of its agent, want at most %s", other, node, took, joinedWithin)
+		}
+		t.Logf("%s had %s as its peer %.1f s after the start of its agent", other, node, took.Seconds())
+	}
+}
+
+// agentStarted is when a node's agent said its first word.
+func (w *world) agentStarted(t *testing.T, node string) time.Time {
+	t.Helper()
+	log, err := w.log(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(log, "\n")
+	if !strings.Contains(first, "weaveguard-agent starts") {
+		t.Fatalf("the log of %s begins with %q", node, first)
+	}
+	return timeOf(t, first)
+}
+
+// agentStarts tells the agents of the nodes at the start apart from any that come later.
+func (w *world) agentStarts(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, node := range w.nodes {
+		pod, err := w.agentPod(t.Context(), node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, fmt.Sprintf("%s, %d restarts", pod.Name, pod.Status.ContainerStatuses[0].RestartCount))
+	}
+	return all
+}
+
+// testPowerCut stops a node altogether: it keeps its place, and comes back as who it was.
+func (w *world) testPowerCut(t *testing.T) {
+	node, others := w.nodes[2], w.nodes[:2]
+	before := w.mustWG(t, node)
+	if err := w.StopNode(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitSilent(t, others, node)
+	for _, other := range others {
+		if err := w.hasPlace(t.Context(), other, node); err != nil {
+			t.Errorf("a node that only stopped lost its place: %v", err)
+		}
+	}
+	if err := w.StartNode(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitMesh(t)
+	if after := w.mustWG(t, node); after.publicKey != before.publicKey {
+		t.Errorf("%s had the key %s before it stopped, and has %s", node, before.publicKey, after.publicKey)
+	}
+	if err := w.WaitNodesReady(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	// The kubelet gives the pods that were there new sandboxes.
+	w.eventually(t, "the pod of "+node+" is reached again", func(ctx context.Context) error {
+		address, err := w.PodIP(ctx, pod3)
+		if err != nil {
+			return err
+		}
+		s, err := w.get(ctx, place{pod1, true}, address.String(), httpPort)
+		if err == nil && s.Hostname != pod3 {
+			err = fmt.Errorf("%s answers", s.Hostname)
+		}
+		return err
+	})
+}
+
+// awaitSilent waits until the gossip of some nodes has noticed that another is silent.
+func (w *world) awaitSilent(t *testing.T, nodes []string, silent string) {
+	t.Helper()
+	for _, node := range nodes {
+		w.eventually(t, node+" misses "+silent, func(ctx context.Context) error {
+			status, err := w.status(ctx, node)
+			if err != nil {
+				return err
+			}
+			for _, peer := range status.Peers {
+				if peer.Node == silent && !peer.Gossip {
+					return nil
+				}
+			}
+			return fmt.Errorf("its peers are %+v", status.Peers)
+		})
+	}
+}
+
+// testAgentsEnd ends a node's agent, and stops its kubelet and containerd, so that nobody starts it again. Its pods
+// run on, and the node keeps its place.
+func (w *world) testAgentsEnd(t *testing.T) {
+	node, others := w.nodes[1], []string{w.nodes[0], w.nodes[2]}
+	running := w.startTraffic(t, pod1, pod2) // on node 2
+	// Both would be started again by the host if they ended; that they don't run is what counts.
+	w.on(t, node, "sh", "-c", "kill -STOP $(pidof kubelet containerd)")
+	resume := func(ctx context.Context) error {
+		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT $(pidof kubelet containerd)")
+		return err
+	}
+	t.Cleanup(func() { _ = resume(context.Background()) })
+	w.on(t, node, "sh", "-c", "kill -KILL $(pgrep -xf '/weaveguard-agent --kubernetes .*')")
+	w.awaitSilent(t, others, node)
+	for _, other := range others {
+		if err := w.hasPlace(t.Context(), other, node); err != nil {
+			t.Errorf("a node whose agent ended lost its place: %v", err)
+		}
+	}
+	w.awaitProgress(t, running)
+	if err := resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitMesh(t)
+	w.awaitProgress(t, running)
+	running.stop(t, w)
+	if err := w.WaitNodesReady(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testAgentRestart deletes an agent's pod: the next one adopts what is there.
+func (w *world) testAgentRestart(t *testing.T) {
+	const interfaces = `cd /sys/class/net && grep -H . weave/ifindex weave-wg0/ifindex weave/address; cat /proc/net/route | sort`
+	node := w.nodes[0]
+	running := w.startTraffic(t, pod1, pod2)
+	before, devices := map[string]wgDump{}, w.on(t, node, "sh", "-c", interfaces)
+	for _, n := range w.nodes {
+		before[n] = w.mustWG(t, n)
+	}
+	identity := w.nodeObject(t, node).Annotations["weaveguard.io/identity"]
+	old, err := w.agentPod(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.kubectl(t, "delete", "pod", old.Name, "-n", system, "--wait=false")
+	w.eventually(t, "another agent runs on "+node, func(ctx context.Context) error {
+		pod, err := w.agentPod(ctx, node)
+		if err != nil {
+			return err
+		}
+		if pod.Name == old.Name {
+			return errors.New("the one before is still there")
+		}
+		status, err := w.status(ctx, node)
+		if err == nil && (!status.Ready || status.Gossip.Members != len(w.nodes)) {
+			err = fmt.Errorf("ready: %t; gossip has %d members", status.Ready, status.Gossip.Members)
+		}
+		return err
+	})
+	w.awaitMesh(t)
+	w.awaitProgress(t, running)
+	for _, n := range w.nodes {
+		if err := keptSessions(before[n], w.mustWG(t, n)); err != nil {
+			t.Errorf("wg on %s: %v", n, err)
+		}
+	}
+	if now := w.on(t, node, "sh", "-c", interfaces); now != devices {
+		t.Errorf("devices and routes were\n%s\nand are\n%s", devices, now)
+	}
+	if now := w.nodeObject(t, node).Annotations["weaveguard.io/identity"]; now != identity || identity == "" {
+		t.Errorf("the identity was %q and is %q", identity, now)
+	}
+	status, err := w.status(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := status.Counters.KernelWrites; n != 0 {
+		log, _ := w.log(t.Context(), node)
+		t.Errorf("the new agent made %d changes to what it found; its log:\n%s", n, log)
+	}
+	running.stop(t, w)
+}

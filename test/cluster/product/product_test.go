@@ -1,0 +1,21 @@
+package product_test
+
+import "testing"
+
+// TestProduct applies the manifest to three nodes without a network, and shows in this order what comes of it.
+func TestProduct(t *testing.T) {
+	w := start(t)
+	w.runPods(t, map[string]string{pod1: w.nodes[0], neighbour: w.nodes[0], pod2: w.nodes[1], pod3: w.nodes[2]})
+	t.Run("pods talk, and the underlay shows nothing of it", w.testTraffic)
+	t.Run("wg show lists every other node", w.testWGShow)
+	t.Run("the log tells of the start", w.testLog)
+	t.Run("weaveguard status says that all is well", w.testStatus)
+	t.Run("a NetworkPolicy isn't ignored in silence", w.testNetworkPolicy)
+	t.Run("hostPorts work", w.testHostPort)
+	t.Run("the manifest is applied again", w.testApplyAgain)
+	t.Run("the service account may do little", w.testAccess)
+	t.Run("an agent's pod is deleted under traffic", w.testAgentRestart)
+	t.Run("a node's agent and kubelet end", w.testAgentsEnd)
+	t.Run("a node is cut off its power", w.testPowerCut)
+	t.Run("a node joins, and is deleted", w.testJoinAndDelete)
+}
