@@ -81,11 +81,11 @@ test: deps image wgcluster ## run all tests once: units, then the lanes lab, clu
 	@test/all.sh
 
 .PHONY: test-full
-test-full: deps image wgcluster ## units with -race, the lanes in full and five times
+test-full: deps image wgcluster ## the same in full: units with -race, lanes five times
 	@WEAVEGUARD_FULL=1 test/all.sh
 
 .PHONY: bench
 bench: ## run the benchmarks
-	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=build '^func Benchmark' . | xargs -r dirname | sort -u); \
+	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=build '^func Benchmark' . | xargs -r dirname | sort -u || true); \
 	if [ -z "$$packages" ]; then echo "there are no benchmarks yet"; exit 0; fi; \
 	go test -run '^$$' -bench . -benchmem $$packages
