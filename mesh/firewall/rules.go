@@ -61,6 +61,8 @@ type rule struct {
 //
 //   - from_pods, prerouting at -300 (raw): before connection tracking, so that a spoofed packet leaves no trace
 //     there and no DNAT sends it on; only defragmentation is earlier.
+//   - fragments, prerouting at -99: just after destination NAT, so that it sees which pod a packet goes to, and
+//     before forwarding looks at its size.
 //   - segment_size, postrouting at -150 (mangle): any place does where the outgoing route is known.
 //   - source, postrouting at 99: just before kube-proxy's and others' source NAT at 100. Within one hook the first
 //     NAT rule that matches decides for a connection, and the later ones aren't asked.
@@ -76,11 +78,13 @@ func plan(f view.Firewall) ruleset {
 			{name: "from_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: -300},
 			{name: "segment_size", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: -150,
 				rules: []rule{clampSegments()}},
+			{name: "fragments", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: -99,
+				rules: []rule{allowFragments()}},
 			{name: "source", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: 99},
 			{name: "to_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: 300},
 		},
 	}
-	fromPods, source, toPods := &r.chains[0], &r.chains[2], &r.chains[3]
+	fromPods, source, toPods := &r.chains[0], &r.chains[3], &r.chains[4]
 	for _, family := range []family{ipv4, ipv6} {
 		r.sets = append(r.sets, prefixSet(family, setPods, f.PodRanges), prefixSet(family, setLocal, f.LocalPods))
 		fromPods.rules = append(fromPods.rules, rule{
@@ -160,6 +164,31 @@ func clampSegments() rule {
 			&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
 			&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
 			&expr.Exthdr{SourceRegister: 1, Type: optionMSS, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt},
+		},
+	}
+}
+
+// allowFragments takes the flag "don't fragment" (RFC 791, section 3.1) from what comes to pods from outside by an
+// address of this node: NodePorts, host ports, answers to masqueraded pods. Pods have a smaller MTU than the underlay,
+// and with the flag a packet between the two would be refused with an ICMP message that says that MTU of the way to
+// this node's address. A sender that is a node keeps that for its tunnel too, which goes to the same address: the
+// kernel then fragments each full packet of the tunnel, and in userspace, which sends many at once, most are lost.
+// IPv6 has no such flag.
+func allowFragments() rule {
+	const flagsAt, checksumAt = 6, 10
+	flags := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: flagsAt, Len: 2}
+	return rule{
+		name: "fragments",
+		match: join(ipv4.is(), ipv4.in(ipv4.destination(), setPods), notBy(expr.MetaKeyIIFNAME, setInside), []expr.Any{
+			flags,
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: []byte{0x40, 0}, Xor: []byte{0, 0}},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0}},
+		}),
+		verdict: []expr.Any{
+			flags,
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: []byte{0xbf, 0xff}, Xor: []byte{0, 0}},
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader,
+				Offset: flagsAt, Len: 2, CsumType: expr.CsumTypeInet, CsumOffset: checksumAt},
 		},
 	}
 }
