@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -43,7 +44,8 @@ func remove(s *store.Store, host *bridge.Host, id store.ID) error {
 	return nil
 }
 
-// gc removes the network's attachments that the runtime doesn't list as valid (CNI spec 1.1.0, section 2, GC).
+// gc removes the network's attachments that the runtime doesn't list as valid (CNI spec 1.1.0, section 2, GC). A runtime
+// that gives no list at all, which libcni allows, has said nothing of what is valid: then gc only tidies the store.
 func (p *plugin) gc(args *skel.CmdArgs) error {
 	c, err := parse(args.StdinData)
 	if err != nil {
@@ -53,6 +55,26 @@ func (p *plugin) gc(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(args.StdinData, &given); err != nil {
+		return wrap(types.ErrDecodingFailure, "network configuration", err)
+	}
+	if _, listed := given[validAttachments]; listed {
+		if err := collect(s, c); err != nil {
+			return err
+		}
+	}
+	if err := change(s, (*store.Tx).Sweep); err != nil {
+		return wrap(types.ErrIOFailure, "tidying the store", err)
+	}
+	return nil
+}
+
+// validAttachments is the key under which GC gets the list of valid attachments.
+const validAttachments = "cni.dev/valid-attachments"
+
+// collect removes the attachments of the network that the configuration doesn't list.
+func collect(s *store.Store, c *config) error {
 	valid := make(map[store.ID]bool, len(c.ValidAttachments))
 	for _, a := range c.ValidAttachments {
 		valid[store.ID{ContainerID: a.ContainerID, IfName: a.IfName}] = true
@@ -77,9 +99,6 @@ func (p *plugin) gc(args *skel.CmdArgs) error {
 	}
 	if len(errs) > 0 {
 		return wrapAll(types.ErrIOFailure, "collecting attachments that are gone", errs)
-	}
-	if err := change(s, (*store.Tx).Sweep); err != nil {
-		return wrap(types.ErrIOFailure, "tidying the store", err)
 	}
 	return nil
 }

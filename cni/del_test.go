@@ -104,6 +104,13 @@ func TestGC(t *testing.T) {
 	}
 	other := newNS(t)
 	n.add("other", other, map[string]any{"name": "another-network"})
+	before := n.leftovers()
+	if _, err := n.run(call{verb: "GC", stdin: n.config(nil)}); err != nil {
+		t.Fatal(err)
+	}
+	if after := n.leftovers(); len(after) != len(before) {
+		t.Errorf("GC without a list of what is valid left %v of %v", after, before)
+	}
 	closeNS(sandboxes["gone"])
 	_, err := n.run(call{verb: "GC", stdin: n.config(map[string]any{
 		"cni.dev/valid-attachments": []map[string]string{{"containerID": "valid", "ifname": "eth0"}, {"containerID": "stale", "ifname": "net1"}},
