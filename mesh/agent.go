@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -24,6 +25,8 @@ const (
 	busyInterval = time.Second
 	// maxRest is the longest pause after a pass.
 	maxRest = 500 * time.Millisecond
+	// defaultSettle is longer than it takes to hear of all others by gossip.
+	defaultSettle = 10 * time.Second
 )
 
 // Config is what an Agent needs. Cluster is nil without Kubernetes.
@@ -35,6 +38,10 @@ type Config struct {
 	WireGuard string         // kernel or userspace
 	PodCIDRs  []netip.Prefix // without Kubernetes
 	Addresses []netip.Addr   // underlay addresses, over what Kubernetes says; without Kubernetes, all there are
+	// GossipAddress is the underlay address that gossip was started with.
+	GossipAddress netip.Addr
+	// Settle is for how long after the start peers that nobody speaks for yet are left alone; 0: 10 s.
+	Settle    time.Duration
 	Seeds     []netip.Addr   // where to find other nodes' gossip, beside what is known
 	PodRanges []netip.Prefix // as configured; none: what is seen
 	// PodRangeSource says where PodRanges were configured, for operators.
@@ -64,7 +71,8 @@ type Agent struct {
 	links      links
 	remembered Remembered
 	announced  announced
-	unsaved    bool // what is remembered isn't on disk as it is
+	unsaved    bool                    // what is remembered isn't on disk as it is
+	unclaimed  map[keys.PublicKey]bool // see settling
 	ready      bool
 	said       map[string]bool // problems that were logged and still stand
 	up         map[string]bool // peers that were logged as up
@@ -82,12 +90,16 @@ type pass struct {
 	cluster  *ClusterState
 	problems []view.Problem
 	ready    bool
+	settling bool // the tunnels are left as they are
 	writes   int
 	failed   bool
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
 func New(c Config) *Agent {
+	if c.Settle == 0 {
+		c.Settle = defaultSettle
+	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
 		said: map[string]bool{}, up: map[string]bool{}, ready: c.Attach.Open(),
@@ -102,7 +114,8 @@ func New(c Config) *Agent {
 	return a
 }
 
-// Run runs the loop until the context ends. It leaves the kernel as it is.
+// Run runs the loop until the context ends. It leaves the kernel as it is. It ends with an error when the node got
+// another underlay address: gossip has to be started anew then.
 func (a *Agent) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -115,17 +128,33 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		begin := time.Now()
 		p := a.run(ctx)
+		if err := a.moved(p); err != nil {
+			return err
+		}
 		// As long as the pass took: what changes without end, by a routing daemon or somebody who undoes what is done
 		// here, then costs half of a processor at most.
 		if !rest(ctx, min(time.Since(begin), maxRest)) {
 			return nil
 		}
-		if p.failed || !a.links.settled() {
+		if p.failed || p.settling || !a.links.settled(time.Now()) {
 			timer.Reset(busyInterval)
 		} else {
 			timer.Reset(idleInterval)
 		}
 	}
+}
+
+// moved reports that this node's Node has other addresses than gossip was started with.
+func (a *Agent) moved(p *pass) error {
+	if len(a.Addresses) > 0 || p.cluster == nil || !p.cluster.Synced {
+		return nil
+	}
+	n := p.cluster.node(a.Node)
+	if n == nil || len(n.Addresses) == 0 || slices.Contains(n.Addresses, a.GossipAddress) {
+		return nil
+	}
+	return fmt.Errorf("the Node %s has the addresses %v now, and this agent started with %s: it has to start again",
+		a.Node, n.Addresses, a.GossipAddress)
 }
 
 // rest waits, and reports whether the context goes on.
@@ -147,6 +176,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		a.links.follow(devices, time.Now())
 	}
 	a.look(p)
+	p.settling = a.settling(time.Now())
 	host, err := a.Network.Observe(ctx, endpoints(p.view))
 	if err != nil {
 		p.fail("network", err) // without knowing what is there, nothing is touched
@@ -156,7 +186,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		}
 	} else {
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
-		p.problems = append(p.problems, p.desired.Problems...)
+		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
 		a.tell(p)
 	}
@@ -190,17 +220,21 @@ func endpoints(v view.View) []netip.Addr {
 func (a *Agent) apply(ctx context.Context, p *pass) {
 	d := p.desired
 	steps := []struct {
-		what string
-		do   func() (int, error)
+		what    string
+		tunnels bool
+		do      func() (int, error)
 	}{
-		{"firewall", func() (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
-		{"bridge", func() (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
-		{"kernel settings", func() (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
-		{"tunnels", func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
-		{"tunnel addresses", func() (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
-		{"routes", func() (int, error) { return a.Network.ApplyRoutes(ctx, d.Routes) }},
+		{"firewall", false, func() (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
+		{"bridge", false, func() (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
+		{"kernel settings", false, func() (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
+		{"tunnels", true, func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"tunnel addresses", true, func() (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
+		{"routes", true, func() (int, error) { return a.Network.ApplyRoutes(ctx, d.Routes) }},
 	}
 	for _, step := range steps {
+		if p.settling && step.tunnels {
+			continue
+		}
 		writes, err := step.do()
 		p.writes += writes
 		if err != nil {
@@ -210,10 +244,28 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 	a.attach(ctx, p)
 }
 
+// settling reports whether the tunnels still have peers that were there before this agent, and that no record spoke
+// for since it started. Without what is remembered on disk, or with what an older agent remembered, the others have
+// to be heard of first: taking their peers away until then would cost their traffic.
+func (a *Agent) settling(now time.Time) bool {
+	if a.unclaimed == nil {
+		a.unclaimed = map[keys.PublicKey]bool{}
+		for _, s := range a.links.states {
+			a.unclaimed[s.PublicKey] = true
+		}
+	}
+	for _, e := range a.book.entries {
+		for _, g := range e.record.Generations {
+			delete(a.unclaimed, g.Key)
+		}
+	}
+	return len(a.unclaimed) > 0 && now.Sub(a.started) <= a.Settle
+}
+
 // attach opens the node for pods once everything stands. What failed later doesn't close it again: the pods that
 // run would gain nothing by it.
 func (a *Agent) attach(ctx context.Context, p *pass) {
-	standing := a.ready || !p.failed
+	standing := a.ready || !p.failed && !p.settling
 	if p.desired.Ready != nil && !standing {
 		return
 	}

@@ -176,6 +176,51 @@ func TestRestartGoesOnFromTheCache(t *testing.T) {
 	}
 }
 
+// Without its cache an agent doesn't know yet whose the peers in its tunnels are. It leaves them alone until their
+// nodes were heard of, or until nobody speaks for them any more.
+func TestLostCacheCostsNoPeer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
+	w.cluster.set(w.self.node(), b.node(), c.node())
+	w.air.say(b.says(t, nil), c.says(t, nil))
+	w.start(t).stop()
+	held := w.kernel.held["tunnels"]
+	if err := os.Remove(w.config.CachePath); err != nil {
+		t.Fatal(err)
+	}
+	w.cluster.set(w.self.node(), b.node()) // c's Node went meanwhile
+	w.air.say()
+	w.config.Settle = 500 * time.Millisecond
+	a := w.start(t)
+	if got := w.kernel.text("tunnels"); got != held {
+		t.Errorf("the tunnels were changed before anybody was heard of: %v", planned(w.kernel))
+	}
+	w.air.say(b.says(t, nil))
+	deadline := time.Now().Add(20 * time.Second)
+	for len(planned(w.kernel)) != 1 && time.Now().Before(deadline) {
+		a.pass()
+		if got := planned(w.kernel); got["b"] != b.key() {
+			t.Fatalf("b was dropped: %v", got)
+		}
+	}
+	if got := planned(w.kernel); len(got) != 1 {
+		t.Errorf("peers are %v in the end, want b alone", got)
+	}
+}
+
+// A node that got another address has to gossip from it.
+func TestMovedNodeEndsTheLoop(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.GossipAddress = netip.MustParseAddr("192.0.2.77")
+	w.cluster.set(w.self.node())
+	err := mesh.New(w.config).Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "192.0.2.77") || !strings.Contains(err.Error(), w.self.address().String()) {
+		t.Errorf("the loop ended with %v, want an error with both addresses", err)
+	}
+}
+
 func TestCorruptCacheIsReported(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/view.json"
@@ -204,7 +249,7 @@ func TestRecordsThatDoNotCount(t *testing.T) {
 		reason string
 	}{
 		"no pin yet":       {[]mesh.ClusterNode{unpinned}, []mesh.Heard{good}, "", "annotation"},
-		"not its pin":      {[]mesh.ClusterNode{b.node()}, []mesh.Heard{stranger.says(t, nil)}, "identity", "another identity"},
+		"not its pin":      {[]mesh.ClusterNode{b.node()}, []mesh.Heard{stranger.says(t, nil)}, "pin", "another identity"},
 		"another's name":   {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: c.says(t, nil).Raw}}, "signature", "signature"},
 		"a flipped bit":    {[]mesh.ClusterNode{b.node()}, []mesh.Heard{flipped}, "", ""},
 		"garbage":          {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: []byte("garbage")}}, "size", "size"},
@@ -313,6 +358,9 @@ func TestTrustOnFirstUse(t *testing.T) {
 	}
 	if s.Counters.Refused["identity"] != 1 {
 		t.Errorf("refused %v, want 1 for the identity", s.Counters.Refused)
+	}
+	if len(s.Problems) != 1 || s.Problems[0].Subject != "node b" || !strings.Contains(s.Problems[0].Message, "192.0.2.3") {
+		t.Errorf("problems are %v, want one that says who speaks for b", s.Problems)
 	}
 }
 

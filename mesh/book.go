@@ -44,6 +44,9 @@ const waitingWord = "waiting"
 // somebody with the gossip key.
 const unknownWord = "unknown"
 
+// disputedWord is for candidates whose node was known under another identity first.
+const disputedWord = "identity"
+
 // book holds the records that count, one for each other node, and why others don't. It isn't safe for concurrent
 // use: the loop owns it.
 type book struct {
@@ -55,6 +58,8 @@ type book struct {
 	judged  map[candidate]verdict // what is heard now
 	refused map[string]uint64     // word → how many candidates
 	unknown map[string]netip.Addr // who speaks without having a Node
+	// disputed are nodes that came back under another identity without Kubernetes to say whose it is, and how.
+	disputed map[string]string
 
 	ownSeen  uint64 // highest sequence number of this identity that others know of
 	impostor string // who else says that it is this node, in words
@@ -84,6 +89,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState) bool {
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
+	b.disputed = map[string]string{}
 	b.expect(cluster)
 	for _, h := range heard {
 		id := candidate(sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw)))
@@ -115,6 +121,10 @@ func (b *book) note(h Heard, no *refusal, before string) string {
 	case no.word == unknownWord:
 		if h.Alive { // what gossip remembers of a Node that was deleted is nobody speaking
 			b.unknown[h.Node] = h.From
+		}
+	case no.word == disputedWord:
+		if h.Alive {
+			b.disputed[h.Node] = no.reason
 		}
 	default:
 		b.waiting[h.Node] = no.reason
@@ -191,8 +201,7 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 	changed := counts && known.record.Identity != r.Identity
 	switch {
 	case cluster == nil && changed:
-		return 0, &refusal{"identity", fmt.Sprintf("it came back under another identity: if its disk was wiped, run "+
-			"`weaveguard forget %s`; if not, somebody else speaks for it", h.Node)}
+		return 0, &refusal{disputedWord, fmt.Sprintf("%s says that it is %s, with another identity than before", h.From, h.Node)}
 	case cluster != nil && !cluster.Synced && (!counts || changed):
 		return 0, &refusal{waitingWord, "the Kubernetes API doesn't answer, so its Node can't be checked"}
 	case cluster == nil || !cluster.Synced:
@@ -206,7 +215,7 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 		return 0, &refusal{waitingWord, fmt.Sprintf("its Node has no annotation %s yet, which its agent writes",
 			view.AnnotationIdentity)}
 	case n.Identity != r.Identity:
-		return 0, &refusal{"identity", fmt.Sprintf("its record is by another identity than its Node's annotation %s says",
+		return 0, &refusal{"pin", fmt.Sprintf("its record is by another identity than its Node's annotation %s says",
 			view.AnnotationIdentity)}
 	case !ownsCIDRs(*n, r):
 		return 0, &refusal{"cidr", fmt.Sprintf("it announces pod CIDRs %v, and its Node has %v", r.PodCIDRs(), n.PodCIDRs)}

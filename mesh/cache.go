@@ -31,6 +31,7 @@ type RememberedSelf struct {
 	Node      string         `json:"node"`
 	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
 	Addresses []netip.Addr   `json:"addresses"`
+	Endpoint  netip.Addr     `json:"endpoint,omitzero"` // what peers send to instead, if set
 	Age       int64          `json:"age"`
 }
 

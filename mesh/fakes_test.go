@@ -62,6 +62,13 @@ func (k *kernel) open() bool {
 	return k.ready != nil
 }
 
+// text is what a step applied last.
+func (k *kernel) text(step string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.held[step]
+}
+
 // keepalive is the interval of the first peer of the first device.
 func (k *kernel) keepalive() time.Duration {
 	k.mu.Lock()
@@ -288,7 +295,7 @@ func newWorld(t *testing.T) *world {
 		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &bytes.Buffer{},
 	}
 	w.config = mesh.Config{
-		Node: "a", Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",
+		Node: "a", GossipAddress: w.self.address(), Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",
 		PodRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, PodRangeSource: "--pod-range",
 		CachePath: filepath.Join(t.TempDir(), "view.json"),
 		Log:       slog.New(slog.NewTextHandler(w.log, nil)), Latch: mesh.NewLatch(),

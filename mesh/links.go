@@ -17,6 +17,8 @@ const (
 	establishedFor = 180 * time.Second
 	// overdueAfter is how long a link may be without a session before both ends try to set it up.
 	overdueAfter = 10 * time.Second
+	// hopelessAfter is how long a link may be without a session before the loop no longer hurries for its sake.
+	hopelessAfter = 2 * time.Minute
 )
 
 // linkID is one end of a link: a tunnel device of this node and the peer's key.
@@ -73,5 +75,13 @@ func attempts(down time.Duration) int {
 	return n
 }
 
-// settled reports whether every link has a session.
-func (l *links) settled() bool { return len(l.downSince) == 0 }
+// settled reports whether every link has a session, or has been without one for so long that it will hardly get one
+// in the next second.
+func (l *links) settled(now time.Time) bool {
+	for _, since := range l.downSince {
+		if now.Sub(since) < hopelessAfter {
+			return false
+		}
+	}
+	return true
+}

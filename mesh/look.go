@@ -14,6 +14,9 @@ import (
 // maxUnknown is how many unknown speakers are named, each by a problem of its own; of more, one is.
 const maxUnknown = 5
 
+// seenSource is the PodRangeSource of ranges that nobody configured.
+const seenSource = "pod CIDRs seen so far"
+
 // look takes a fresh view of the mesh.
 func (a *Agent) look(p *pass) {
 	if a.Cluster != nil {
@@ -41,6 +44,7 @@ func (a *Agent) look(p *pass) {
 		Self: a.self(), Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
 	}
 	p.view.PodRanges, p.view.PodRangeSource = a.podRanges(p)
+	p.view.PodRangesSeen = p.view.PodRangeSource == seenSource
 }
 
 // notice reports what others say in this node's name, and what gossip found.
@@ -52,6 +56,13 @@ func (a *Agent) notice(p *pass) {
 		p.problems = append(p.problems, view.Problem{
 			Subject: "node " + a.Node, Message: a.book.impostor,
 			Remedy: "give each host a name of its own, or end the agent on the host that shouldn't have it",
+		})
+	}
+	for _, node := range slices.Sorted(maps.Keys(a.book.disputed)) {
+		p.problems = append(p.problems, view.Problem{
+			Subject: "node " + node, Message: "its record isn't taken: " + a.book.disputed[node],
+			Remedy: "if its disk was wiped: stop this agent, remove " + a.CachePath + " and start it again; if not, somebody " +
+				"else speaks for it",
 		})
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.unknown)) {
@@ -92,12 +103,11 @@ func (a *Agent) rememberCluster(cluster *ClusterState) bool {
 	if n == nil {
 		return changed
 	}
-	self := RememberedSelf{Node: a.Node, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses, Age: n.Created.Unix()}
-	if n.Endpoint.IsValid() {
-		self.Addresses = []netip.Addr{n.Endpoint}
+	self := RememberedSelf{
+		Node: a.Node, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses, Endpoint: n.Endpoint, Age: n.Created.Unix(),
 	}
 	old := a.remembered.Self
-	if old.Node != self.Node || old.Age != self.Age || !slices.Equal(old.PodCIDRs, self.PodCIDRs) ||
+	if old.Node != self.Node || old.Age != self.Age || old.Endpoint != self.Endpoint || !slices.Equal(old.PodCIDRs, self.PodCIDRs) ||
 		!slices.Equal(old.Addresses, self.Addresses) {
 		a.remembered.Self = self
 		changed = true
@@ -132,7 +142,7 @@ func (a *Agent) self() view.Self {
 		s.Generations = append(s.Generations, record.Generation{Number: g.Number, Key: g.Private.Public()})
 	}
 	if known := a.remembered.Self; a.Cluster != nil && known.Node == a.Node {
-		s.PodCIDRs, s.Age = known.PodCIDRs, known.Age
+		s.PodCIDRs, s.Age, s.Endpoint = known.PodCIDRs, known.Age, known.Endpoint
 		if len(s.Addresses) == 0 {
 			s.Addresses = known.Addresses
 		}
@@ -156,5 +166,5 @@ func (a *Agent) podRanges(p *pass) ([]netip.Prefix, string) {
 		Message: "not configured, so only the pod CIDRs seen so far fail closed",
 		Remedy:  "start the agents with --pod-range and the cluster's whole pod range",
 	})
-	return ranges, "pod CIDRs seen so far"
+	return ranges, seenSource
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/attach"
@@ -55,9 +57,11 @@ func (a attachAdapter) Attached(ctx context.Context) (int, error) {
 // clusterAdapter is Kubernetes as the loop wants it.
 type clusterAdapter struct {
 	*kube.Kube
+	told  bool // whether an Event said so yet
+	ready bool // what the last one said
 }
 
-func (c clusterAdapter) State() mesh.ClusterState {
+func (c *clusterAdapter) State() mesh.ClusterState {
 	s := c.Snapshot()
 	state := mesh.ClusterState{Synced: s.Synced, Reachable: s.Reachable, Problems: s.Problems}
 	for _, n := range s.Nodes {
@@ -106,10 +110,19 @@ func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
 	return node, problems
 }
 
-func (c clusterAdapter) Report(own mesh.Own) {
+// Report is called by the loop alone.
+func (c *clusterAdapter) Report(own mesh.Own) {
 	message := "Weaveguard carries pod traffic on this node"
 	if !own.Ready {
 		message = own.Reason
+	}
+	if !c.told || c.ready != own.Ready {
+		kind, reason := corev1.EventTypeNormal, kube.ReasonReady
+		if !own.Ready {
+			kind, reason = corev1.EventTypeWarning, kube.ReasonNotReady
+		}
+		c.Event(kind, reason, message)
+		c.told, c.ready = true, own.Ready
 	}
 	c.Kube.Report(kube.Own{
 		Identity: own.Identity, PublicKey: own.PublicKey, KeyGeneration: own.Generation, Ready: own.Ready, Message: message,

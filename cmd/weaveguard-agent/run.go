@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -29,6 +28,8 @@ import (
 const (
 	// apiPatience is how long one question to the Kubernetes API may take at the start.
 	apiPatience = 10 * time.Second
+	// syncPatience is how long the start waits for the Nodes before it goes on with what was known of its own.
+	syncPatience = 3 * time.Second
 	// stopPatience is how long saying goodbye may take.
 	stopPatience = 2 * time.Second
 )
@@ -156,67 +157,6 @@ func (s *starter) startKube(ctx context.Context) error {
 	return nil
 }
 
-// findSelf finds this node's underlay addresses. When the API server is away, those that it gave last will do.
-func (s *starter) findSelf(ctx context.Context) error {
-	switch {
-	case s.kube == nil:
-		return s.findSelfByPeers(ctx)
-	case s.address.IsValid():
-		s.addresses = []netip.Addr{s.address}
-	}
-	snapshot := s.kube.Snapshot()
-	known := s.remembered.Self
-	for _, n := range snapshot.Nodes {
-		if n.Name == s.NodeName && len(s.addresses) == 0 {
-			s.addresses = n.Addresses
-		}
-	}
-	if !snapshot.Synced && known.Node == s.NodeName && len(s.addresses) == 0 {
-		s.addresses = known.Addresses
-	}
-	switch {
-	case len(s.addresses) > 0:
-		return nil
-	case !snapshot.Synced && len(snapshot.Problems) > 0:
-		return errors.New(snapshot.Problems[0].String())
-	case !snapshot.Synced:
-		return errors.New("the Kubernetes API hasn't told of the Nodes yet")
-	}
-	return fmt.Errorf("there is no Node %q with an InternalIP in Kubernetes: is --node-name right?", s.NodeName)
-}
-
-// findSelfByPeers resolves the peers, and takes the address that packets to the first of them would have.
-func (s *starter) findSelfByPeers(ctx context.Context) error {
-	s.seeds = nil
-	for _, peer := range s.Peers {
-		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", peer)
-		if err != nil {
-			return fmt.Errorf("--peers: finding the address of %q: %w", peer, err)
-		}
-		for _, address := range addresses {
-			s.seeds = append(s.seeds, address.Unmap())
-		}
-	}
-	if s.address.IsValid() {
-		s.addresses = []netip.Addr{s.address}
-		return nil
-	}
-	if len(s.seeds) == 0 {
-		return errors.New("without --peers there is nothing to tell this host's underlay address by: give it with --address")
-	}
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(s.seeds[0], view.GossipPort)))
-	if err != nil {
-		return fmt.Errorf("finding the underlay address towards %s: %w; give it with --address", s.seeds[0], err)
-	}
-	defer conn.Close()
-	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
-	if err != nil {
-		return fmt.Errorf("reading the underlay address towards %s: %w", s.seeds[0], err)
-	}
-	s.addresses = []netip.Addr{local.Addr().Unmap()}
-	return nil
-}
-
 // findKeyring reads the gossip keyring, and keeps a copy for a start without the API server.
 func (s *starter) findKeyring(ctx context.Context) error {
 	var err error
@@ -308,7 +248,7 @@ func (s *starter) startAgent(ctx context.Context) {
 	rules := firewall.New(firewall.Config{Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
-		PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,
+		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,
 		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
 		Keys:     s.store,
 		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], view.GossipPort)},
@@ -318,7 +258,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Attach:   attachAdapter{attach.New(s.attachConfig(s.log))},
 	}
 	if s.kube != nil {
-		config.Cluster = clusterAdapter{s.kube}
+		config.Cluster = &clusterAdapter{Kube: s.kube}
 	}
 	if s.kube == nil || s.address.IsValid() {
 		config.Addresses = slices.Clone(s.addresses)

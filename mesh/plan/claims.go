@@ -120,17 +120,26 @@ func (p *planner) hostClash(c claim) string {
 			return fmt.Sprintf("pod CIDR %s contains this host's address %s on %s", c.cidr, a.Address.Addr(), a.Device)
 		}
 	}
+	if r, ok := p.routeInto(c.cidr); ok {
+		return fmt.Sprintf("pod CIDR %s overlaps the route %s of this host", c.cidr, r)
+	}
+	p.warnOfWider(c)
+	return ""
+}
+
+// warnOfWider tells of a route around a pod CIDR, once for each route.
+func (p *planner) warnOfWider(c claim) {
 	for _, r := range p.Host.Routes {
 		if p.ours(r.Device) || r.Destination.Bits() == 0 || !r.Destination.Overlaps(c.cidr) {
 			continue
 		}
-		if r.Destination.Bits() >= c.cidr.Bits() {
-			return fmt.Sprintf("pod CIDR %s overlaps the route %s of this host", c.cidr, r)
+		subject := "route " + r.Destination.String()
+		if slices.ContainsFunc(p.out.Problems, func(other view.Problem) bool { return other.Subject == subject }) {
+			continue
 		}
-		p.warning("route "+r.Destination.String(), "make sure that nothing but pods has addresses in "+c.cidr.String(),
-			"pod CIDR %s of node %s is inside the route %s of this host, and takes its place there", c.cidr, c.node, r)
+		p.warning(subject, "make sure that nothing but pods has addresses in the pod CIDRs",
+			"pod CIDRs such as %s of node %s are inside the route %s of this host, and take its place there", c.cidr, c.node, r)
 	}
-	return ""
 }
 
 // ours reports whether a device of this name is made by us, when it is what its name says.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -59,7 +60,16 @@ func Make(in Input) view.Desired {
 	p.planSysctls()
 	p.planFirewall()
 	p.reportWaiting()
+	p.sortProblems()
 	return p.out
+}
+
+// sortProblems puts what keeps this node itself from working before what concerns others.
+func (p *planner) sortProblems() {
+	own := []string{"node " + p.View.Self.Name, "bridge " + p.View.Self.Bridge}
+	slices.SortStableFunc(p.out.Problems, func(a, b view.Problem) int {
+		return cmp.Compare(slices.Index(own, b.Subject), slices.Index(own, a.Subject))
+	})
 }
 
 func (p *planner) problem(subject, remedy, format string, args ...any) {
@@ -94,6 +104,9 @@ func (p *planner) announce() {
 	self := p.View.Self
 	r := record.Record{Identity: self.Identity, Generations: slices.Clone(self.Generations), MTU: p.ownMTU()}
 	for _, a := range self.Addresses {
+		if e := self.Endpoint; e.IsValid() && e.Is4() == a.Is4() {
+			a = e
+		}
 		endpoint := netip.AddrPortFrom(a, self.BasePort)
 		if a.Is4() {
 			r.Endpoint4 = endpoint

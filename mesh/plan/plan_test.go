@@ -138,6 +138,17 @@ func TestGolden(t *testing.T) {
 			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
 				Destination: netip.MustParsePrefix("10.0.0.0/8"), Device: "eth1"})
 		}),
+		"seen-cidr-is-a-host-route": with(mesh(2), func(in *plan.Input) {
+			in.View.PodRanges = []netip.Prefix{prefix4(1), prefix4(2), netip.MustParsePrefix("203.0.113.0/24")}
+			in.View.PodRangesSeen = true
+			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
+				Destination: netip.MustParsePrefix("203.0.113.0/24"), Device: "eth0", Gateway: address4(254)})
+		}),
+		"host-route-in-pod-range": with(mesh(2), func(in *plan.Input) {
+			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
+				Destination: netip.MustParsePrefix("10.244.200.0/24"), Device: "eth1"})
+		}),
+		"endpoint-override": with(mesh(2), func(in *plan.Input) { in.View.Self.Endpoint = netip.MustParseAddr("198.51.100.7") }),
 		"underlay-in-pod-range": with(mesh(2), func(in *plan.Input) {
 			in.View.PodRanges = []netip.Prefix{netip.MustParsePrefix("192.0.0.0/8"), netip.MustParsePrefix("10.244.0.0/16")}
 		}),

@@ -38,6 +38,8 @@ func (p *planner) planRoutes() {
 
 // podRanges are the ranges that only tunnels and bridges may carry: those that are known, and every pod CIDR in
 // use. A range that this host itself has an address in can't be closed as a whole; only the pod CIDRs in it are.
+// Where a route of the host leads into a range, one that was configured stays closed, and says so; one that was only
+// seen, as the pod CIDR of some Node, isn't worth the host's own network.
 func (p *planner) podRanges() []netip.Prefix {
 	var ranges []netip.Prefix
 	for _, r := range p.View.PodRanges {
@@ -46,12 +48,31 @@ func (p *planner) podRanges() []netip.Prefix {
 				"it contains %s, so only the nodes' own pod CIDRs in it fail closed", why)
 			continue
 		}
+		if route, ok := p.routeInto(r); ok {
+			if p.View.PodRangesSeen {
+				p.warning("pod range "+r.String(), "start the agents with --pod-range and the cluster's whole pod range",
+					"it was some Node's pod CIDR and doesn't fail closed, because of the route %s of this host", route)
+				continue
+			}
+			p.problem("pod range "+r.String(), "choose a pod range apart from the hosts' network (--pod-range)",
+				"this host's traffic by the route %s is dropped, because only pods may have addresses there", route)
+		}
 		ranges = append(ranges, r.Masked())
 	}
 	for _, cidrs := range p.cidrs {
 		ranges = append(ranges, cidrs...)
 	}
 	return mergePrefixes(ranges)
+}
+
+// routeInto finds a route that isn't ours and leads to all or part of a range.
+func (p *planner) routeInto(r netip.Prefix) (view.HostRoute, bool) {
+	for _, route := range p.Host.Routes {
+		if !p.ours(route.Device) && route.Destination.Bits() >= r.Bits() && route.Destination.Overlaps(r) {
+			return route, true
+		}
+	}
+	return view.HostRoute{}, false
 }
 
 // underlayIn names an address of this host in the range, if there is one.

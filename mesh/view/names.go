@@ -15,9 +15,10 @@ const (
 	BasePort = 51820
 	// GossipPort is the TCP and UDP port of the agents' gossip.
 	GossipPort = 6783
-	// MetricsPort is the TCP port of the metrics, and HealthPort that of the probes, on loopback only.
+	// MetricsPort is the TCP port of the metrics, and HealthPort that of the probes, on loopback only (Weave Net has
+	// its own status on 6784).
 	MetricsPort = 6782
-	HealthPort  = 6784
+	HealthPort  = 6785
 	// RouteProtocol marks the routes that the agent owns (rtnetlink's rtm_protocol).
 	RouteProtocol = 213
 	// FirewallTable is the nftables table, of family inet, that the agent owns.
@@ -32,10 +33,9 @@ const (
 
 // Paths on a node.
 const (
-	RunDir        = "/run/weaveguard"
-	StateDir      = "/var/lib/weaveguard"
-	AgentSocket   = RunDir + "/agent.sock"
-	UserspaceSock = RunDir + "/userspace.sock"
+	RunDir      = "/run/weaveguard"
+	StateDir    = "/var/lib/weaveguard"
+	AgentSocket = RunDir + "/agent.sock"
 )
 
 // DeviceName is the name of tunnel device number, from 0 to MaxDevices-1.

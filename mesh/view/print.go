@@ -81,9 +81,10 @@ func printRoute(w io.Writer, r Route) {
 func (v View) String() string {
 	var b strings.Builder
 	s := v.Self
-	fmt.Fprintf(&b, "self %s identity %s generations %s pods %s addresses %s bridge %s port %d wireguard %s age %d%s\n",
+	fmt.Fprintf(&b, "self %s identity %s generations %s pods %s addresses %s bridge %s port %d wireguard %s age %d%s%s\n",
 		s.Name, s.Identity, generations(s.Generations), list(s.PodCIDRs), list(s.Addresses), s.Bridge, s.BasePort,
-		s.WireGuard, s.Age, when(s.MTU != 0, fmt.Sprintf(" mtu %d", s.MTU)))
+		s.WireGuard, s.Age, when(s.MTU != 0, fmt.Sprintf(" mtu %d", s.MTU)),
+		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String()))
 	for _, n := range v.Peers {
 		fmt.Fprintf(&b, "node %s identity %s sequence %d generations %s endpoints %s pods %s mtu %d age %d%s\n", n.Name,
 			n.Identity, n.Sequence, generations(n.Generations), list(n.Endpoints), list(n.PodCIDRs), n.MTU, n.Age,
@@ -92,7 +93,8 @@ func (v View) String() string {
 	for _, w := range v.Waiting {
 		fmt.Fprintf(&b, "waiting %s: %s%s\n", w.Name, w.Reason, when(w.Alive, " (alive)"))
 	}
-	fmt.Fprintf(&b, "ranges %s from %s\n", list(v.PodRanges), v.PodRangeSource)
+	fmt.Fprintf(&b, "ranges %s from %s%s\n", list(v.PodRanges), v.PodRangeSource,
+		when(v.PodRangesSeen, " (seen only)"))
 	for _, l := range v.Links {
 		fmt.Fprintf(&b, "link %s key %s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
 			when(l.Established, " established"), when(l.Overdue, " overdue"), l.Attempt)

@@ -16,7 +16,9 @@ type View struct {
 	PodRanges []netip.Prefix // all that pods of any node have addresses from
 	// PodRangeSource says where PodRanges come from, in words for operators.
 	PodRangeSource string
-	Links          []LinkState // what the tunnels showed last
+	// PodRangesSeen: nobody configured PodRanges; they are the pod CIDRs seen so far.
+	PodRangesSeen bool
+	Links         []LinkState // what the tunnels showed last
 }
 
 // Self is this node, as it knows itself.
@@ -26,8 +28,10 @@ type Self struct {
 	Generations []record.Generation // what the key store holds, oldest first
 	PodCIDRs    []netip.Prefix      // at most one of each family; none: not known yet
 	Addresses   []netip.Addr        // underlay addresses, at most one of each family
-	Bridge      string
-	BasePort    uint16
+	// Endpoint is what peers send to instead of the address of its family; zero: that one.
+	Endpoint netip.Addr
+	Bridge   string
+	BasePort uint16
 	// MTU overrides what the underlay seems to carry: the MTU inside the tunnels in bytes; 0: find out.
 	MTU int
 	// Age orders nodes by when they were made, for conflicts: the older one keeps what it has.

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// findSelf finds this node's underlay addresses. When the API server is away, those that it gave last will do.
+func (s *starter) findSelf(ctx context.Context) error {
+	if s.kube == nil {
+		return s.findSelfByPeers(ctx)
+	}
+	if s.address.IsValid() {
+		s.addresses = []netip.Addr{s.address}
+		return nil
+	}
+	snapshot := s.kube.Snapshot()
+	for _, n := range snapshot.Nodes {
+		if n.Name == s.NodeName && len(n.Addresses) > 0 {
+			s.addresses = n.Addresses
+			return nil
+		}
+	}
+	if snapshot.Synced {
+		return fmt.Errorf("there is no Node %q with an InternalIP in Kubernetes: is --node-name right?", s.NodeName)
+	}
+	known := s.remembered.Self
+	if time.Since(s.started) > syncPatience && known.Node == s.NodeName && len(known.Addresses) > 0 {
+		s.log.Warn("the Kubernetes API doesn't answer: this node's addresses are those of the last start", "addresses", known.Addresses)
+		s.addresses = known.Addresses
+		return nil
+	}
+	if len(snapshot.Problems) > 0 {
+		return errors.New(snapshot.Problems[0].String())
+	}
+	return errors.New("the Kubernetes API hasn't told of the Nodes yet")
+}
+
+// findSelfByPeers resolves the peers, and takes the address that packets to the first of them would have.
+func (s *starter) findSelfByPeers(ctx context.Context) error {
+	s.seeds = nil
+	var errs []error
+	for _, peer := range s.Peers {
+		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", peer)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--peers: finding the address of %q: %w", peer, err))
+			continue
+		}
+		for _, address := range addresses {
+			s.seeds = append(s.seeds, address.Unmap())
+		}
+	}
+	if len(s.seeds) == 0 && len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, err := range errs { // the others will do
+		s.log.Warn("a peer isn't found", "error", err)
+	}
+	if s.address.IsValid() {
+		s.addresses = []netip.Addr{s.address}
+		return nil
+	}
+	if len(s.seeds) == 0 {
+		return errors.New("without --peers there is nothing to tell this host's underlay address by: give it with --address")
+	}
+	local, err := addressTowards(s.seeds[0])
+	if err != nil {
+		return fmt.Errorf("%w; give this host's underlay address with --address", err)
+	}
+	s.addresses = []netip.Addr{local}
+	return nil
+}
+
+// addressTowards is the source address of what this host sends to another. Nothing is sent.
+func addressTowards(host netip.Addr) (netip.Addr, error) {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(host, view.GossipPort)))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("finding the underlay address towards %s: %w", host, err)
+	}
+	defer conn.Close()
+	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("reading the underlay address towards %s: %w", host, err)
+	}
+	return local.Addr().Unmap(), nil
+}
