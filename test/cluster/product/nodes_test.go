@@ -124,7 +124,11 @@ func (w *world) agentStarts(t *testing.T) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, fmt.Sprintf("%s, %d restarts", pod.Name, pod.Status.ContainerStatuses[0].RestartCount))
+		var restarts int32
+		for _, c := range pod.Status.ContainerStatuses {
+			restarts += c.RestartCount
+		}
+		all = append(all, fmt.Sprintf("%s, %d restarts", pod.Name, restarts))
 	}
 	return all
 }

@@ -38,7 +38,7 @@ type sightings struct {
 	tunnelled int64        // bytes of the packets between tunnel ports
 	clear     map[ends]int // packets with a marker
 	inner     map[ends]int // packets from or to pods, outside of the tunnels
-	fragments int          // IP fragments
+	fragments map[ends]int // first fragments of IP packets; the others have no ports
 }
 
 // ends are both ends of a packet; ports are 0 where there are none.
@@ -87,7 +87,7 @@ func (w *world) watchUnderlay(t *testing.T) *watch {
 // follow looks until the mark comes, and then ends tcpdump.
 func (u *watch) follow(cmd *exec.Cmd, packets, said io.Reader, pods netip.Prefix) error {
 	reader := newPackets(packets)
-	u.seen = sightings{clear: map[ends]int{}, inner: map[ends]int{}}
+	u.seen = sightings{clear: map[ends]int{}, inner: map[ends]int{}, fragments: map[ends]int{}}
 	err := reader.header()
 	for err == nil {
 		var frame []byte
@@ -175,7 +175,7 @@ func (s *sightings) add(frame []byte, pods netip.Prefix) {
 		return
 	}
 	if fragment {
-		s.fragments++
+		s.fragments[e]++
 	}
 	if marked {
 		s.clear[e]++
@@ -190,7 +190,7 @@ func (s *sightings) add(frame []byte, pods netip.Prefix) {
 
 func isTunnel(a netip.AddrPort) bool { return a.Port() >= 51820 && a.Port() <= 51823 }
 
-// parse reads the headers of an Ethernet frame with an IPv4 packet (RFC 791) in it.
+// parse reads the headers of an Ethernet frame with an IPv4 packet (RFC 791) in it, which may be a first fragment.
 func parse(frame []byte) (e ends, fragment, isIPv4 bool) {
 	const ethernet, minimum = 14, 20
 	if len(frame) < ethernet+minimum || binary.BigEndian.Uint16(frame[12:]) != 0x0800 {
@@ -198,7 +198,7 @@ func parse(frame []byte) (e ends, fragment, isIPv4 bool) {
 	}
 	ip := frame[ethernet:]
 	offset := binary.BigEndian.Uint16(ip[6:]) & 0x1fff
-	fragment = offset != 0 || ip[6]&0x20 != 0
+	fragment = offset == 0 && ip[6]&0x20 != 0 // more fragments follow
 	var ports [2]uint16
 	const tcp, udp = 6, 17
 	header := int(ip[0]&0xf) * 4
