@@ -159,7 +159,8 @@ func (d *demo) buildKubernetes(ctx context.Context) (string, error) {
 	if out.lines == 0 {
 		return "it is there already, in build/kubernetes", nil
 	}
-	return out.last, nil
+	d.note("%s", out.last)
+	return "Kubernetes and the test images are built", nil
 }
 
 // start brings the nodes up. A cluster that is to be kept has the name that the other make targets use; any other
