@@ -196,9 +196,13 @@ spec:
 	if err := w.DeletePod(t.Context(), "host-port"); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := w.get(t.Context(), place{name: "outside"}, to, 8888); err == nil {
-		t.Errorf("hostPort 8888 answers after its pod is gone: %+v", s)
-	}
+	// Without a grace period the API server forgets the pod before the kubelet has ended it.
+	w.eventually(t, "hostPort 8888 is closed", func(ctx context.Context) error {
+		if s, err := w.get(ctx, place{name: "outside"}, to, 8888); err == nil {
+			return fmt.Errorf("it answers after its pod is gone: %+v", s)
+		}
+		return nil
+	})
 }
 
 // testApplyAgain shows that the manifest can be applied again: the gossip key stays, and so do the agents.
