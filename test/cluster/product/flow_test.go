@@ -20,8 +20,12 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/flow"
 )
+
+// settle is how long the last datagrams may take to arrive.
+const settle = 10 * time.Second
 
 // Ports of the flows in pods.
 const (
@@ -87,7 +91,7 @@ func (f *traffic) stop(t *testing.T, w *world) {
 		to   *end
 	}{{"there", there.Sent, f.back}, {"back", back.Sent, f.there}} {
 		var came flow.CountAnswer
-		w.eventually(t, "all datagrams came", func(context.Context) error {
+		err := cluster.Poll(t.Context(), settle, "all datagrams came", func(context.Context) error {
 			direction.to.ask(t, fmt.Sprintf("%s %d", flow.CommandCount, direction.sent), &came)
 			if lost := direction.sent - came.Received; lost != 0 {
 				return fmt.Errorf("%s: %d of %d datagrams are lost, at most %d in a row; %d of them at the receiving socket",
@@ -95,6 +99,9 @@ func (f *traffic) stop(t *testing.T, w *world) {
 			}
 			return nil
 		})
+		if err != nil {
+			t.Error(err)
+		}
 	}
 	sent, err := f.stream.finish()
 	if err != nil {

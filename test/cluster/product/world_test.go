@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -276,12 +277,24 @@ func imageTar(t *testing.T) string {
 		}
 		return file
 	}
-	cmd := exec.CommandContext(t.Context(), "make", "-C", root(t).Root, "image")
-	if output, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make image: %v\n%s", err, output)
+	file, err := builtImage()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return root(t).Path("build", "weaveguard-image.tar")
+	return file
 }
+
+// builtImage is what `make image` makes, once for all tests.
+var builtImage = sync.OnceValues(func() (string, error) {
+	tree, err := build.Find()
+	if err != nil {
+		return "", err
+	}
+	if output, err := exec.Command("make", "-C", tree.Root, "image").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make image: %w\n%s", err, output)
+	}
+	return tree.Path("build", "weaveguard-image.tar"), nil
+})
 
 // buildProbe makes the program that test pods run, for hosts: they share the machine's /tmp.
 func buildProbe(t *testing.T) string {
