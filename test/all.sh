@@ -10,6 +10,8 @@ full=${WEAVEGUARD_FULL:-} count=1 limit=30m
 [ -z "$full" ] || count=5 limit=240m
 begin=$SECONDS
 failed=()
+# The image that `make` has built for this run.
+export WEAVEGUARD_IMAGE_TAR=$PWD/build/weaveguard-image.tar
 
 clock() { printf '%d:%02d min' $(($1 / 60)) $(($1 % 60)); }
 
