@@ -277,11 +277,12 @@ func (g *Gossip) Stop(ctx context.Context) error {
 	return nil
 }
 
-// tell calls Changed after news, and looks after the log, until ctx ends.
+// tell calls Changed after news, and when problems come or go, and looks after the log, until ctx ends.
 func (g *Gossip) tell(ctx context.Context) {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
 	roll := make(rollCall)
+	var problems []view.Problem
 	for {
 		select {
 		case <-g.news:
@@ -291,6 +292,10 @@ func (g *Gossip) tell(ctx context.Context) {
 		case now := <-ticker.C:
 			g.logs.flush(now)
 			roll.log(g.log, g.book.members())
+			before := problems
+			if problems = g.Problems(); !slices.Equal(before, problems) {
+				signal(g.news)
+			}
 		case <-ctx.Done():
 			return
 		}

@@ -208,6 +208,7 @@ func TestWrongKey(t *testing.T) {
 	outside := start(t, "n2", 2, func(c *gossip.Config) { c.Keyring = [][]byte{stranger} })
 	inside.announce(t, []byte("a"))
 	outside.announce(t, []byte("b"))
+	before := inside.changes.Load()
 	outside.Seek([]gossip.Target{inside.target()})
 	problem := func(n *node, address string) bool {
 		return slices.ContainsFunc(n.Problems(), func(p view.Problem) bool {
@@ -215,6 +216,7 @@ func TestWrongKey(t *testing.T) {
 		})
 	}
 	eventually(t, "the mesh reports who has another key", func() bool { return problem(inside, "127.0.0.2") })
+	eventually(t, "a new problem is told like other news", func() bool { return inside.changes.Load() > before })
 	eventually(t, "the stranger reports whom it can't hear", func() bool { return problem(outside, "127.0.0.1") })
 	for _, n := range []*node{inside, outside} {
 		if n.Counters()["gossip-undecryptable"] == 0 {

@@ -258,6 +258,10 @@ func settled(t *testing.T, n *agents.Node) {
 		if quiet < 5 {
 			return fmt.Errorf("%d changes so far", last)
 		}
+		// The kernel's own: it tells of a link-local address once that has proven to be the only one.
+		if tentative := n.MustRun(t, "ip", "-6", "address", "show", "tentative"); tentative != "" {
+			return fmt.Errorf("addresses are being tried:\n%s", tentative)
+		}
 		return nil
 	})
 }
