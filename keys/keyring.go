@@ -86,8 +86,12 @@ func LoadKeyring(path string) (Keyring, error) {
 	return ring, nil
 }
 
-// Save writes the keyring to a file, mode 0600, in one step and durably.
+// Save writes the keyring to a file, mode 0600, in one step and durably. An empty one is an error: it would take the
+// place of one that works.
 func (r Keyring) Save(path string) error {
+	if len(r) == 0 {
+		return errors.New("writing the gossip keyring: there is no key in it")
+	}
 	if err := writeDurably(path, r.Text()); err != nil {
 		return fmt.Errorf("writing the gossip keyring: %w", err)
 	}

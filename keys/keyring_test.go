@@ -39,6 +39,24 @@ func TestKeyringRoundTrip(t *testing.T) {
 	}
 }
 
+// An empty keyring must not take the place of one that works.
+func TestEmptyKeyringIsNotSaved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyring")
+	ring, err := keys.NewKeyring()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ring.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := (keys.Keyring{}).Save(path); err == nil {
+		t.Error("an empty keyring was saved")
+	}
+	if kept, err := keys.LoadKeyring(path); err != nil || len(kept) != 1 {
+		t.Errorf("kept %v, %v", kept, err)
+	}
+}
+
 func TestKeyringRefuses(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("S"), 32))
 	for name, tt := range map[string]struct{ text, want string }{

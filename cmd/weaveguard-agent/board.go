@@ -59,11 +59,14 @@ func (b *board) run(agent *mesh.Agent) {
 	b.agent = agent
 }
 
+// patience is how long a step of the start may fail before that is logged.
+const patience = 3 * time.Second
+
 // await tries a step of the start until it succeeds, with a growing delay. While it waits, status and log say what
 // for; each new error is logged once.
 func (b *board) await(ctx context.Context, subject string, step func(context.Context) error) error {
 	backoff := wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 6, Cap: 10 * time.Second}
-	said, heard := "", ""
+	said, heard, begin := "", "", time.Now()
 	b.wait(view.Problem{Subject: subject, Message: "the agent is starting"})
 	for {
 		err := step(ctx)
@@ -75,7 +78,7 @@ func (b *board) await(ctx context.Context, subject string, step func(context.Con
 		}
 		text := err.Error()
 		b.wait(view.Problem{Subject: subject, Message: text})
-		if text == heard && text != said { // what passes by itself in a moment is no news
+		if text == heard && text != said && time.Since(begin) >= patience { // what passes by itself soon is no news
 			b.log.Error("the start waits", "subject", subject, "error", text)
 			said = text
 		}

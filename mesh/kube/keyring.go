@@ -21,27 +21,16 @@ const (
 // Keyring reads the gossip keyring from its Secret, whose value is what keys.ParseKeyring reads. In a Secret without
 // data, the first agent puts a new key, by compare and swap; so all agents get the same one, whenever they start.
 func (k *Kube) Keyring(ctx context.Context) (keys.Keyring, error) {
-	secrets := k.config.Client.CoreV1().Secrets(k.config.Namespace)
 	name := k.config.Namespace + "/" + SecretName
 	var ring keys.Keyring
+	var last error // RetryOnConflict takes a context's end for its own, and returns no error then
 	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		secret, err := secrets.Get(ctx, SecretName, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if len(secret.Data) == 0 {
-			if err := fill(secret); err != nil {
-				return err
-			}
-			// The resource version in it makes this fail when somebody else was faster.
-			if secret, err = secrets.Update(ctx, secret, metav1.UpdateOptions{}); err != nil {
-				return err
-			}
-			k.config.Log.Info("made the gossip keyring of this cluster", "secret", name)
-		}
-		ring, err = parse(secret)
-		return err
+		ring, last = k.readOrFill(ctx, name)
+		return last
 	})
+	if err == nil {
+		err = last
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("the Secret %s doesn't exist: apply Weaveguard's manifest, which makes it "+
@@ -50,6 +39,26 @@ func (k *Kube) Keyring(ctx context.Context) (keys.Keyring, error) {
 		return nil, fmt.Errorf("reading the gossip keyring from the Secret %s: %w", name, err)
 	}
 	return ring, nil
+}
+
+// readOrFill is one try at the Secret.
+func (k *Kube) readOrFill(ctx context.Context, name string) (keys.Keyring, error) {
+	secrets := k.config.Client.CoreV1().Secrets(k.config.Namespace)
+	secret, err := secrets.Get(ctx, SecretName, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if len(secret.Data) == 0 {
+		if err := fill(secret); err != nil {
+			return nil, err
+		}
+		// The resource version in it makes this fail when somebody else was faster.
+		if secret, err = secrets.Update(ctx, secret, metav1.UpdateOptions{}); err != nil {
+			return nil, err
+		}
+		k.config.Log.Info("made the gossip keyring of this cluster", "secret", name)
+	}
+	return parse(secret)
 }
 
 func fill(secret *corev1.Secret) error {

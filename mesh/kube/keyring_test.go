@@ -2,8 +2,10 @@ package kube_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +120,18 @@ func TestKeyringErrors(t *testing.T) {
 				t.Errorf("the error gives the secret away: %v", err)
 			}
 		})
+	}
+}
+
+// An API server that doesn't answer in time is an error, and no keyring without keys.
+func TestKeyringOfSilentServer(t *testing.T) {
+	api := newAPI(t)
+	api.client.PrependReactor("get", "secrets", func(ktesting.Action) (bool, runtime.Object, error) {
+		return true, nil, fmt.Errorf("asking: %w", context.DeadlineExceeded)
+	})
+	ring, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context())
+	if !errors.Is(err, context.DeadlineExceeded) || len(ring) != 0 {
+		t.Errorf("got %v, %v", ring, err)
 	}
 }
 

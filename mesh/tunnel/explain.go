@@ -15,8 +15,8 @@ func explain(err error, port uint16) error {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return fmt.Errorf("%w; the agent needs CAP_NET_ADMIN", err)
 	case port != 0 && isInUse(err):
-		return fmt.Errorf("%w: UDP port %d is taken; find out by whom with `ss -lunp sport = %d`, and stop that or give "+
-			"Weaveguard other ports", err, port, port)
+		return fmt.Errorf("%w: UDP port %d is taken; find out by whom with `ss -lunp sport = %d`, and stop that", err,
+			port, port)
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("%w; the device went away, and is made again in the next pass", err)
 	}
