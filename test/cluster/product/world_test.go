@@ -138,22 +138,28 @@ func (w *world) gateway(node string) netip.Addr { return w.pods[node].Addr().Nex
 func (w *world) awaitMesh(t *testing.T) {
 	t.Helper()
 	for _, node := range w.nodes {
-		w.eventually(t, node+" has all peers", func(ctx context.Context) error {
-			status, err := w.status(ctx, node)
-			if err != nil {
-				return err
-			}
-			if len(status.Peers) != len(w.nodes)-1 {
-				return fmt.Errorf("it lists %d peers", len(status.Peers))
-			}
-			for _, peer := range status.Peers {
-				if !peer.Up {
-					return fmt.Errorf("%s isn't up: %s", peer.Node, peer.Reason)
-				}
-			}
-			return nil
-		})
+		w.awaitPeers(t, node, len(w.nodes)-1)
 	}
+}
+
+// awaitPeers waits until a node sees so many peers, and all of them as up.
+func (w *world) awaitPeers(t *testing.T, node string, peers int) {
+	t.Helper()
+	w.eventually(t, node+" has all peers", func(ctx context.Context) error {
+		status, err := w.status(ctx, node)
+		if err != nil {
+			return err
+		}
+		if len(status.Peers) != peers {
+			return fmt.Errorf("it lists %d peers", len(status.Peers))
+		}
+		for _, peer := range status.Peers {
+			if !peer.Up {
+				return fmt.Errorf("%s isn't up: %s", peer.Node, peer.Reason)
+			}
+		}
+		return nil
+	})
 }
 
 // eventually waits for what has no deadline of its own.
