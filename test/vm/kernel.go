@@ -76,11 +76,23 @@ func lockFile(path string) (unlock func(), err error) {
 }
 
 // fetchKernel downloads the newest kernel and unpacks it to dir, whole or not
-// at all.
+// at all. Where that fails it is tried once more with new package lists: those
+// of the machine may be missing, or older than what the archive has.
 func fetchKernel(ctx context.Context, cache, dir string) error {
+	err := downloadKernel(ctx, cache, dir)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if _, errUpdate := run(ctx, cache, "apt-get", "-q", "update"); errUpdate != nil {
+		return errors.Join(err, fmt.Errorf("updating the package lists: %w", errUpdate))
+	}
+	return downloadKernel(ctx, cache, dir)
+}
+
+func downloadKernel(ctx context.Context, cache, dir string) error {
 	depends, err := run(ctx, cache, "apt-cache", "depends", kernelPackage)
 	if err != nil {
-		return fmt.Errorf("looking for a kernel: %w (this lane needs Debian's package %s; after apt-get update? Or set %s to a directory where a kernel package is unpacked)", err, kernelPackage, kernelEnv)
+		return fmt.Errorf("looking for a kernel: %w (this lane needs Debian's package %s; or set %s to a directory where a kernel package is unpacked)", err, kernelPackage, kernelEnv)
 	}
 	_, after, found := strings.Cut(depends, "Depends: ")
 	name, _, _ := strings.Cut(after, "\n")
