@@ -1,7 +1,6 @@
 package mesh_test
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
-	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -230,163 +228,6 @@ func TestCorruptCacheIsReported(t *testing.T) {
 	r, err := mesh.Recall(path)
 	if err == nil || !strings.Contains(err.Error(), path) || len(r.Nodes) != 0 {
 		t.Errorf("a cut cache gave %+v, %v", r, err)
-	}
-}
-
-func TestRecordsThatDoNotCount(t *testing.T) {
-	t.Parallel()
-	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
-	stranger := newSpeaker(t, 4, "b")
-	unpinned := b.node()
-	unpinned.Identity = keys.PublicIdentity{}
-	good := b.says(t, nil)
-	flipped := mesh.Heard{Node: "b", Raw: slices.Clone(good.Raw), Alive: true}
-	flipped.Raw[len(flipped.Raw)-1] ^= 1
-	cases := map[string]struct {
-		nodes  []mesh.ClusterNode
-		heard  []mesh.Heard
-		word   string
-		reason string
-	}{
-		"no pin yet":       {[]mesh.ClusterNode{unpinned}, []mesh.Heard{good}, "", "annotation"},
-		"not its pin":      {[]mesh.ClusterNode{b.node()}, []mesh.Heard{stranger.says(t, nil)}, "pin", "another identity"},
-		"another's name":   {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: c.says(t, nil).Raw}}, "signature", "signature"},
-		"a flipped bit":    {[]mesh.ClusterNode{b.node()}, []mesh.Heard{flipped}, "", ""},
-		"garbage":          {[]mesh.ClusterNode{b.node()}, []mesh.Heard{{Node: "b", Raw: []byte("garbage")}}, "size", "size"},
-		"another's CIDR":   {[]mesh.ClusterNode{b.node()}, []mesh.Heard{b.says(t, func(r *record.Record) { r.PodCIDR4 = c.cidr() })}, "cidr", "pod CIDRs"},
-		"another's key":    {[]mesh.ClusterNode{b.node(), c.node()}, []mesh.Heard{c.says(t, nil), b.says(t, useKey(c))}, "key", "WireGuard key of node c"},
-		"nothing was said": {[]mesh.ClusterNode{b.node()}, nil, "", "nothing was heard"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.cluster.set(append(tc.nodes, w.self.node())...)
-			w.air.say(tc.heard...)
-			a := w.start(t)
-			s := a.pass()
-			if _, counts := planned(w.kernel)["b"]; counts {
-				t.Errorf("b became a peer")
-			}
-			if tc.word != "" && s.Counters.Refused[tc.word] != 1 {
-				t.Errorf("refused %v, want 1 for %q, counted once however often it's looked at", s.Counters.Refused, tc.word)
-			}
-			if p := peer(s, "b"); p == nil || p.Up || !strings.Contains(p.Reason, tc.reason) {
-				t.Errorf("b in the status is %+v, want a reason with %q", p, tc.reason)
-			}
-		})
-	}
-}
-
-// Who speaks without having a Node is told of, and is no peer that one waits for.
-func TestUnknownSpeakers(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.cluster.set(w.self.node())
-	w.air.say(newSpeaker(t, 2, "b").says(t, nil))
-	a := w.start(t)
-	s := a.pass()
-	if len(planned(w.kernel)) != 0 || len(s.Peers) != 0 || s.Counters.Refused["unknown"] != 1 {
-		t.Errorf("peers are %+v, refused %v", s.Peers, s.Counters.Refused)
-	}
-	if len(s.Problems) != 1 || !s.Problems[0].Warning || !strings.Contains(s.Problems[0].Message, `192.0.2.2 speaks as node "b"`) {
-		t.Errorf("problems are %+v", s.Problems)
-	}
-	many := make([]mesh.Heard, 50)
-	for i := range many {
-		many[i] = newSpeaker(t, 2, fmt.Sprintf("x%d", i)).says(t, nil)
-	}
-	w.air.say(many...)
-	if s := a.pass(); len(s.Problems) != 1 {
-		t.Errorf("%d problems for 50 unknown speakers, want 1", len(s.Problems))
-	}
-}
-
-// Gossip remembers the record of a Node that was deleted, and of its agent that ended: that is no news.
-func TestDeletedNodeLeavesNoProblem(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	b := newSpeaker(t, 2, "b")
-	said := b.says(t, nil)
-	w.cluster.set(w.self.node(), b.node())
-	w.air.say(said)
-	a := w.start(t)
-	said.Alive = false
-	w.air.say(said)
-	w.cluster.set(w.self.node())
-	if s := a.pass(); len(s.Problems) != 0 || len(s.Peers) != 0 {
-		t.Errorf("problems are %+v, peers %+v: want nothing of b left", s.Problems, s.Peers)
-	}
-}
-
-func useKey(other *speaker) func(*record.Record) {
-	return func(r *record.Record) { r.Generations = []record.Generation{{Number: 0, Key: other.key()}} }
-}
-
-// A record that is older than what counts changes nothing, in whatever order the two come.
-func TestOldRecordsChangeNothing(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	b := newSpeaker(t, 2, "b")
-	elsewhere := netip.MustParseAddrPort("192.0.2.99:51820")
-	before := b.says(t, nil)
-	now := b.says(t, func(r *record.Record) { r.Endpoint4 = elsewhere })
-	w.cluster.set(w.self.node(), b.node())
-	w.air.say(now, before)
-	a := w.start(t)
-	a.pass()
-	w.air.say(before)
-	s := a.pass()
-	if p := peer(s, "b"); p == nil || p.Endpoint != elsewhere.String() {
-		t.Errorf("b is %+v, want the endpoint of its newest record", p)
-	}
-}
-
-// Without Kubernetes the first identity of a name counts, and another one doesn't until it is forgotten.
-func TestTrustOnFirstUse(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.config.Cluster, w.config.PodCIDRs, w.config.Addresses = nil, []netip.Prefix{w.self.cidr()}, []netip.Addr{w.self.address()}
-	b, other := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "b")
-	w.air.say(b.says(t, nil))
-	w.start(t).stop()
-	w.air.say(other.says(t, nil))
-	a := w.start(t)
-	s := a.pass()
-	if got := planned(w.kernel)["b"]; got != b.key() {
-		t.Errorf("b's key is %v, want the one that was seen first, %v", got, b.key())
-	}
-	if s.Counters.Refused["identity"] != 1 {
-		t.Errorf("refused %v, want 1 for the identity", s.Counters.Refused)
-	}
-	if len(s.Problems) != 1 || s.Problems[0].Subject != "node b" || !strings.Contains(s.Problems[0].Message, "192.0.2.3") {
-		t.Errorf("problems are %v, want one that says who speaks for b", s.Problems)
-	}
-}
-
-// What others remember of this node's earlier life must not outlive what it says now.
-func TestOwnSequenceGoesAboveWhatOthersKnow(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.cluster.set(w.self.node())
-	const far = 1 << 40
-	w.air.say(w.self.says(t, func(r *record.Record) { r.Sequence = far }))
-	a := w.start(t)
-	a.pass()
-	r, err := record.Open("a", w.air.announced[len(w.air.announced)-1])
-	if err != nil || r.Sequence <= far {
-		t.Errorf("announced sequence %d, %v; want it above %d", r.Sequence, err, far)
-	}
-}
-
-func TestTwoNodesOfOneName(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.cluster.set(w.self.node())
-	w.air.say(newSpeaker(t, 9, "a").says(t, nil))
-	s := w.start(t).pass()
-	if len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Message, "192.0.2.9") || s.Problems[0].Remedy == "" {
-		t.Errorf("problems are %+v, want one that names the other node's address", s.Problems)
 	}
 }
 
