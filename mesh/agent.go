@@ -76,6 +76,7 @@ type Agent struct {
 	ready      bool
 	said       map[string]bool // problems that were logged and still stand
 	up         map[string]bool // peers that were logged as up
+	late       map[string]bool // peers that were logged as waiting for their session
 
 	mu       sync.Mutex // guards counters
 	counters view.Counters

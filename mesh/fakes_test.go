@@ -279,20 +279,38 @@ func (s *speaker) says(t *testing.T, change func(*record.Record)) mesh.Heard {
 	return mesh.Heard{Node: s.name, Raw: raw, From: s.address(), Alive: true}
 }
 
+// journal is a log that may be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
 // world is an agent named "a" with everything around it faked.
 type world struct {
 	self    *speaker
 	kernel  *kernel
 	air     *air
 	cluster *cluster
-	log     *bytes.Buffer
+	log     *journal
 	config  mesh.Config
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &bytes.Buffer{},
+		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &journal{},
 	}
 	w.config = mesh.Config{
 		Node: "a", GossipAddress: w.self.address(), Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weaveguard/weaveguard/mesh"
@@ -34,6 +35,32 @@ func TestBlindPassKeepsWhatIs(t *testing.T) {
 	}
 }
 
+// A peer that gets no session is in the log, once, and again when it is up.
+func TestPeerWithoutSessionIsLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := newSpeaker(t, 2, "b")
+		w.cluster.set(w.self.node(), b.node())
+		w.air.say(b.says(t, nil))
+		a := w.start(t)
+		time.Sleep(5 * time.Second) // of the bubble's clock
+		a.pass()
+		synctest.Wait()
+		early := strings.Count(w.log.String(), "peer isn't up")
+		time.Sleep(time.Minute)
+		w.kernel.mu.Lock()
+		w.kernel.sessions[b.key()] = time.Now()
+		w.kernel.mu.Unlock()
+		a.pass()
+		a.stop()
+		log := w.log.String()
+		if late := strings.Count(log, "peer isn't up"); early != 0 || late != 1 || strings.Count(log, "peer is up") != 1 {
+			t.Errorf("logged %d times after 5 s and %d times after a minute, want 0 and 1:\n%s", early, late, log)
+		}
+	})
+}
+
 // The end of the agent is no fault of anything.
 func TestEndIsNoProblem(t *testing.T) {
 	t.Parallel()
@@ -47,7 +74,7 @@ func TestEndIsNoProblem(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if w.log.Len() > 0 {
+	if len(w.log.String()) > 0 {
 		t.Errorf("logged at the end:\n%s", w.log)
 	}
 }

@@ -156,16 +156,21 @@ func (a *Agent) narrate(p *pass) {
 }
 
 func (a *Agent) narratePeers(p *pass) {
-	up := map[string]bool{}
+	up, late := map[string]bool{}, map[string]bool{}
 	for _, d := range p.desired.Devices {
 		for _, peer := range d.Peers {
 			i := slices.IndexFunc(a.links.states, func(s view.LinkState) bool {
 				return s.Device == d.Name && s.PublicKey == peer.PublicKey
 			})
 			up[peer.Node] = up[peer.Node] || i >= 0 && a.links.states[i].Established
-			if up[peer.Node] && !a.up[peer.Node] {
+			late[peer.Node] = i >= 0 && a.links.states[i].Overdue
+			switch {
+			case up[peer.Node] && !a.up[peer.Node]:
 				a.Log.Info("peer is up", "node", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,
 					"podCIDRs", peer.AllowedIPs)
+			case late[peer.Node] && !a.late[peer.Node] && !a.up[peer.Node]:
+				a.Log.Warn("peer isn't up: no handshake for "+overdueAfter.String(), "node", peer.Node,
+					"endpoint", peer.Endpoint, "device", d.Name)
 			}
 		}
 	}
@@ -178,5 +183,5 @@ func (a *Agent) narratePeers(p *pass) {
 			a.Log.Warn("peer is down: no handshake for "+establishedFor.String(), "node", node)
 		}
 	}
-	a.up = up
+	a.up, a.late = up, late
 }
