@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,14 +91,4 @@ func dump[T any](what string, list func() (T, error)) (T, error) {
 		return result, fmt.Errorf("reading the kernel's %s: %w", what, err)
 	}
 	return result, nil
-}
-
-// isTunnelName reports whether a tunnel device can have that name.
-func isTunnelName(name string) bool {
-	for i := range view.MaxDevices {
-		if name == fmt.Sprintf("%s%d", view.DevicePrefix, i) {
-			return true
-		}
-	}
-	return false
 }

@@ -93,7 +93,7 @@ func kind(link netlink.Link) string {
 // isTunnel reports whether a link is a tunnel device of ours.
 func isTunnel(link netlink.Link) bool {
 	k := kind(link)
-	return isTunnelName(link.Attrs().Name) && (k == kindWireGuard || k == kindTun)
+	return view.IsDeviceName(link.Attrs().Name) && (k == kindWireGuard || k == kindTun)
 }
 
 // isOurBridge reports whether a link is a bridge with our mark.

@@ -105,7 +105,7 @@ func (a *Applier) removeOthers(ctx context.Context, desired []view.Device) (int,
 	var writes int
 	var errs []error
 	for _, name := range made {
-		if !isDeviceName(name) || slices.ContainsFunc(desired, func(d view.Device) bool { return d.Name == name }) {
+		if !view.IsDeviceName(name) || slices.ContainsFunc(desired, func(d view.Device) bool { return d.Name == name }) {
 			continue
 		}
 		if err := a.config.Maker.Remove(ctx, name); err != nil {
@@ -124,7 +124,7 @@ func (a *Applier) applyDevice(ctx context.Context, desired view.Device) (int, er
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	if !isDeviceName(desired.Name) {
+	if !view.IsDeviceName(desired.Name) {
 		return 0, fmt.Errorf("a tunnel device is named %s0 to %s%d", view.DevicePrefix, view.DevicePrefix, view.MaxDevices-1)
 	}
 	private, ok := a.config.Private(desired.Generation)
@@ -209,15 +209,6 @@ func read(client Client, name string) (*wgtypes.Device, error) {
 		return nil, fmt.Errorf("reading it: %w", explain(err, 0))
 	}
 	return device, nil
-}
-
-func isDeviceName(name string) bool {
-	for i := range view.MaxDevices {
-		if name == view.DeviceName(i) {
-			return true
-		}
-	}
-	return false
 }
 
 func kindOf(device *wgtypes.Device) string {

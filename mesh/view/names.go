@@ -40,3 +40,13 @@ const (
 
 // DeviceName is the name of tunnel device number, from 0 to MaxDevices-1.
 func DeviceName(number int) string { return DevicePrefix + strconv.Itoa(number) }
+
+// IsDeviceName reports whether name is that of a tunnel device.
+func IsDeviceName(name string) bool {
+	for number := range MaxDevices {
+		if name == DeviceName(number) {
+			return true
+		}
+	}
+	return false
+}

@@ -111,7 +111,7 @@ func (s *server) handleMake(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		s.refuse(w, http.StatusBadRequest, fmt.Errorf("the request isn't as it should be: %w", err))
-	case !isDeviceName(name):
+	case !view.IsDeviceName(name):
 		s.refuse(w, http.StatusBadRequest, errDeviceName(name))
 	case request.MTU < minMTU || request.MTU > maxMTU:
 		s.refuse(w, http.StatusBadRequest, fmt.Errorf("the MTU of %s must be from %d to %d bytes, not %d", name, minMTU, maxMTU,
@@ -127,7 +127,7 @@ func (s *server) handleMake(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) handleRemove(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if !isDeviceName(name) {
+	if !view.IsDeviceName(name) {
 		s.refuse(w, http.StatusBadRequest, errDeviceName(name))
 		return
 	}
@@ -212,15 +212,6 @@ func (s *server) answer(w http.ResponseWriter, status int, body any) {
 
 func (s *server) refuse(w http.ResponseWriter, status int, err error) {
 	s.answer(w, status, errorReply{Error: err.Error()})
-}
-
-func isDeviceName(name string) bool {
-	for i := range view.MaxDevices {
-		if name == view.DeviceName(i) {
-			return true
-		}
-	}
-	return false
 }
 
 func errDeviceName(name string) error {
