@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -53,6 +54,7 @@ type Store struct {
 	mu          sync.Mutex
 	identity    Identity
 	generations []Generation
+	rotation    Rotation // its Generations are those of generations
 	sequence    sequence
 }
 
@@ -61,6 +63,10 @@ type file struct {
 	Version     int              `json:"version"`
 	Identity    string           `json:"identity"` // Ed25519 seed, 32 bytes
 	Generations []fileGeneration `json:"generations"`
+	// What follows is absent in files of agents that didn't rotate, which pass over it.
+	Announced bool      `json:"announced,omitempty"`
+	Requested bool      `json:"rotationRequested,omitempty"`
+	MadeAt    time.Time `json:"madeAt,omitzero"`
 }
 
 type fileGeneration struct {
@@ -157,7 +163,9 @@ func (s *Store) load() error {
 	case err != nil:
 		return fmt.Errorf("reading the key store: %w", err)
 	default:
-		if s.identity, s.generations, err = decodeFile(raw); err != nil {
+		err := s.decode(raw)
+		clear(raw)
+		if err != nil {
 			return &CorruptError{Path: path, Err: err}
 		}
 	}
@@ -174,16 +182,19 @@ func (s *Store) create() error {
 	if err != nil {
 		return err
 	}
-	s.identity, s.generations = identity, []Generation{{Number: 0, Private: private}}
-	return s.save()
+	s.identity = identity
+	return s.save([]Generation{{Number: 0, Private: private}}, Rotation{Announced: true, MadeAt: time.Now()})
 }
 
-func (s *Store) save() error {
+// save makes these generations and what goes with them durable, and only then takes them over.
+func (s *Store) save(generations []Generation, r Rotation) error {
 	f := file{
 		Version:  formatVersion,
 		Identity: base64.StdEncoding.EncodeToString(s.identity.reveal().Seed()),
+		// To the second: that is enough to tell by, and the same after it was read back.
+		Announced: r.Announced, Requested: r.Requested, MadeAt: r.MadeAt.UTC().Truncate(time.Second),
 	}
-	for _, g := range s.generations {
+	for _, g := range generations {
 		secret := g.Private.Bytes()
 		f.Generations = append(f.Generations, fileGeneration{
 			Number:  g.Number,
@@ -194,32 +205,63 @@ func (s *Store) save() error {
 	if err != nil {
 		return fmt.Errorf("encoding the key store: %w", err)
 	}
-	if err := writeDurably(filepath.Join(s.dir, FileName), append(raw, '\n')); err != nil {
+	raw = append(raw, '\n')
+	err = writeDurably(filepath.Join(s.dir, FileName), raw)
+	clear(raw)
+	if err != nil {
 		return fmt.Errorf("writing the key store: %w", err)
 	}
+	r.MadeAt = f.MadeAt
+	s.take(generations, r)
 	return nil
 }
 
-func decodeFile(raw []byte) (Identity, []Generation, error) {
+func (s *Store) take(generations []Generation, r Rotation) {
+	r.Generations = nil
+	for _, g := range generations {
+		r.Generations = append(r.Generations, g.Number)
+	}
+	s.generations, s.rotation = generations, r
+}
+
+func (s *Store) decode(raw []byte) error {
+	f, err := decodeFile(raw)
+	if err != nil {
+		return err
+	}
+	seed := make([]byte, len(Identity{}.Public()))
+	defer clear(seed)
+	if err := decodeKey("the identity", []byte(f.Identity), seed); err != nil {
+		return err
+	}
+	if s.identity, err = identityFromSeed(seed); err != nil {
+		return err
+	}
+	generations, err := decodeGenerations(f.Generations)
+	if err != nil {
+		return err
+	}
+	r := Rotation{Announced: f.Announced || len(generations) == 1, Requested: f.Requested, MadeAt: f.MadeAt}
+	if r.MadeAt.IsZero() { // by an agent that didn't rotate: it wrote the file when it made the key
+		if info, err := os.Stat(filepath.Join(s.dir, FileName)); err == nil {
+			r.MadeAt = info.ModTime().UTC().Truncate(time.Second)
+		}
+	}
+	s.take(generations, r)
+	return nil
+}
+
+func decodeFile(raw []byte) (file, error) {
 	var f file
 	if err := json.Unmarshal(raw, &f); err != nil {
 		// The decoder's own message may quote the text, and the text is secret.
-		return Identity{}, nil, errors.New("it isn't the JSON of a key store (cut short, or not ours)")
+		return f, errors.New("it isn't the JSON of a key store (cut short, or not ours)")
 	}
 	if f.Version != formatVersion {
-		return Identity{}, nil, fmt.Errorf("it has format version %d, and this agent knows version %d only: "+
+		return f, fmt.Errorf("it has format version %d, and this agent knows version %d only: "+
 			"use the agent that wrote it, or a newer one", f.Version, formatVersion)
 	}
-	seed := make([]byte, len(Identity{}.Public()))
-	if err := decodeKey("the identity", []byte(f.Identity), seed); err != nil {
-		return Identity{}, nil, err
-	}
-	identity, err := identityFromSeed(seed)
-	if err != nil {
-		return Identity{}, nil, err
-	}
-	generations, err := decodeGenerations(f.Generations)
-	return identity, generations, err
+	return f, nil
 }
 
 func decodeGenerations(stored []fileGeneration) ([]Generation, error) {
@@ -282,6 +324,62 @@ func (s *Store) Private(number uint32) (PrivateKey, bool) {
 		}
 	}
 	return PrivateKey{}, false
+}
+
+// Rotation returns where the rotation of the keys stands.
+func (s *Store) Rotation() Rotation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rotation.clone()
+}
+
+// RequestRotation notes on disk that a rotation is wanted, and reports whether that was noted before. On an error
+// nothing has changed.
+func (s *Store) RequestRotation() (already bool, err error) {
+	already = true
+	_, err = s.Advance(func(r Rotation) Rotation {
+		already, r.Requested = r.Requested, true
+		return r
+	})
+	return already, err
+}
+
+// Advance makes durable what step makes of the rotation, and returns where that stands then: a generation that is new
+// gets a key, one that is gone is erased from disk and memory. On an error nothing has changed. What is asked for
+// meanwhile waits, so step must be quick.
+func (s *Store) Advance(step func(Rotation) Rotation) (Rotation, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := step(s.rotation.clone())
+	if err := s.rotation.validate(next); err != nil {
+		return s.rotation.clone(), err
+	}
+	if s.rotation.sameOnDisk(next) {
+		s.rotation.QuietSince = next.QuietSince
+		return s.rotation.clone(), nil
+	}
+	var kept, gone []Generation
+	for _, g := range s.generations {
+		if slices.Contains(next.Generations, g.Number) {
+			kept = append(kept, g)
+		} else {
+			gone = append(gone, g)
+		}
+	}
+	if newest := next.newest(); newest != s.rotation.newest() {
+		private, err := newPrivateKey()
+		if err != nil {
+			return s.rotation.clone(), err
+		}
+		kept = append(kept, Generation{Number: newest, Private: private})
+	}
+	if err := s.save(kept, next); err != nil {
+		return s.rotation.clone(), err
+	}
+	for _, g := range gone {
+		g.Private.erase()
+	}
+	return s.rotation.clone(), nil
 }
 
 // NextSequence returns a number above all that it returned before, in this process or an earlier one.

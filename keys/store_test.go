@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -334,20 +335,22 @@ func TestReadOnlyDirectory(t *testing.T) {
 	}
 }
 
-// mountReadOnly makes dir read-only, also for root, until the test ends.
-func mountReadOnly(t *testing.T, dir string) {
+// mountReadOnly makes dir read-only, also for root, until the test ends or what it returns is called.
+func mountReadOnly(t *testing.T, dir string) (unmount func()) {
 	t.Helper()
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
 		t.Fatalf("this test needs root, to mount %s read-only: %v", dir, err)
 	}
-	t.Cleanup(func() {
+	unmount = sync.OnceFunc(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmounting %s: %v", dir, err)
 		}
 	})
+	t.Cleanup(unmount)
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 		t.Fatalf("mounting %s read-only: %v", dir, err)
 	}
+	return unmount
 }
 
 func TestGenerationsAreCopies(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
@@ -15,13 +16,27 @@ type PublicKey [wgtypes.KeyLen]byte
 // PrivateKey is a WireGuard private key. It has no text form: printing, logging or marshalling one gives a
 // placeholder, also from inside of other values. Only Bytes reveals it.
 type PrivateKey struct {
-	// A function: fmt shows unexported fields without asking their methods, follows pointers for some verbs, and
+	// Functions: fmt shows unexported fields without asking their methods, follows pointers for some verbs, and
 	// never looks into a function.
 	reveal func() wgtypes.Key
+	erase  func()
 }
 
+// privateKey holds the one long-lived copy of a key: all copies of a PrivateKey are about it.
 func privateKey(key wgtypes.Key) PrivateKey {
-	return PrivateKey{reveal: func() wgtypes.Key { return key }}
+	var mu sync.RWMutex
+	return PrivateKey{
+		reveal: func() wgtypes.Key {
+			mu.RLock()
+			defer mu.RUnlock()
+			return key
+		},
+		erase: func() {
+			mu.Lock()
+			defer mu.Unlock()
+			clear(key[:])
+		},
+	}
 }
 
 // Generation is one of a node's WireGuard keys within one identity. Numbers start at 0; rotation makes the next.
@@ -48,7 +63,7 @@ func (k PrivateKey) Public() PublicKey {
 	return PublicKey(k.reveal().PublicKey())
 }
 
-// Bytes returns a copy of the secret, for the one who hands it to the kernel; of an unset key, zeros.
+// Bytes returns a copy of the secret, for the one who hands it to the kernel; of an unset or erased key, zeros.
 func (k PrivateKey) Bytes() [wgtypes.KeyLen]byte {
 	if k.reveal == nil {
 		return [wgtypes.KeyLen]byte{}
