@@ -27,6 +27,15 @@ const (
 	AnnotationIdentity      = "weaveguard.io/identity"
 	AnnotationPublicKey     = "weaveguard.io/public-key"
 	AnnotationKeyGeneration = "weaveguard.io/key-generation"
+	// AnnotationKeyRotatedAt is when the key in use was made, in UTC (RFC 3339).
+	AnnotationKeyRotatedAt = "weaveguard.io/key-rotated-at"
+	// AnnotationRotation is how far the rotation of keys is: one word as in RotationStatus.Phase, and where there is
+	// something to say a colon and a short reason.
+	AnnotationRotation = "weaveguard.io/rotation"
+	// AnnotationRotateKeys is set by users, to RotateNow, for the node to change its WireGuard key. The agent removes
+	// it once it has noted the request.
+	AnnotationRotateKeys = "weaveguard.io/rotate-keys"
+	RotateNow            = "now"
 	// AnnotationEndpoint is set by users: the IP address that peers send to.
 	AnnotationEndpoint = "weaveguard.io/endpoint"
 )

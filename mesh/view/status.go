@@ -41,6 +41,7 @@ type Status struct {
 	PodRanges      []netip.Prefix     `json:"podRanges"`
 	PodRangeSource string             `json:"podRangeSource"`
 	Generations    []GenerationStatus `json:"generations"`
+	Rotation       RotationStatus     `json:"rotation"`
 	Devices        []DeviceStatus     `json:"devices"`
 	Peers          []PeerStatus       `json:"peers"`
 	Gossip         GossipStatus       `json:"gossip"`
@@ -54,6 +55,52 @@ type GenerationStatus struct {
 	Number    uint32         `json:"number"`
 	PublicKey keys.PublicKey `json:"publicKey"`
 }
+
+// RotationStatus is how far the change of this node's WireGuard key is.
+type RotationStatus struct {
+	// Phase is one word of: idle, preparing, establishing, switching, draining, failed.
+	Phase  string `json:"phase"`
+	Reason string `json:"reason,omitempty"` // why it isn't further, in few words
+	// Queued: another rotation follows the one under way.
+	Queued bool `json:"queued"`
+	// RotatedAt is when the newest key was made.
+	RotatedAt time.Time `json:"rotatedAt,omitzero"`
+	// Waiting are the peers that still need the old key, sorted by node.
+	Waiting []RotationPeer `json:"waiting"`
+}
+
+// RotationPeer is a peer that still needs the old key of this node.
+type RotationPeer struct {
+	Node    string `json:"node"`
+	Port    uint16 `json:"port"`    // UDP, of the peer: the far end of the link that it should use
+	OwnPort uint16 `json:"ownPort"` // UDP, of this node: the near end of that link
+	Reason  string `json:"reason"`
+}
+
+// String is the rotation as the annotation AnnotationRotation has it.
+func (r RotationStatus) String() string {
+	if r.Reason == "" {
+		return r.Phase
+	}
+	return r.Phase + ": " + r.Reason
+}
+
+// RotateAnswer is what became of a request to rotate.
+type RotateAnswer struct {
+	// State is one of: started, queued (another rotation is under way), already queued, forced (the one under way ends
+	// without waiting for its peers).
+	State string `json:"state"`
+	// Generation is the number of the key that the request leads to.
+	Generation uint32 `json:"generation"`
+}
+
+// The states of a RotateAnswer.
+const (
+	RotateStarted       = "started"
+	RotateQueued        = "queued"
+	RotateAlreadyQueued = "already queued"
+	RotateForced        = "forced"
+)
 
 // DeviceStatus is a tunnel device.
 type DeviceStatus struct {
@@ -96,5 +143,6 @@ type Counters struct {
 	Reconciles      uint64            `json:"reconciles"`
 	ReconcileErrors uint64            `json:"reconcileErrors"`
 	KernelWrites    uint64            `json:"kernelWrites"` // changes made to links, addresses, routes, peers, rules, sysctls
+	Rotations       uint64            `json:"rotations"`    // of this node's keys that ended well
 	Refused         map[string]uint64 `json:"refused"`      // records and packets that were refused, by reason
 }
