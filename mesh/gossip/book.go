@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -225,6 +226,27 @@ func (b *book) members() []Member {
 	}
 	slices.SortFunc(all, func(x, y Member) int { return strings.Compare(x.Node, y.Node) })
 	return all
+}
+
+// addresses returns where the living members of node are, each address once: what is sent there comes to whoever
+// is there now, not to one of several starts of a node. Of more than most, it is a random choice, so that whoever
+// tries again and again reaches all of them.
+func (b *book) addresses(node string, most int) []netip.AddrPort {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e, known := b.nodes[node]
+	if !known {
+		return nil
+	}
+	at := make(map[netip.AddrPort]bool)
+	for _, m := range e.members {
+		if m.addr.IsValid() { // a member can say anything of itself
+			at[m.addr] = true
+		}
+	}
+	addrs := slices.Collect(maps.Keys(at))
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	return addrs[:min(len(addrs), most)]
 }
 
 // share replaces the verified records.

@@ -217,3 +217,51 @@ func TestBookSelfIsNotItsTwin(t *testing.T) {
 		t.Error("another node of this name isn't alive")
 	}
 }
+
+// A restarted agent has two members at one address: what is sent there is sent once.
+func TestBookAddresses(t *testing.T) {
+	b := newBook("self/0")
+	b.alive("n/1", "n", address, nil, dawn)
+	b.alive("n/2", "n", address, nil, dawn)
+	b.alive("n/3", "n", moved, nil, dawn)
+	b.alive("n/4", "n", netip.AddrPort{}, nil, dawn)
+	b.alive("m/1", "m", netip.MustParseAddrPort("10.0.0.5:6783"), nil, dawn)
+	sorted := func() []netip.AddrPort {
+		return slices.SortedFunc(slices.Values(b.addresses("n", 8)), netip.AddrPort.Compare)
+	}
+	if got, want := sorted(), []netip.AddrPort{address, moved}; !slices.Equal(got, want) {
+		t.Errorf("addresses %v, want %v", got, want)
+	}
+	b.gone("n/1", "n")
+	b.gone("n/3", "n")
+	if got, want := sorted(), []netip.AddrPort{address}; !slices.Equal(got, want) {
+		t.Errorf("with two members gone: addresses %v, want %v", got, want)
+	}
+	b.handed("handed on", []byte("record"))
+	for _, node := range []string{"handed on", "stranger", "self"} {
+		if got := b.addresses(node, 8); len(got) > 0 {
+			t.Errorf("%s isn't there, and has addresses %v", node, got)
+		}
+	}
+}
+
+// Whoever makes up members of a node can't make a message to it a flood, and not keep it from the node for ever.
+func TestBookAddressesAreBounded(t *testing.T) {
+	b := newBook("self/0")
+	for i := range 100 {
+		b.alive(fmt.Sprintf("n/%d", i), "n", netip.AddrPortFrom(address.Addr(), uint16(i+1)), nil, dawn)
+	}
+	reached := make(map[netip.AddrPort]bool)
+	for range 1000 {
+		addrs := b.addresses("n", maxRecipients)
+		if len(addrs) != maxRecipients {
+			t.Fatalf("%d addresses, want %d", len(addrs), maxRecipients)
+		}
+		for _, a := range addrs {
+			reached[a] = true
+		}
+	}
+	if len(reached) != 100 {
+		t.Errorf("1000 messages reach %d of 100 addresses", len(reached))
+	}
+}

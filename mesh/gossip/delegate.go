@@ -28,9 +28,6 @@ func (d *delegate) NodeMeta(limit int) []byte {
 	return raw
 }
 
-// NotifyMsg is for messages between agents. There are none yet.
-func (d *delegate) NotifyMsg([]byte) { d.tally.count(reasonMessage) }
-
 // GetBroadcasts returns nothing: such broadcasts starve in a big mesh.
 func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
 

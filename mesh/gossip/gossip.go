@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -67,14 +68,15 @@ type Gossip struct {
 	tally  *tally
 	logs   *logWriter
 	own    *ownRecord
+	mail   mailbox
 	seeker *seeker
 	list   *memberlist.Memberlist
 
 	news   chan struct{} // one token: something was heard
 	sought chan struct{} // one token: there is a new target
 
-	announcing sync.Mutex // held by who announces, and by Stop
-	stopped    bool       // under announcing
+	announcing sync.Mutex  // held by who announces, and by Stop
+	stopped    atomic.Bool // written under announcing; Send, which waits for nobody, reads it without
 
 	hangUp  context.CancelFunc // ends seeking, and all streams that were dialled
 	seeking sync.WaitGroup
@@ -190,7 +192,7 @@ func (g *Gossip) Announce(raw []byte) error {
 	}
 	g.announcing.Lock()
 	defer g.announcing.Unlock()
-	if g.stopped {
+	if g.stopped.Load() {
 		return fmt.Errorf("announcing a record: %w", ErrStopped)
 	}
 	g.own.want(raw)
@@ -253,10 +255,10 @@ func (g *Gossip) Problems() []view.Problem {
 func (g *Gossip) Stop(ctx context.Context) error {
 	g.announcing.Lock()
 	defer g.announcing.Unlock()
-	if g.stopped {
+	if g.stopped.Load() {
 		return nil
 	}
-	g.stopped = true
+	g.stopped.Store(true)
 	g.hangUp()
 	g.seeking.Wait()
 	timeout := leaveTimeout

@@ -22,7 +22,8 @@ const (
 	reasonName          = "gossip-member-name"   // members whose name isn't NODE/RANDOM
 	reasonFull          = "gossip-too-many-nodes"
 	reasonState         = "gossip-state" // what another member handed on is malformed, or of another version
-	reasonMessage       = "gossip-message"
+	reasonMessageSize   = "gossip-message-size"
+	reasonMessageFull   = "gossip-too-many-messages" // messages that were lost for newer ones
 )
 
 const (

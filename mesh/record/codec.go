@@ -35,11 +35,17 @@ type wireGeneration struct {
 	Key    []byte
 }
 
-// encoder and decoder are the modes of the CBOR library: they have no state, and making them costs little.
-func encoder() (cbor.EncMode, error) { return cbor.CoreDetEncOptions().EncMode() }
+// marshal and unmarshal make the mode of the CBOR library anew each time: that costs little.
+func marshal(w any) ([]byte, error) {
+	mode, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return nil, err
+	}
+	return mode.Marshal(w)
+}
 
-func decoder() (cbor.DecMode, error) {
-	return cbor.DecOptions{
+func unmarshal(payload []byte, w any) error {
+	mode, err := cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
 		TagsMd:           cbor.TagsForbidden,
@@ -47,6 +53,10 @@ func decoder() (cbor.DecMode, error) {
 		MaxArrayElements: 16,
 		MaxMapPairs:      64,
 	}.DecMode()
+	if err != nil {
+		return err
+	}
+	return mode.Unmarshal(payload, w)
 }
 
 func encode(r Record) ([]byte, error) {
@@ -66,20 +76,12 @@ func encode(r Record) ([]byte, error) {
 	for _, g := range r.Generations {
 		w.Generations = append(w.Generations, wireGeneration{Number: g.Number, Key: g.Key[:]})
 	}
-	mode, err := encoder()
-	if err != nil {
-		return nil, err
-	}
-	return mode.Marshal(w)
+	return marshal(w)
 }
 
 func decode(payload []byte) (Record, error) {
-	mode, err := decoder()
-	if err != nil {
-		return Record{}, err
-	}
 	var w wire
-	if err := mode.Unmarshal(payload, &w); err != nil {
+	if err := unmarshal(payload, &w); err != nil {
 		return Record{}, err
 	}
 	r := Record{Sequence: w.Sequence, MTU: w.MTU, DocumentVersion: w.DocumentVersion}

@@ -135,20 +135,26 @@ func TestSizes(t *testing.T) {
 func TestGolden(t *testing.T) {
 	id := identity(t)
 	for variant, r := range variants(id) {
-		path := filepath.Join("testdata", variant+".hex")
-		got := []byte(hex.EncodeToString(sign(t, id, r)) + "\n")
-		if *update {
-			if err := os.WriteFile(path, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
+		checkGolden(t, variant, sign(t, id, r))
+	}
+}
+
+// checkGolden compares raw with the golden file of this name.
+func checkGolden(t *testing.T, file string, raw []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", file+".hex")
+	got := []byte(hex.EncodeToString(raw) + "\n")
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("%s: the format has changed\n got %s\nwant %s", variant, got, want)
-		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: the format has changed\n got %s\nwant %s", file, got, want)
 	}
 }
 
@@ -393,7 +399,7 @@ func TestEqual(t *testing.T) {
 func TestReason(t *testing.T) {
 	for err, want := range map[error]string{
 		record.ErrSize: "size", record.ErrVersion: "version", record.ErrMalformed: "malformed",
-		record.ErrSignature: "signature", errors.New("x"): "other", nil: "other",
+		record.ErrSignature: "signature", record.ErrKind: "kind", record.ErrSender: "sender", errors.New("x"): "other", nil: "other",
 	} {
 		if got := record.Reason(err); got != want {
 			t.Errorf("Reason(%v) = %s, want %s", err, got, want)

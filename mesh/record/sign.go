@@ -3,6 +3,7 @@ package record
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -13,18 +14,20 @@ const Version = 1
 
 const headerSize = 1 + keys.SignatureSize
 
-// context keeps a signature over a record from being one over anything else.
-const context = "weaveguard record v1"
+// recordContext keeps a signature over a record from being one over anything else.
+const recordContext = "weaveguard record v1"
 
 // maxName is the longest name of a node in bytes: a DNS subdomain, as Kubernetes names Nodes (RFC 1123).
 const maxName = 253
 
-// What a record is refused for. Reason names them for counters.
+// What a record or an Ack is refused for. Reason names them for counters.
 var (
 	ErrSize      = errors.New("wrong size")
 	ErrVersion   = errors.New("unknown version")
 	ErrMalformed = errors.New("malformed")
 	ErrSignature = errors.New("wrong signature")
+	ErrKind      = errors.New("unknown kind")   // of an Ack alone
+	ErrSender    = errors.New("unknown sender") // of an Ack alone
 )
 
 // Sign returns the record of node as it goes over the wire, at most MaxSize bytes. The node's name is signed
@@ -43,7 +46,7 @@ func Sign(node string, r Record, signer keys.Identity) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the record of node %q: %w", node, err)
 	}
-	raw := append([]byte{Version}, signer.Sign(message(node, payload))...)
+	raw := append([]byte{Version}, signer.Sign(message(recordContext, node, payload))...)
 	raw = append(raw, payload...)
 	if len(raw) > MaxSize {
 		return nil, fmt.Errorf("the record of node %q: %w: %d bytes, at most %d", node, ErrSize, len(raw), MaxSize)
@@ -70,7 +73,7 @@ func Open(node string, raw []byte) (Record, error) {
 	if err != nil {
 		return Record{}, fmt.Errorf("record of node %q: %w: %w", node, ErrMalformed, err)
 	}
-	if !r.Identity.Verify(message(node, payload), signature) {
+	if !r.Identity.Verify(message(recordContext, node, payload), signature) {
 		return Record{}, fmt.Errorf("record of node %q: %w: not by the identity that it names, for this name",
 			node, ErrSignature)
 	}
@@ -85,17 +88,14 @@ func validateName(node string) error {
 	return nil
 }
 
-// message is what is signed: context, name and payload, each ended by a byte that can't be in the ones before.
-func message(node string, payload []byte) []byte {
-	m := make([]byte, 0, len(context)+len(node)+len(payload)+2)
-	m = append(m, context...)
-	m = append(m, 0)
-	m = append(m, node...)
-	m = append(m, 0)
-	return append(m, payload...)
+// message is what is signed: context and name, each ended by a byte that isn't in them, and the rest. Of the parts
+// of the rest all but the last have a fixed length.
+func message(context, node string, rest ...[]byte) []byte {
+	return slices.Concat([]byte(context+"\x00"+node+"\x00"), slices.Concat(rest...))
 }
 
-// Reason is the refusal in err as one word for a counter: size, version, malformed, signature or other.
+// Reason is the refusal in err as one word for a counter: size, version, malformed, signature, kind, sender or
+// other.
 func Reason(err error) string {
 	switch {
 	case errors.Is(err, ErrSize):
@@ -106,6 +106,10 @@ func Reason(err error) string {
 		return "malformed"
 	case errors.Is(err, ErrSignature):
 		return "signature"
+	case errors.Is(err, ErrKind):
+		return "kind"
+	case errors.Is(err, ErrSender):
+		return "sender"
 	}
 	return "other"
 }
