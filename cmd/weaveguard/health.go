@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -76,10 +77,7 @@ func downPeers(peers []view.PeerStatus) []view.PeerStatus {
 	return down
 }
 
+const noReason = "the agent gives no reason"
+
 // reason is why a peer isn't up.
-func reason(peer view.PeerStatus) string {
-	if peer.Reason == "" {
-		return "the agent gives no reason"
-	}
-	return peer.Reason
-}
+func reason(peer view.PeerStatus) string { return cmp.Or(peer.Reason, noReason) }

@@ -1,6 +1,6 @@
 // Command weaveguard is the operator's command line: it asks the agent of this node over its unix socket, and says
-// in words what the mesh does and what to do about it. It never changes anything by itself, and never talks to
-// Kubernetes.
+// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to. And
+// it never talks to Kubernetes.
 //
 // There is one file for each command. All that is printed goes through output.go.
 package main
@@ -72,11 +72,11 @@ func (o *options) client() api.Client { return api.Client{Socket: o.socket} }
 func newCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "weaveguard",
-		Short: "See what Weaveguard does on this node",
-		Long: "weaveguard asks the Weaveguard agent of this node what it sees and does. Run it\n" +
-			"as root on the node, or in the agent's pod.\n\n" +
+		Short: "See what Weaveguard does on this node, and change its key",
+		Long: "weaveguard asks the Weaveguard agent of this node what it sees and does, or for\n" +
+			"a new key. Run it as root on the node, or in the agent's pod.\n\n" +
 			"Exit status: 0 when all went well, 1 when what was asked is answered with no\n" +
-			"(as by status --check), 2 when it couldn't be answered.",
+			"(as by status --check), 2 when it couldn't be answered, or was refused.",
 		Example: "  weaveguard status\n" +
 			"  kubectl exec -n kube-system ds/weaveguard -c weave -- weaveguard status",
 		PersistentPreRun:   func(*cobra.Command, []string) { o.understood = true },
@@ -87,7 +87,7 @@ func newCommand(o *options) *cobra.Command {
 	}
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
-	cmd.AddCommand(newStatusCommand(o), newVersionCommand(o))
+	cmd.AddCommand(newStatusCommand(o), newRotateCommand(o), newVersionCommand(o))
 	return cmd
 }
 

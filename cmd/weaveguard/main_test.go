@@ -1,10 +1,7 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"flag"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,12 +9,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
-	"github.com/weaveguard/weaveguard/mesh/api"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -42,44 +37,13 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"agent":   startAgent,
+			"old":     startOldAgent,
 			"columns": checkColumns,
 		},
 	})
 }
 
 var update = flag.Bool("update", false, "write what is printed now into testdata/*.txtar")
-
-// startAgent serves the status in a JSON file on agent.sock, as an agent does: agent FILE.
-func startAgent(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: agent FILE")
-	}
-	var status view.Status
-	if err := json.Unmarshal([]byte(ts.ReadFile(args[0])), &status); err != nil {
-		ts.Fatalf("%s: %v", args[0], err)
-	}
-	server := api.New(api.Config{
-		Socket: ts.MkAbs("agent.sock"),
-		Status: func() view.Status { return status },
-		Log:    slog.New(slog.DiscardHandler),
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx) }()
-	ts.Defer(func() {
-		cancel()
-		<-ended
-	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		_, err := api.Client{Socket: ts.MkAbs("agent.sock")}.Status(ctx)
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			ts.Fatalf("the agent doesn't answer: %v", err)
-		}
-	}
-}
 
 // checkColumns checks that no line of a file is wider than a number of columns: columns N FILE.
 func checkColumns(ts *testscript.TestScript, neg bool, args []string) {

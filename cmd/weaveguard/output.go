@@ -195,10 +195,16 @@ func explain(err error) (message, remedy string) {
 // complain prints an error and what to do about it.
 func complain(out io.Writer, message, remedy string) {
 	p := newPage(out)
-	p.text("", "weaveguard: "+message)
+	p.text("", voice+message)
 	p.remedy("", remedy)
 	_ = p.printTo(out) // there is nowhere left to complain to
 }
+
+// voice begins what isn't a command's answer.
+const voice = "weaveguard: "
+
+// say tells how far a command is.
+func say(out io.Writer, message string) { complain(out, message, "") }
 
 // remedy adds what to do, if anything.
 func (p *page) remedy(indent, remedy string) {

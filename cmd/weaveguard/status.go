@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -21,7 +23,8 @@ func newStatusCommand(o *options) *cobra.Command {
 		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
 			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
 			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +
-			"went through the tunnel.\n\n" +
+			"went through the tunnel. While the node changes its key, status shows how far\n" +
+			"that is, and which peers still need the old one.\n\n" +
 			"A node is healthy when it can carry pod traffic and all its peers are up.\n\n" +
 			"Exit status: 0 when the agent answered, whatever it said; with --check 1 when\n" +
 			"the node isn't healthy; 2 when the agent couldn't be asked.",
@@ -66,6 +69,10 @@ func (p *page) status(s view.Status) {
 		p.space()
 		p.peers(s.Peers)
 	}
+	if len(s.Rotation.Waiting) > 0 {
+		p.space()
+		p.waiting("", s.Rotation.Waiting)
+	}
 	problems, warnings := sortProblems(s.Problems)
 	p.problems("problem", problems)
 	p.problems("warning", warnings)
@@ -88,6 +95,9 @@ func nodeFacts(s view.Status) [][2]string {
 	for _, generation := range s.Generations {
 		facts = append(facts, [2]string{fmt.Sprintf("key %d", generation.Number), generation.PublicKey.String()})
 	}
+	if s.Rotation.Phase != "" { // an agent that can't rotate yet says nothing of it
+		facts = append(facts, [2]string{"rotation", rotationFact(s)})
+	}
 	ranges := orNone(joined(s.PodRanges))
 	if s.PodRangeSource != "" {
 		ranges += " (" + s.PodRangeSource + ")"
@@ -100,6 +110,22 @@ func nodeFacts(s view.Status) [][2]string {
 		[2]string{"gossip", gossip},
 		[2]string{"kubernetes", orNone(s.Kubernetes)},
 	)
+}
+
+// rotationFact is how far the change of this node's key is.
+func rotationFact(s view.Status) string {
+	r := s.Rotation
+	fact := r.Phase
+	if r.Phase == string(keys.Idle) && !r.RotatedAt.IsZero() {
+		fact += ", newest key made " + age(s.Time.Sub(r.RotatedAt)) + " ago"
+	}
+	if r.Reason != "" {
+		fact += ": " + r.Reason
+	}
+	if r.Queued {
+		fact += "; another one is queued"
+	}
+	return fact
 }
 
 func (p *page) devices(devices []view.DeviceStatus) {
@@ -133,6 +159,17 @@ func (p *page) peers(peers []view.PeerStatus) {
 		for _, peer := range down {
 			p.text("", peer.Node+" isn't up: "+reason(peer))
 		}
+	}
+}
+
+// waiting tells which peers hold a rotation up, and why.
+func (p *page) waiting(indent string, peers []view.RotationPeer) {
+	for _, peer := range peers {
+		ports := ""
+		if peer.Port != 0 { // 0: there is no new link to it
+			ports = fmt.Sprintf(" (UDP port %d there, %d here)", peer.Port, peer.OwnPort)
+		}
+		p.text(indent, peer.Node+" still needs the old key"+ports+": "+cmp.Or(peer.Reason, noReason))
 	}
 }
 

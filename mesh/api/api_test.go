@@ -11,12 +11,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -66,6 +64,7 @@ func config(t *testing.T, status view.Status) api.Config {
 		Status:    func() view.Status { return status },
 		Reconcile: func() {},
 		Alive:     func() error { return nil },
+		Rotate:    func(bool) (view.RotateAnswer, error) { return view.RotateAnswer{}, nil },
 		Log:       slog.New(slog.DiscardHandler),
 	}
 }
@@ -128,6 +127,15 @@ func get(t *testing.T, url string) (int, string, error) {
 	return response.StatusCode, string(body), err
 }
 
+// httpClient asks a server without a Client between.
+func httpClient(t *testing.T, socket string) *http.Client {
+	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
+	}}}
+	t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
 // awaitGet asks until there is an answer, and checks it.
 func awaitGet(t *testing.T, url string, code int, body string) {
 	t.Helper()
@@ -152,6 +160,10 @@ func sample() view.Status {
 		WireGuard:   "kernel",
 		Kubernetes:  "connected",
 		PodCIDRs:    []netip.Prefix{netip.MustParsePrefix("10.32.1.0/24")},
+		Generations: []view.GenerationStatus{{Number: 3}, {Number: 4}},
+		Rotation: view.RotationStatus{Phase: "switching", Reason: "waiting for node-c", Queued: true,
+			RotatedAt: time.Date(2026, 3, 4, 5, 6, 0, 25e7, time.UTC),
+			Waiting:   []view.RotationPeer{{Node: "node-c", Port: 51822, OwnPort: 51821, Reason: "no handshake with the new key"}}},
 		Gossip:      view.GossipStatus{Address: "192.0.2.1:6783", Members: 3},
 		Attachments: 7,
 		Peers: []view.PeerStatus{
@@ -159,7 +171,7 @@ func sample() view.Status {
 				ReceivedBytes: 1000, SentBytes: 2000, MTU: 1420},
 			{Node: "node-c", Reason: "no handshake yet", HandshakeAge: -1},
 		},
-		Counters: view.Counters{Reconciles: 10, ReconcileErrors: 1, KernelWrites: 42,
+		Counters: view.Counters{Reconciles: 10, ReconcileErrors: 1, KernelWrites: 42, Rotations: 4,
 			Refused: map[string]uint64{"signature": 2}},
 	}
 }
@@ -186,10 +198,7 @@ func TestStatus(t *testing.T) {
 func TestStatusHasNoNull(t *testing.T) {
 	cfg := config(t, view.Status{Peers: []view.PeerStatus{{Node: "node-b"}}})
 	start(t, cfg)
-	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", cfg.Socket)
-	}}}
-	defer client.CloseIdleConnections()
+	client := httpClient(t, cfg.Socket)
 	response, err := client.Get("http://agent/v1/status")
 	if err != nil {
 		t.Fatal(err)
@@ -198,6 +207,9 @@ func TestStatusHasNoNull(t *testing.T) {
 	body, err := io.ReadAll(response.Body)
 	if err != nil || !strings.HasPrefix(string(body), "{") || strings.Contains(string(body), "null") {
 		t.Errorf("the body is %s, %v; want an object without null", body, err)
+	}
+	if idle := `"rotation":{"phase":"idle","queued":false,"waiting":[]}`; !strings.Contains(string(body), idle) {
+		t.Errorf("the body is %s; want %s, also while the agent is starting", body, idle)
 	}
 }
 
@@ -331,68 +343,5 @@ func TestSocketPathThatCannotBe(t *testing.T) {
 		if err := api.New(cfg).Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Run on %s: %v; want %q", path, err, want)
 		}
-	}
-}
-
-func TestClientErrors(t *testing.T) {
-	dir := t.TempDir()
-	stale := filepath.Join(dir, "stale.sock")
-	leaveSocket(t, stale)
-	for _, tt := range []struct {
-		socket string
-		cause  error
-		want   []string
-	}{
-		{filepath.Join(dir, "none.sock"), os.ErrNotExist, []string{"no agent runs", "DaemonSet", "systemctl"}},
-		{stale, syscall.ECONNREFUSED, []string{"nothing listens", "DaemonSet", "systemctl"}},
-	} {
-		_, err := api.Client{Socket: tt.socket}.Status(t.Context())
-		var agentErr *api.AgentError
-		if !errors.As(err, &agentErr) || !errors.Is(err, tt.cause) || agentErr.Remedy == "" {
-			t.Fatalf("Status on %s: %v; want an AgentError with a remedy, from %v", tt.socket, err, tt.cause)
-		}
-		for _, want := range append(tt.want, tt.socket) {
-			if !strings.Contains(err.Error(), want) {
-				t.Errorf("%q lacks %q", err, want)
-			}
-		}
-	}
-}
-
-func TestClientWithoutRights(t *testing.T) {
-	dir, err := os.MkdirTemp("", "weaveguard-api")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // anyone may look in: the socket itself must refuse
-		t.Fatal(err)
-	}
-	cfg := config(t, sample())
-	cfg.Socket = filepath.Join(dir, "agent.sock")
-	start(t, cfg)
-	nobody := exec.CommandContext(t.Context(), "/proc/self/exe")
-	nobody.Dir = "/"
-	nobody.Env = append(os.Environ(), askEnv+"="+cfg.Socket)
-	nobody.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	out, err := nobody.CombinedOutput()
-	if err != nil {
-		t.Fatalf("running a client as nobody (this test needs root): %v: %s", err, out)
-	}
-	if want := "only root may ask the agent (" + cfg.Socket + "); run it as root"; !strings.Contains(string(out), want) {
-		t.Errorf("the client said %q, want %q", out, want)
-	}
-}
-
-func TestClientOfOtherVersion(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "agent.sock")
-	listener := listenAt(t, socket)
-	server := &http.Server{Handler: http.NotFoundHandler()}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = server.Serve(listener) }()
-	t.Cleanup(func() { server.Close(); <-done })
-	_, err := api.Client{Socket: socket}.Status(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "404") || !strings.Contains(err.Error(), "same version") {
-		t.Errorf("Status: %v; want the 404 and what to do", err)
 	}
 }

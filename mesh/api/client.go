@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,34 +47,45 @@ func (e *AgentError) Unwrap() error { return e.Err }
 
 // Status asks what the agent sees now. It waits 5 s at most. What fails is an *AgentError.
 func (c Client) Status(ctx context.Context) (view.Status, error) {
-	body, err := c.do(ctx, http.MethodGet, statusPath)
+	body, err := c.do(ctx, http.MethodGet, statusPath, nil)
 	if err != nil {
 		return view.Status{}, err
 	}
-	var status view.Status
-	if err := json.Unmarshal(body, &status); err != nil {
-		return view.Status{}, &AgentError{
-			Message: fmt.Sprintf("the agent's answer can't be read: %v", err),
-			Remedy:  "use the weaveguard command of the same version as the agent",
-			Err:     err,
-		}
-	}
-	return status, nil
+	return decode[view.Status](body)
 }
 
 // Reconcile asks the agent to look at the world again soon, and doesn't wait for it. It waits 5 s at most for the
 // agent's answer. What fails is an *AgentError.
 func (c Client) Reconcile(ctx context.Context) error {
-	_, err := c.do(ctx, http.MethodPost, reconcilePath)
+	_, err := c.do(ctx, http.MethodPost, reconcilePath, nil)
 	return err
 }
 
-func (c Client) do(ctx context.Context, method, path string) ([]byte, error) {
+// Rotate asks the agent to change this node's WireGuard key; with force, to end the rotation under way without waiting
+// for its peers. The request is on the agent's disk when this returns, and what comes of it is in the status. It waits
+// 5 s at most: an agent that answers later has taken the request all the same. What fails is an *AgentError; where the
+// agent refuses, its Message is the agent's own.
+func (c Client) Rotate(ctx context.Context, force bool) (view.RotateAnswer, error) {
+	request, err := json.Marshal(rotateRequest{Force: force})
+	if err != nil {
+		return view.RotateAnswer{}, fmt.Errorf("preparing a request to rotate: %w", err)
+	}
+	body, err := c.do(ctx, http.MethodPost, rotatePath, request)
+	if err != nil {
+		return view.RotateAnswer{}, err
+	}
+	return decode[view.RotateAnswer](body)
+}
+
+func (c Client) do(ctx context.Context, method, path string, content []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, bytes.NewReader(content))
 	if err != nil {
 		return nil, fmt.Errorf("preparing a request to the agent: %w", err)
+	}
+	if len(content) > 0 {
+		request.Header.Set("Content-Type", "application/json")
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -92,16 +104,35 @@ func (c Client) do(ctx context.Context, method, path string) ([]byte, error) {
 		return nil, c.explain(err)
 	}
 	if response.StatusCode >= http.StatusMultipleChoices {
-		return nil, refused(method+" "+path, response.Status, body)
+		return nil, refused(method+" "+path, response, body)
 	}
 	return body, nil
 }
 
-func refused(request, status string, body []byte) error {
-	err := fmt.Errorf("%s: %s", status, strings.TrimSpace(string(body)))
+func decode[T any](body []byte) (T, error) {
+	var value T
+	if err := json.Unmarshal(body, &value); err != nil {
+		var none T
+		return none, &AgentError{
+			Message: fmt.Sprintf("the agent's answer can't be read: %v", err),
+			Remedy:  versionRemedy,
+			Err:     err,
+		}
+	}
+	return value, nil
+}
+
+// refused tells an agent that understood the request and won't do it, which says why in words for the operator, from
+// one that doesn't understand it.
+func refused(request string, response *http.Response, body []byte) error {
+	text := strings.TrimSpace(string(body))
+	err := fmt.Errorf("%s: %s", response.Status, text)
+	if response.StatusCode == http.StatusConflict && text != "" {
+		return &AgentError{Message: text, Err: err}
+	}
 	return &AgentError{
 		Message: fmt.Sprintf("the agent refused %s with %v", request, err),
-		Remedy:  "use the weaveguard command of the same version as the agent",
+		Remedy:  versionRemedy,
 		Err:     err,
 	}
 }
@@ -128,6 +159,8 @@ func (c Client) explain(err error) error {
 	}
 	return e
 }
+
+const versionRemedy = "use the weaveguard command of the same version as the agent"
 
 const startRemedy = "with Kubernetes look for its pod (`kubectl -n kube-system get pods -o wide`, " +
 	"DaemonSet weaveguard), without it start the service (`systemctl start weaveguard`)"

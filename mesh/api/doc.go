@@ -1,11 +1,14 @@
 // Package api owns the agent's doors to the outside of the process: the status API on a unix socket with its
-// client, the metrics, and the probes. It shows the status that it is given and passes on one request, to look at
-// the world again; it never changes state itself, and no secret can pass it, because view.Status holds none.
+// client, the metrics, and the probes. It shows the status that it is given and passes on two requests, to look at
+// the world again and to rotate the node's key; it never changes state itself, and no secret can pass it, because
+// view.Status and view.RotateAnswer hold none.
 //
 // The API is HTTP with JSON bodies, on a socket that only root may open:
 //
 //	GET  /v1/status     200, a view.Status
 //	POST /v1/reconcile  202, the agent's loop runs soon
+//	POST /v1/rotate     with {"force":BOOL}: 200, a view.RotateAnswer, and the request is on disk; 409 and why
+//	                    the agent refuses it; 400 and what is wrong with the body
 //
 // On the address for probes, which is meant for loopback:
 //

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -20,7 +21,8 @@ type collector struct {
 
 	buildInfo, ready, problems, peers, gossipMembers, attachments *prometheus.Desc
 	handshakeAge, received, sent                                  *prometheus.Desc
-	reconciles, reconcileErrors, kernelWrites, refused            *prometheus.Desc
+	keyGeneration, keyMade, rotationPhase, rotationWaiting        *prometheus.Desc
+	reconciles, reconcileErrors, kernelWrites, rotations, refused *prometheus.Desc
 }
 
 func newCollector(status func() view.Status) *collector {
@@ -37,13 +39,20 @@ func newCollector(status func() view.Status) *collector {
 		attachments:   desc("attachments", "Interfaces of pods that are attached on this node."),
 		handshakeAge: desc("peer_last_handshake_age_seconds",
 			"Time since the last WireGuard handshake with a peer; absent when there was none.", "peer"),
-		received:        desc("peer_received_bytes_total", "Bytes that came from a peer through its tunnel.", "peer"),
-		sent:            desc("peer_sent_bytes_total", "Bytes that went to a peer through its tunnel.", "peer"),
+		received:      desc("peer_received_bytes_total", "Bytes that came from a peer through its tunnel.", "peer"),
+		sent:          desc("peer_sent_bytes_total", "Bytes that went to a peer through its tunnel.", "peer"),
+		keyGeneration: desc("key_generation", "Number of this node's newest WireGuard key; absent when there is none."),
+		keyMade: desc("key_made_timestamp_seconds",
+			"When this node's newest WireGuard key was made; absent when that isn't known."),
+		rotationPhase: desc("rotation_phase",
+			"How far the rotation of this node's WireGuard key is: 1 for the phase it is in, 0 for the others.", "phase"),
+		rotationWaiting: desc("rotation_waiting_peers", "Peers that still need the old WireGuard key of this node."),
 		reconciles:      desc("reconciles_total", "Runs of the agent's loop."),
 		reconcileErrors: desc("reconcile_errors_total", "Runs of the agent's loop in which something failed."),
 		kernelWrites: desc("kernel_writes_total",
 			"Changes made to the kernel's links, addresses, routes, WireGuard peers, firewall rules and settings."),
-		refused: desc("records_refused_total", "Records and packets of the gossip that were refused.", "reason"),
+		rotations: desc("rotations_total", "Rotations of this node's WireGuard key that ended well."),
+		refused:   desc("records_refused_total", "Records and packets of the gossip that were refused.", "reason"),
 	}
 }
 
@@ -52,7 +61,8 @@ func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		c.buildInfo, c.ready, c.problems, c.peers, c.gossipMembers, c.attachments,
 		c.handshakeAge, c.received, c.sent,
-		c.reconciles, c.reconcileErrors, c.kernelWrites, c.refused,
+		c.keyGeneration, c.keyMade, c.rotationPhase, c.rotationWaiting,
+		c.reconciles, c.reconcileErrors, c.kernelWrites, c.rotations, c.refused,
 	} {
 		descs <- desc
 	}
@@ -61,12 +71,7 @@ func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	status := c.status()
-	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
-	}
-	counter := func(desc *prometheus.Desc, value float64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
-	}
+	gauge, counter := sink(metrics).gauge, sink(metrics).counter
 	gauge(c.buildInfo, 1, status.Version, runtime.Version())
 	gauge(c.ready, oneIf(status.Ready))
 	gauge(c.problems, float64(len(status.Problems)))
@@ -85,12 +90,43 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 	gauge(c.peers, float64(up), "up")
 	gauge(c.peers, float64(len(status.Peers)-up), "down")
+	c.rotation(status, metrics)
 	counter(c.reconciles, float64(status.Counters.Reconciles))
 	counter(c.reconcileErrors, float64(status.Counters.ReconcileErrors))
 	counter(c.kernelWrites, float64(status.Counters.KernelWrites))
 	for reason, n := range status.Counters.Refused {
 		counter(c.refused, float64(n), reason)
 	}
+}
+
+// rotation passes on what is known of this node's keys and their rotation.
+func (c *collector) rotation(status view.Status, out sink) {
+	if len(status.Generations) > 0 {
+		var newest uint32
+		for _, generation := range status.Generations {
+			newest = max(newest, generation.Number)
+		}
+		out.gauge(c.keyGeneration, float64(newest))
+	}
+	if made := status.Rotation.RotatedAt; !made.IsZero() {
+		out.gauge(c.keyMade, float64(made.UnixMilli())/1000)
+	}
+	for _, phase := range keys.Phases() {
+		out.gauge(c.rotationPhase, oneIf(status.Rotation.Phase == string(phase)), string(phase))
+	}
+	out.gauge(c.rotationWaiting, float64(len(status.Rotation.Waiting)))
+	out.counter(c.rotations, float64(status.Counters.Rotations))
+}
+
+// sink takes metrics.
+type sink chan<- prometheus.Metric
+
+func (s sink) gauge(desc *prometheus.Desc, value float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+}
+
+func (s sink) counter(desc *prometheus.Desc, value float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
 }
 
 func oneIf(yes bool) float64 {
@@ -103,7 +139,7 @@ func oneIf(yes bool) float64 {
 func (s *Server) metricsRoutes() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		newCollector(s.cfg.Status),
+		newCollector(s.status),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

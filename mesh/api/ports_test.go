@@ -72,6 +72,8 @@ func TestMetrics(t *testing.T) {
 		`weaveguard_attachments 7`,
 		`weaveguard_gossip_members 3`,
 		`weaveguard_kernel_writes_total 42`,
+		`weaveguard_key_generation 4`,
+		`weaveguard_key_made_timestamp_seconds 1.77260076025e+09`,
 		`weaveguard_peer_last_handshake_age_seconds{peer="node-b"} 12.5`,
 		`weaveguard_peer_received_bytes_total{peer="node-b"} 1000`,
 		`weaveguard_peer_received_bytes_total{peer="node-c"} 0`,
@@ -84,12 +86,37 @@ func TestMetrics(t *testing.T) {
 		`weaveguard_reconcile_errors_total 1`,
 		`weaveguard_reconciles_total 10`,
 		`weaveguard_records_refused_total{reason="signature"} 2`,
+		`weaveguard_rotation_phase{phase="draining"} 0`,
+		`weaveguard_rotation_phase{phase="establishing"} 0`,
+		`weaveguard_rotation_phase{phase="failed"} 0`,
+		`weaveguard_rotation_phase{phase="idle"} 0`,
+		`weaveguard_rotation_phase{phase="preparing"} 0`,
+		`weaveguard_rotation_phase{phase="switching"} 1`,
+		`weaveguard_rotation_waiting_peers 1`,
+		`weaveguard_rotations_total 4`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
 	}
 	if !strings.Contains(body, `weaveguard_build_info{goversion="go1`) || !strings.Contains(body, `version="v0.1.0"} 1`) {
 		t.Errorf("no build_info with both versions in:\n%s", body)
+	}
+}
+
+// What isn't known is absent, where 0 would be a key's number or a moment.
+func TestMetricsOfStartingAgent(t *testing.T) {
+	cfg := config(t, view.Status{})
+	cfg.MetricsAddr = freeAddr(t)
+	start(t, cfg)
+	body := metrics(t, cfg.MetricsAddr)
+	for _, want := range []string{`weaveguard_rotation_phase{phase="idle"} 1`, `weaveguard_rotation_phase{phase="switching"} 0`,
+		"weaveguard_rotation_waiting_peers 0", "weaveguard_rotations_total 0"} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	if strings.Contains(body, "weaveguard_key_") {
+		t.Errorf("the metrics of an agent that has no key yet know one:\n%s", body)
 	}
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,12 +13,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const (
 	statusPath    = "/v1/status"
 	reconcilePath = "/v1/reconcile"
+	rotatePath    = "/v1/rotate"
 
 	defaultRetry = 5 * time.Second
 	// shutdownTime is how long a request that is under way may take when the agent ends.
@@ -35,7 +38,10 @@ type Config struct {
 	Status    func() view.Status // what the agent sees now
 	Reconcile func()             // makes the agent's loop run soon; returns at once
 	Alive     func() error       // why the agent's loop doesn't run any more; nil while it does
-	Log       *slog.Logger
+	// Rotate asks for a rotation, and returns when the request is on disk; an error says why it is refused. With force
+	// the rotation under way ends without waiting for its peers.
+	Rotate func(force bool) (view.RotateAnswer, error)
+	Log    *slog.Logger
 }
 
 // Server serves the status API, the metrics and the probes.
@@ -101,18 +107,13 @@ func (s *Server) Problems() []view.Problem {
 func (s *Server) apiRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		body, err := json.Marshal(complete(s.cfg.Status()))
-		if err != nil {
-			http.Error(w, "encoding the status: "+err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		write(w, append(body, '\n'))
+		writeJSON(w, s.status())
 	})
 	mux.HandleFunc("POST "+reconcilePath, func(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Reconcile()
 		w.WriteHeader(http.StatusAccepted)
 	})
+	mux.HandleFunc("POST "+rotatePath, s.rotate)
 	return mux
 }
 
@@ -147,12 +148,27 @@ func whyNotReady(status view.Status) string {
 // write drops the error: it is the requester's, who went away.
 func write(w http.ResponseWriter, body []byte) { _, _ = w.Write(body) }
 
-// complete returns the status with empty lists where it has none: null isn't in the API's contract.
+func writeJSON(w http.ResponseWriter, value any) {
+	body, err := json.Marshal(value)
+	if err != nil {
+		http.Error(w, "encoding the answer: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	write(w, append(body, '\n'))
+}
+
+func (s *Server) status() view.Status { return complete(s.cfg.Status()) }
+
+// complete returns the status with empty lists where it has none: null isn't in the API's contract. An agent that is
+// starting doesn't rotate.
 func complete(status view.Status) view.Status {
 	status.Endpoints = list(status.Endpoints)
 	status.PodCIDRs = list(status.PodCIDRs)
 	status.PodRanges = list(status.PodRanges)
 	status.Generations = list(status.Generations)
+	status.Rotation.Phase = cmp.Or(status.Rotation.Phase, string(keys.Idle))
+	status.Rotation.Waiting = list(status.Rotation.Waiting)
 	status.Devices = list(status.Devices)
 	status.Problems = list(status.Problems)
 	peers := make([]view.PeerStatus, 0, len(status.Peers))

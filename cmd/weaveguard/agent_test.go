@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// fakeAgent says what is in its statuses: always the first one, and from a request to rotate on, one after the other,
+// each time that it is asked. It stays at the last one.
+type fakeAgent struct {
+	mu       sync.Mutex
+	statuses []view.Status
+	rotates  bool
+}
+
+func (f *fakeAgent) status() view.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.rotates && len(f.statuses) > 1 {
+		f.statuses = f.statuses[1:]
+	}
+	return f.statuses[0]
+}
+
+// rotate answers as the real one does, by what the status says.
+func (f *fakeAgent) rotate(force bool) (view.RotateAnswer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.statuses[0]
+	if s.Rotation.Phase == string(keys.Failed) {
+		return view.RotateAnswer{}, errors.New("the key isn't changed, and stays as it is: " + s.Rotation.Reason)
+	}
+	newest := s.Generations[len(s.Generations)-1].Number
+	rotating := len(s.Generations) > 1
+	if force && !rotating {
+		return view.RotateAnswer{}, errors.New("no rotation is under way that waits for peers, so there is nothing to force")
+	}
+	f.rotates = true
+	switch {
+	case force:
+		return view.RotateAnswer{State: view.RotateForced, Generation: newest}, nil
+	case s.Rotation.Queued:
+		return view.RotateAnswer{State: view.RotateAlreadyQueued, Generation: newest + 1}, nil
+	case rotating:
+		return view.RotateAnswer{State: view.RotateQueued, Generation: newest + 1}, nil
+	}
+	return view.RotateAnswer{State: view.RotateStarted, Generation: newest + 1}, nil
+}
+
+// startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as an agent does: agent FILE... The statuses
+// after the first are for a rotation: see fakeAgent.
+func startAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: agent FILE...")
+	}
+	f := &fakeAgent{}
+	for _, file := range args {
+		var status view.Status
+		if err := json.Unmarshal([]byte(ts.ReadFile(file)), &status); err != nil {
+			ts.Fatalf("%s: %v", file, err)
+		}
+		f.statuses = append(f.statuses, status)
+	}
+	socket := ts.MkAbs(ts.Getenv(socketEnv))
+	server := api.New(api.Config{Socket: socket, Status: f.status, Rotate: f.rotate, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		<-ended
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, err := api.Client{Socket: socket}.Status(ctx)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the agent doesn't answer: %v", err)
+		}
+	}
+}
+
+// startOldAgent serves a JSON file on $WEAVEGUARD_SOCKET as it is, and knows of no other request: old FILE.
+func startOldAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: old FILE")
+	}
+	status := ts.ReadFile(args[0])
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, status) })
+	listener, err := net.Listen("unix", ts.MkAbs(ts.Getenv(socketEnv)))
+	ts.Check(err)
+	server := &http.Server{Handler: mux}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	ts.Defer(func() {
+		_ = server.Close()
+		<-ended
+	})
+}
