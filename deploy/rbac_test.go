@@ -18,6 +18,7 @@ import (
 	ktesting "k8s.io/client-go/testing"
 
 	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // access is one thing that is done or allowed: a verb on a resource. Name is "" unless a rule is for one object, and
@@ -97,7 +98,8 @@ func allowedAccess(t *testing.T) []access {
 	return allowed
 }
 
-// agentAccess returns all that an agent asks of the API server, from an empty Secret on.
+// agentAccess returns all that an agent asks of the API server, from an empty Secret on, and with a request on its Node
+// to rotate its keys.
 func agentAccess(t *testing.T) []access {
 	t.Helper()
 	var actions []ktesting.Action
@@ -111,11 +113,13 @@ func agentAccess(t *testing.T) []access {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "deny", UID: "1"},
 		})
 		client := fake.NewClientset(
-			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "2"}},
+			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "2", Annotations: map[string]string{
+				view.AnnotationRotateKeys: view.RotateNow,
+			}}},
 			get[*corev1.Secret](t, readManifest(t), "Secret kube-system/"+kube.SecretName),
 		)
 		k := kube.New(kube.Config{Client: client, Metadata: policies, Node: "n1", Namespace: "kube-system",
-			Log: slog.New(slog.DiscardHandler)})
+			Log: slog.New(slog.DiscardHandler), Rotate: func() error { return nil }})
 		if _, err := k.Keyring(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -125,7 +129,7 @@ func agentAccess(t *testing.T) []access {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- k.Run(ctx) }()
-		k.Report(kube.Own{Ready: true})
+		k.Report(kube.Own{Ready: true, Rotation: "idle"})
 		for range 2 { // the second is a patch
 			time.Sleep(time.Minute)
 			k.Event(kube.Normal, "Started", "the agent has started")
@@ -134,6 +138,14 @@ func agentAccess(t *testing.T) []access {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+		node, err := client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("nodes"), "", "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		annotations := node.(*corev1.Node).Annotations
+		if value, ok := annotations[view.AnnotationRotateKeys]; ok || annotations[view.AnnotationRotation] == "" {
+			t.Errorf("the agent left the request for a rotation (%q), or wrote no annotations: %v", value, annotations)
 		}
 		actions = append(client.Actions(), policies.Actions()...)
 	})

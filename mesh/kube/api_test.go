@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,9 +22,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	ktesting "k8s.io/client-go/testing"
 
@@ -46,6 +49,8 @@ type api struct {
 	metadata *metadatafake.FakeMetadataClient
 	version  atomic.Int64
 
+	writing sync.Mutex // held from reading a Node to writing it
+
 	mu      sync.Mutex
 	patches []string // that were accepted: subresource and body
 	denied  []string // attempts that the admission policy refuses
@@ -55,11 +60,11 @@ type api struct {
 func newAPI(t *testing.T, objects ...runtime.Object) *api {
 	t.Helper()
 	a := &api{client: fake.NewClientset()}
-	scheme := metadatafake.NewTestScheme()
-	if err := metav1.AddMetaToScheme(scheme); err != nil {
+	known := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(known); err != nil {
 		t.Fatal(err)
 	}
-	a.metadata = metadatafake.NewSimpleMetadataClient(scheme)
+	a.metadata = metadatafake.NewSimpleMetadataClient(known)
 	for _, object := range objects {
 		a.add(t, object)
 	}
@@ -108,6 +113,8 @@ func (a *api) add(t *testing.T, object runtime.Object) {
 // changeNode changes a Node as somebody else than the agent does.
 func (a *api) changeNode(t *testing.T, name string, change func(*corev1.Node)) {
 	t.Helper()
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	node := a.node(t, name)
 	change(node)
 	node.ResourceVersion = a.next()
@@ -127,25 +134,15 @@ func (a *api) node(t *testing.T, name string) *corev1.Node {
 
 func (a *api) patchNode(action ktesting.Action) (bool, runtime.Object, error) {
 	patch := action.(ktesting.PatchAction)
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	object, err := a.client.Tracker().Get(nodesResource, "", patch.GetName())
 	if err != nil {
 		return true, nil, err
 	}
 	before := object.(*corev1.Node)
-	original, err := json.Marshal(before)
+	after, err := patched(before, patch)
 	if err != nil {
-		return true, nil, err
-	}
-	// For what the agent patches, a merge patch and a strategic one do the same but for lists.
-	if patch.GetPatchType() == types.MergePatchType && bytes.Contains(patch.GetPatch(), []byte("[")) {
-		return true, nil, errors.New("a merge patch replaces a whole list")
-	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch.GetPatch(), corev1.Node{})
-	if err != nil {
-		return true, nil, err
-	}
-	after := &corev1.Node{}
-	if err := json.Unmarshal(merged, after); err != nil {
 		return true, nil, err
 	}
 	if why := admit(before, after, patch.GetSubresource()); why != "" {
@@ -161,11 +158,51 @@ func (a *api) patchNode(action ktesting.Action) (bool, runtime.Object, error) {
 	return true, after, a.client.Tracker().Update(nodesResource, after, "")
 }
 
+// patched returns what the patch makes of the Node.
+func patched(before *corev1.Node, patch ktesting.PatchAction) (*corev1.Node, error) {
+	if patch.GetPatchType() == types.JSONPatchType {
+		return jsonPatched(before, patch)
+	}
+	original, err := json.Marshal(before)
+	if err != nil {
+		return nil, err
+	}
+	// For what the agent patches, a merge patch and a strategic one do the same but for lists.
+	if patch.GetPatchType() == types.MergePatchType && bytes.Contains(patch.GetPatch(), []byte("[")) {
+		return nil, errors.New("a merge patch replaces a whole list")
+	}
+	merged, err := strategicpatch.StrategicMergePatch(original, patch.GetPatch(), corev1.Node{})
+	if err != nil {
+		return nil, err
+	}
+	after := &corev1.Node{}
+	return after, json.Unmarshal(merged, after)
+}
+
+// jsonPatched has client-go's fake apply the patch, to a Node of its own, and says that it doesn't fit as an API server
+// does.
+func jsonPatched(before *corev1.Node, patch ktesting.PatchAction) (*corev1.Node, error) {
+	scratch := ktesting.NewObjectTracker(scheme.Scheme, scheme.Codecs.UniversalDecoder())
+	if err := scratch.Add(before); err != nil {
+		return nil, err
+	}
+	_, after, err := ktesting.ObjectReaction(scratch)(patch)
+	if err != nil {
+		return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	return after.(*corev1.Node), nil
+}
+
 // admit says why a change of a Node by the agent of agentNode is refused: it may change its own Node only, and there
-// only Weaveguard's annotations, and the condition NetworkUnavailable through the subresource status.
+// only Weaveguard's annotations, of users' ones only remove the request for a rotation, and the condition
+// NetworkUnavailable through the subresource status.
 func admit(before, after *corev1.Node, subresource string) string {
 	if before.Name != agentNode {
 		return "another node's Node"
+	}
+	if _, ok := after.Annotations["weaveguard.io/rotate-keys"]; !ok {
+		before = before.DeepCopy()
+		delete(before.Annotations, "weaveguard.io/rotate-keys")
 	}
 	strip := func(node *corev1.Node) string {
 		node = node.DeepCopy()
@@ -236,8 +273,16 @@ type agent struct {
 // start runs a Kube on a node until the test ends.
 func (a *api) start(t *testing.T, node string) *agent {
 	t.Helper()
+	return a.startRotating(t, node, nil)
+}
+
+// startRotating is start, with a Config.Rotate.
+func (a *api) startRotating(t *testing.T, node string, rotate func() error) *agent {
+	t.Helper()
 	ag := &agent{log: &logBuffer{}}
-	ag.Kube = kube.New(a.config(node, ag.log, func() { ag.changes.Add(1) }))
+	config := a.config(node, ag.log, func() { ag.changes.Add(1) })
+	config.Rotate = rotate
+	ag.Kube = kube.New(config)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- ag.Run(ctx) }()

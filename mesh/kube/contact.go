@@ -23,6 +23,7 @@ const (
 	writingAnnotations  = "writing the annotations of this Node"
 	writingCondition    = "writing the condition NetworkUnavailable of this Node"
 	writingPolicyEvents = "writing Events on NetworkPolicies"
+	removingRequest     = "removing the annotation " + view.AnnotationRotateKeys + " from this Node"
 )
 
 // contact keeps how the API server answered each request last.

@@ -16,6 +16,15 @@ const (
 	Warning = corev1.EventTypeWarning
 )
 
+// Reasons of the Events about the rotation of this node's keys.
+const (
+	ReasonRotationStarted  = "KeyRotationStarted"
+	ReasonRotationFinished = "KeyRotationFinished"
+	ReasonRotationWaiting  = "KeyRotationWaiting" // for peers that still need the old key
+	ReasonRotationFailed   = "KeyRotationFailed"
+	ReasonRotationRefused  = "KeyRotationRefused" // the request on the Node isn't one; this package writes it
+)
+
 const (
 	// eventSource is who wrote an Event: what `kubectl describe` shows in its column From.
 	eventSource = "weaveguard"

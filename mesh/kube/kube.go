@@ -17,7 +17,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// Config is what a Kube needs. Every field but Changed is required.
+// Config is what a Kube needs. Every field but Changed and Rotate is required.
 type Config struct {
 	Client kubernetes.Interface
 	// Metadata watches the objects of which nothing but their metadata matters: NetworkPolicies.
@@ -30,6 +30,12 @@ type Config struct {
 	// Changed is called when Snapshot would return something new. It must return at once, and may be called from
 	// several goroutines.
 	Changed func()
+	// Rotate notes on disk that a rotation of this node's keys is wanted; nil: requests for one are left alone. When a
+	// user asks on the own Node, a goroutine of Run that does nothing else calls it, and removes the request once it
+	// has returned nil. An error means that nothing is noted: then it is called again, with back-off, and the Snapshot
+	// has a problem meanwhile. It is called once for a request, however long the API server can't be told to remove
+	// that; but a request that is still there when an agent starts counts, even if an agent before it noted it.
+	Rotate func() error
 }
 
 // Snapshot is what the cluster looks like, as seen last. It is immutable: nobody changes one.
@@ -42,8 +48,9 @@ type Snapshot struct {
 	Nodes     []Node // sorted by name
 	// NetworkPolicies is how many NetworkPolicies the cluster has.
 	NetworkPolicies int
-	// Problems are what an operator should know about: parts of Nodes that can't be used, and requests that the
-	// API server doesn't answer or refuses. They keep their text while they last, and aren't logged here.
+	// Problems are what an operator should know about: parts of Nodes that can't be used, requests that the API server
+	// doesn't answer or refuses, and a rotation that is asked for and can't be noted. They keep their text while they
+	// last, and aren't logged here.
 	Problems []view.Problem
 }
 
@@ -67,6 +74,7 @@ type Kube struct {
 	nodes    cache.SharedIndexInformer // of *corev1.Node, trimmed
 	policies cache.SharedIndexInformer // of *metav1.PartialObjectMetadata, trimmed
 	own      *ownWriter
+	requests *requests
 	events   chan event
 
 	mu       sync.Mutex
@@ -83,6 +91,7 @@ func New(config Config) *Kube {
 	k.nodes = newNodeInformer(config.Client, k.contact)
 	k.policies = newPolicyInformer(config.Metadata, k.contact)
 	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)
+	k.requests = newRequests(config, k.own, k.contact, k.Event, k.changed)
 	return k
 }
 
@@ -107,6 +116,7 @@ func (k *Kube) Run(ctx context.Context) error {
 	k.changed()
 	k.config.Log.Info("watching Kubernetes", "nodes", len(k.nodes.GetStore().ListKeys()))
 	running.Go(func() { k.own.run(ctx) })
+	running.Go(func() { k.requests.run(ctx) })
 	running.Go(func() { notices.run(ctx) })
 	<-ctx.Done()
 	return nil
@@ -116,13 +126,20 @@ func (k *Kube) Run(ctx context.Context) error {
 func (k *Kube) listen(notices *notices) error {
 	errTrim := errors.Join(trimWith(k.nodes, nodeTrimmer(k.config.Node)), trimWith(k.policies, trimPolicy))
 	_, errNodes := k.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(obj any) { k.nodeChanged(obj) },
+		AddFunc: func(obj any) {
+			k.nodeChanged(obj)
+			k.nodeSeen(obj)
+		},
 		UpdateFunc: func(before, now any) {
+			k.nodeSeen(now)
 			if !sameNode(before.(*corev1.Node), now.(*corev1.Node)) {
 				k.nodeChanged(now)
 			}
 		},
-		DeleteFunc: func(obj any) { k.nodeChanged(obj) },
+		DeleteFunc: func(obj any) {
+			k.nodeChanged(obj)
+			k.nodeSeen(obj)
+		},
 	})
 	_, errPolicies := k.policies.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
@@ -140,6 +157,14 @@ func (k *Kube) nodeChanged(obj any) {
 		k.own.wakeUp()
 	}
 	k.changed()
+}
+
+// nodeSeen takes a Node that may be as it was: after a time without a watch, the same request as before can be another
+// one, made since the first was removed.
+func (k *Kube) nodeSeen(obj any) {
+	if node, ok := obj.(*corev1.Node); ok && node.Name == k.config.Node {
+		k.requests.wakeUp()
+	}
 }
 
 // changed drops the snapshot, and says so.
@@ -165,7 +190,7 @@ func (k *Kube) takeSnapshot() *Snapshot {
 	s.Reachable, s.Problems = k.contact.state()
 	var problems []view.Problem
 	s.Nodes, problems = readNodes(k.nodes.GetStore().List())
-	s.Problems = append(s.Problems, problems...)
+	s.Problems = append(append(s.Problems, problems...), k.requests.problems()...)
 	return s
 }
 

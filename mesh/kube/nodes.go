@@ -54,8 +54,8 @@ func nodeTrimmer(own string) cache.TransformFunc {
 	}
 }
 
-// trimNode returns a copy that holds only what readNode reads, and of the own Node what the agent writes: a Node is
-// some 15 KB, mostly images and managed fields, and every agent holds all of them.
+// trimNode returns a copy that holds only what readNode reads, and of the own Node what the agent writes and what users
+// ask of it: a Node is some 15 KB, mostly images and managed fields, and every agent holds all of them.
 func trimNode(node *corev1.Node, own bool) *corev1.Node {
 	trimmed := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{
@@ -68,7 +68,8 @@ func trimNode(node *corev1.Node, own bool) *corev1.Node {
 	}
 	used := []string{view.AnnotationIdentity, view.AnnotationEndpoint}
 	if own {
-		used = append(used, view.AnnotationPublicKey, view.AnnotationKeyGeneration)
+		used = append(used, view.AnnotationPublicKey, view.AnnotationKeyGeneration, view.AnnotationKeyRotatedAt,
+			view.AnnotationRotation, view.AnnotationRotateKeys)
 	}
 	for _, key := range used {
 		if value, ok := node.Annotations[key]; ok {

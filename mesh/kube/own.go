@@ -28,6 +28,10 @@ type Own struct {
 	Identity      keys.PublicIdentity
 	PublicKey     keys.PublicKey // of the generation in use
 	KeyGeneration uint32
+	KeyRotatedAt  time.Time // when that key was made; zero: not said
+	// Rotation is how far the rotation of keys is, as view.RotationStatus words it; "": not said. A new one is a write
+	// to the API server.
+	Rotation string
 	// Ready says that this node can carry pod traffic: the condition NetworkUnavailable is then False. While it is
 	// True, the scheduler gives the node no pods.
 	Ready bool
@@ -62,10 +66,11 @@ type ownWriter struct {
 	wake    chan struct{} // of capacity 1
 	limit   *rate.Limiter
 
-	mu  sync.Mutex
-	own *Own // nil: nothing reported yet
+	sending sync.Mutex // held while a write is under way: their answers come in their order
 
-	written *corev1.Node // trimmed, as the API server answered the last write; only run touches it
+	mu      sync.Mutex
+	own     *Own         // nil: nothing reported yet
+	written *corev1.Node // trimmed, as the API server answered the last write
 }
 
 func newOwnWriter(config Config, seen cache.Store, c *contact) *ownWriter {
@@ -80,6 +85,8 @@ func newOwnWriter(config Config, seen cache.Store, c *contact) *ownWriter {
 }
 
 func (w *ownWriter) set(own Own) {
+	// As it is written: else the same moment in another time zone, or with a monotonic clock reading, would differ.
+	own.KeyRotatedAt = own.KeyRotatedAt.UTC().Truncate(time.Second)
 	w.mu.Lock()
 	same := w.own != nil && *w.own == own
 	w.own = &own
@@ -96,9 +103,13 @@ func (w *ownWriter) wakeUp() {
 	}
 }
 
+// retryBackoff is the time between tries of one thing that fails.
+func retryBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: time.Minute}
+}
+
 func (w *ownWriter) run(ctx context.Context) {
-	fresh := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: time.Minute}
-	backoff := fresh
+	backoff := retryBackoff()
 	retry := time.NewTimer(0) // first: what was reported before run
 	defer retry.Stop()
 	for {
@@ -109,7 +120,7 @@ func (w *ownWriter) run(ctx context.Context) {
 		case <-retry.C:
 		}
 		if w.write(ctx) {
-			backoff = fresh
+			backoff = retryBackoff()
 			retry.Stop()
 			continue
 		}
@@ -148,40 +159,50 @@ func (w *ownWriter) write(ctx context.Context) bool {
 // current returns what was reported, and the newest state of the own Node that is known, if any.
 func (w *ownWriter) current() (*Own, *corev1.Node) {
 	w.mu.Lock()
-	own := w.own
+	own, written := w.own, w.written
 	w.mu.Unlock()
 	obj, ok, err := w.seen.GetByKey(w.node)
 	if err != nil || !ok {
 		return own, nil
 	}
 	node := obj.(*corev1.Node)
-	if w.written != nil && w.written.UID == node.UID {
+	if written != nil && written.UID == node.UID {
 		// What came back from a write may not have come by the watch yet.
-		if order, err := resourceversion.CompareResourceVersion(w.written.ResourceVersion, node.ResourceVersion); err == nil && order > 0 {
-			return own, w.written
+		if order, err := resourceversion.CompareResourceVersion(written.ResourceVersion, node.ResourceVersion); err == nil && order > 0 {
+			return own, written
 		}
 	}
 	return own, node
 }
 
-// patch sends a patch, unless it is nil.
+// patch sends a patch, unless it is nil. That there is no Node is no error.
 func (w *ownWriter) patch(ctx context.Context, kind types.PatchType, patch any, subresources ...string) error {
 	if patch == nil {
 		return nil
 	}
+	err := w.send(ctx, kind, patch, subresources...)
+	if apierrors.IsNotFound(err) {
+		return nil // the watch tells when the Node exists again
+	}
+	return err
+}
+
+// send sends a patch, and keeps the Node that comes back.
+func (w *ownWriter) send(ctx context.Context, kind types.PatchType, patch any, subresources ...string) error {
 	body, err := json.Marshal(patch)
 	if err != nil {
 		return fmt.Errorf("encoding a patch of node %s: %w", w.node, err)
 	}
+	w.sending.Lock()
+	defer w.sending.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, writeTimeout, errors.New("no answer in time"))
 	defer cancel()
 	node, err := w.client.CoreV1().Nodes().Patch(ctx, w.node, kind, body, metav1.PatchOptions{}, subresources...)
-	if apierrors.IsNotFound(err) {
-		return nil // the watch tells when the Node exists again
-	}
 	if err != nil {
 		return fmt.Errorf("patching node %s: %w", w.node, err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.written = trimNode(node, true)
 	return nil
 }
@@ -194,6 +215,12 @@ func annotationsPatch(own Own, node *corev1.Node) any {
 	}
 	if !own.PublicKey.IsZero() {
 		want[view.AnnotationPublicKey] = own.PublicKey.String()
+	}
+	if !own.KeyRotatedAt.IsZero() {
+		want[view.AnnotationKeyRotatedAt] = own.KeyRotatedAt.Format(time.RFC3339)
+	}
+	if own.Rotation != "" {
+		want[view.AnnotationRotation] = own.Rotation
 	}
 	for key, value := range want {
 		if has, ok := node.Annotations[key]; ok && has == value {

@@ -89,6 +89,52 @@ func TestReportWritesOnlyWhatDiffers(t *testing.T) {
 	})
 }
 
+// Where a rotation is goes into the same patch as the rest, and a moment is the same one however it is expressed.
+func TestReportWritesRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newAPI(t, testNode("n1"))
+		agent := api.start(t, agentNode)
+		own := testOwn()
+		own.Rotation = "establishing: n2 hasn't answered"
+		own.KeyRotatedAt = time.Now() // with a monotonic clock reading
+		agent.Report(own)
+		settle()
+		patches := api.accepted()
+		at := own.KeyRotatedAt.UTC().Format("2006-01-02T15:04:05Z")
+		if len(patches) != 2 || !strings.Contains(patches[0], `"weaveguard.io/identity"`) ||
+			!strings.Contains(patches[0], `"weaveguard.io/key-rotated-at":"`+at+`"`) ||
+			!strings.Contains(patches[0], `"weaveguard.io/rotation":"establishing: n2 hasn't answered"`) {
+			t.Fatalf("patches at %s: %q", at, patches)
+		}
+
+		second := own.KeyRotatedAt.Truncate(time.Second)
+		same := []time.Time{second, second.Add(time.Second - 1), second.In(time.FixedZone("", 3600)), {}}
+		for _, at := range same {
+			own.KeyRotatedAt = at
+			agent.Report(own)
+			settle()
+		}
+		wantPatches(t, api)
+
+		own.Rotation = "idle"
+		agent.Report(own)
+		settle()
+		wantPatches(t, api, ` {"metadata":{"annotations":{"weaveguard.io/rotation":"idle"}}}`)
+
+		own.Rotation = "" // not said: it isn't taken back either
+		agent.Report(own)
+		own.KeyRotatedAt = second
+		own.Rotation = "idle"
+		api.start(t, agentNode).Report(own)
+		settle()
+		wantPatches(t, api)
+
+		api.changeNode(t, "n1", func(n *corev1.Node) { n.Annotations["weaveguard.io/key-rotated-at"] = "forged" })
+		settle()
+		wantPatches(t, api, `{"metadata":{"annotations":{"weaveguard.io/key-rotated-at":"`+at+`"}}}`)
+	})
+}
+
 func TestReportIsLevelTriggered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI(t, testNode("n2"))
