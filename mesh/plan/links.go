@@ -95,16 +95,28 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		d.MTU = max(d.MTU, mtu)
 		planned = append(planned, l)
 	}
-	if len(planned) > 0 {
-		p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(p.best(n, planned).device), mtu: mtu})
+	if len(planned) == 0 {
+		return
+	}
+	best := p.best(n, planned)
+	p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(best.device), mtu: mtu})
+	for _, l := range planned {
+		state := p.state(l)
+		p.out.Links = append(p.out.Links, view.Link{
+			Node: n.Name, Device: view.DeviceName(l.device), ListenPort: p.port(l.device), Endpoint: l.endpoint,
+			Own: l.own.Number, Peer: l.peer, Confirmed: state.Confirmed, Heard: state.Heard, Carries: l == best,
+		})
 	}
 }
+
+// port is the UDP port of a tunnel device of this node.
+func (p *planner) port(device int) uint16 { return p.View.Self.BasePort + uint16(device) }
 
 func (p *planner) device(devices map[int]*view.Device, number int, own record.Generation) *view.Device {
 	if devices[number] == nil {
 		d := &view.Device{
 			Name: view.DeviceName(number), Generation: own.Number,
-			ListenPort: p.View.Self.BasePort + uint16(number),
+			ListenPort: p.port(number),
 		}
 		for _, gateway := range p.ownGateways() {
 			d.Addresses = append(d.Addresses, netip.PrefixFrom(gateway, gateway.BitLen()))
@@ -201,7 +213,7 @@ func (p *planner) newer(n view.Node, a, b link) bool {
 	if sumA != sumB {
 		return sumA > sumB
 	}
-	if p.starts(n) {
+	if p.smaller(n) {
 		return a.own.Number > b.own.Number
 	}
 	return a.peer.Number > b.peer.Number
@@ -209,31 +221,60 @@ func (p *planner) newer(n view.Node, a, b link) bool {
 
 func (p *planner) confirmed(l link) bool { return p.state(l).Confirmed }
 
-// keepalive is the interval for a link: the smaller name sets a link up and the other end waits, since handshakes
-// that both ends start at once collide, and take many seconds to sort out. When the link is overdue both try:
-// only one of them may be able to reach the other.
+// keepalive is the interval for a link: one end sets it up and the other waits, since handshakes that both ends start
+// at once collide, and take many seconds to sort out. When the link is overdue both try: only one of them may be able
+// to reach the other.
 func (p *planner) keepalive(n view.Node, l link) time.Duration {
 	state := p.state(l)
 	switch {
 	case state.Established:
 		return keepalive
-	case state.Overdue || p.starts(n):
+	case state.Overdue && !p.secret(l):
 		return knocking
+	case !p.starts(n, l) || p.bothNext(n, l) && !state.Ripe:
+		return 0
 	}
-	return 0
+	return knocking
 }
 
 // attempt is which try at the handshake a link is to be at: only the end that sets the link up tries afresh.
 func (p *planner) attempt(n view.Node, l link) int {
 	state := p.state(l)
-	if state.Established || !p.starts(n) {
+	if state.Established || !p.starts(n, l) {
 		return 0
 	}
 	return state.Attempt
 }
 
-// starts reports whether this node, and not the peer, sets up the links between the two.
-func (p *planner) starts(n view.Node) bool { return strings.Compare(p.View.Self.Name, n.Name) < 0 }
+// starts reports whether this node, and not the peer, sets up a link. Who announces the next key has its end of the
+// link in place by then, so the other one starts as soon as it has its own. Of two ends that are equal in this, the
+// smaller name starts.
+func (p *planner) starts(n view.Node, l link) bool {
+	own, peer := isNext(p.View.Self.Generations, l.own), isNext(n.Generations, l.peer)
+	if own != peer {
+		return peer
+	}
+	return !p.secret(l) && p.smaller(n)
+}
+
+// smaller reports whether this node has the smaller name.
+func (p *planner) smaller(n view.Node) bool { return strings.Compare(p.View.Self.Name, n.Name) < 0 }
+
+// bothNext reports whether a link is of the next keys of both ends. Then neither knows whether the other's end stands:
+// who starts gives it a moment.
+func (p *planner) bothNext(n view.Node, l link) bool {
+	return isNext(p.View.Self.Generations, l.own) && isNext(n.Generations, l.peer)
+}
+
+// secret reports whether a link is of an own key that nobody else knows of yet.
+func (p *planner) secret(l link) bool {
+	return p.View.Self.Unannounced && isNext(p.View.Self.Generations, l.own)
+}
+
+// isNext reports whether g is the newer of two generations.
+func isNext(all []record.Generation, g record.Generation) bool {
+	return len(all) > 1 && g.Number == all[len(all)-1].Number
+}
 
 // state is what the tunnels showed of a link last.
 func (p *planner) state(l link) view.LinkState {

@@ -102,7 +102,11 @@ func (p *planner) ownGateways() []netip.Addr {
 // the others must be able to see the conflict too.
 func (p *planner) announce() {
 	self := p.View.Self
-	r := record.Record{Identity: self.Identity, Generations: slices.Clone(self.Generations), MTU: p.ownMTU()}
+	generations := slices.Clone(self.Generations)
+	if self.Unannounced && len(generations) > 1 {
+		generations = generations[:len(generations)-1]
+	}
+	r := record.Record{Identity: self.Identity, Generations: generations, MTU: p.ownMTU()}
 	for _, a := range self.Addresses {
 		if e := self.Endpoint; e.IsValid() && e.Is4() == a.Is4() {
 			a = e

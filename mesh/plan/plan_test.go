@@ -181,6 +181,28 @@ func TestGolden(t *testing.T) {
 			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true, Attempt: 4}}
 		}),
 		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
+		// The next key is there, and nobody is to know of it: its peers are silent.
+		"rotation-prepared": with(mesh(3), func(in *plan.Input) {
+			in.View.Self.Generations, in.View.Self.Unannounced = generations(1, 0, 1), true
+			in.View.Peers[0].Generations = generations(2, 0, 1)
+			in.View.Links = append(in.View.Links, view.LinkState{Device: "weave-wg2", PublicKey: key(3, 0), Overdue: true, Ripe: true})
+		}),
+		// A peer announces its next key: this end sets the link up, whoever has the smaller name, and traffic stays.
+		"rotation-of-a-peer": with(mesh(2), func(in *plan.Input) {
+			in.View.Self.Name, in.View.Peers[0].Generations = "node-007", generations(2, 0, 1)
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true}}
+		}),
+		// Both ends rotate: the smaller name starts the newest link, when its own end has stood for a moment.
+		"rotation-of-both": with(mesh(3), func(in *plan.Input) {
+			in.View.Self.Generations = generations(1, 0, 1)
+			in.View.Peers[0].Generations, in.View.Peers[1].Generations = generations(2, 0, 1), generations(3, 0, 1)
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true},
+				{Device: "weave-wg3", PublicKey: key(2, 1)},
+				{Device: "weave-wg0", PublicKey: key(3, 0), Confirmed: true, Established: true},
+				{Device: "weave-wg3", PublicKey: key(3, 1), Ripe: true},
+			}
+		}),
 		"two-generations": with(mesh(3), func(in *plan.Input) {
 			in.View.Self.Generations = generations(1, 4, 5)
 			in.View.Peers[0].Generations = generations(2, 7, 8)

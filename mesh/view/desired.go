@@ -20,6 +20,8 @@ type Desired struct {
 	Firewall Firewall
 	Ready    *Ready // nil: pods can't be attached, see Problems
 	Problems []Problem
+	// Links are those that Devices has the peers of, and what they are for; sorted by node, oldest first.
+	Links []Link
 	// PeerProblems says, for a known node by name, why it has no working link by plan.
 	PeerProblems map[string]string
 }
@@ -44,6 +46,21 @@ type Peer struct {
 	// Attempt, when it grew, is to remove the peer and add it again: WireGuard itself waits 5 s between handshakes
 	// that nobody answers. Only for a peer without a session.
 	Attempt int
+}
+
+// Link is one WireGuard session between this node and a peer, by plan.
+type Link struct {
+	Node       string
+	Device     string
+	ListenPort uint16            // of the device
+	Endpoint   netip.AddrPort    // of the peer
+	Own        uint32            // generation of this node
+	Peer       record.Generation // of the peer
+	// Confirmed: the session is recent enough to move traffic to the link; see LinkState.
+	Confirmed bool
+	Heard     bool // see LinkState
+	// Carries: traffic to the peer takes this link.
+	Carries bool
 }
 
 // Bridge is the bridge of a network.

@@ -84,7 +84,7 @@ func (v View) String() string {
 	fmt.Fprintf(&b, "self %s identity %s generations %s pods %s addresses %s bridge %s port %d wireguard %s age %d%s%s\n",
 		s.Name, s.Identity, generations(s.Generations), list(s.PodCIDRs), list(s.Addresses), s.Bridge, s.BasePort,
 		s.WireGuard, s.Age, when(s.MTU != 0, fmt.Sprintf(" mtu %d", s.MTU)),
-		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String()))
+		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String())+when(s.Unannounced, " newest unannounced"))
 	for _, n := range v.Peers {
 		fmt.Fprintf(&b, "node %s identity %s sequence %d generations %s endpoints %s pods %s mtu %d age %d%s\n", n.Name,
 			n.Identity, n.Sequence, generations(n.Generations), list(n.Endpoints), list(n.PodCIDRs), n.MTU, n.Age,
@@ -96,8 +96,9 @@ func (v View) String() string {
 	fmt.Fprintf(&b, "ranges %s from %s%s\n", list(v.PodRanges), v.PodRangeSource,
 		when(v.PodRangesSeen, " (seen only)"))
 	for _, l := range v.Links {
-		fmt.Fprintf(&b, "link %s key %s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
-			when(l.Established, " established"), when(l.Overdue, " overdue"), l.Attempt)
+		fmt.Fprintf(&b, "link %s key %s%s%s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
+			when(l.Established, " established"), when(l.Heard, " heard"), when(l.Ripe, " ripe"), when(l.Overdue, " overdue"),
+			l.Attempt)
 	}
 	return b.String()
 }

@@ -26,8 +26,10 @@ type Self struct {
 	Name        string
 	Identity    keys.PublicIdentity
 	Generations []record.Generation // what the key store holds, oldest first
-	PodCIDRs    []netip.Prefix      // at most one of each family; none: not known yet
-	Addresses   []netip.Addr        // underlay addresses, at most one of each family
+	// Unannounced: the newer of two Generations isn't to be told to anybody yet.
+	Unannounced bool
+	PodCIDRs    []netip.Prefix // at most one of each family; none: not known yet
+	Addresses   []netip.Addr   // underlay addresses, at most one of each family
 	// Endpoint is what peers send to instead of the address of its family; zero: that one.
 	Endpoint netip.Addr
 	Bridge   string
@@ -68,6 +70,10 @@ type LinkState struct {
 	Confirmed bool
 	// Established: the last handshake is recent enough to carry traffic.
 	Established bool
+	// Heard: something came from the peer by it not long ago.
+	Heard bool
+	// Ripe: this node's end has stood for long enough that the peer's will stand too.
+	Ripe bool
 	// Overdue: the link has been without a session for longer than one takes to set up.
 	Overdue bool
 	// Attempt grows while the link is without a session: each one is to start the handshake afresh.
