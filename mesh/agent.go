@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,8 @@ const (
 	idleInterval = 30 * time.Second
 	// busyInterval is how often it runs while a link waits for its session, or something failed.
 	busyInterval = time.Second
+	// hurriedInterval is how often it runs while a rotation is about to get further.
+	hurriedInterval = 150 * time.Millisecond
 	// maxRest is the longest pause after a pass.
 	maxRest = 500 * time.Millisecond
 	// defaultSettle is longer than it takes to hear of all others by gossip.
@@ -41,9 +44,13 @@ type Config struct {
 	// GossipAddress is the underlay address that gossip was started with.
 	GossipAddress netip.Addr
 	// Settle is for how long after the start peers that nobody speaks for yet are left alone; 0: 10 s.
-	Settle    time.Duration
-	Seeds     []netip.Addr   // where to find other nodes' gossip, beside what is known
-	PodRanges []netip.Prefix // as configured; none: what is seen
+	Settle time.Duration
+	// Silent is for how long a peer mustn't be heard by an old key to need it no more; 0: 180 s.
+	Silent time.Duration
+	// RotateEvery is how old this node's key gets before it is changed; 0: any age.
+	RotateEvery time.Duration
+	Seeds       []netip.Addr   // where to find other nodes' gossip, beside what is known
+	PodRanges   []netip.Prefix // as configured; none: what is seen
 	// PodRangeSource says where PodRanges were configured, for operators.
 	PodRangeSource string
 	CachePath      string
@@ -69,6 +76,8 @@ type Agent struct {
 	// The loop's own state.
 	book       *book
 	links      links
+	rotation   rotation
+	alive      map[string]bool // nodes that gossip saw in the last pass
 	remembered Remembered
 	announced  announced
 	unsaved    bool                    // what is remembered isn't on disk as it is
@@ -82,6 +91,8 @@ type Agent struct {
 	counters view.Counters
 	last     atomic.Pointer[pass]
 	lastRun  atomic.Int64 // unix nanoseconds
+	force    atomic.Bool  // the rotation under way is to end now
+	refused  atomic.Pointer[refusedRequest]
 }
 
 // pass is what one run of the loop saw, decided and achieved.
@@ -92,6 +103,10 @@ type pass struct {
 	problems []view.Problem
 	ready    bool
 	settling bool // the tunnels are left as they are
+	blind    bool // the tunnels can't be read
+	routed   bool // the routes are as desired
+	rotation view.RotationStatus
+	tracks   map[linkID]linkTrack
 	writes   int
 	failed   bool
 }
@@ -105,6 +120,10 @@ func New(c Config) *Agent {
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
 		said: map[string]bool{}, up: map[string]bool{}, ready: c.Attach.Open(),
 	}
+	if c.Silent == 0 {
+		a.Silent = defaultSilent
+	}
+	a.links.silentAfter = a.Silent
 	a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
 		r := c.Remembered.Nodes[node]
@@ -137,12 +156,20 @@ func (a *Agent) Run(ctx context.Context) error {
 		if !rest(ctx, min(time.Since(begin), maxRest)) {
 			return nil
 		}
-		if p.failed || p.settling || !a.links.settled(time.Now()) {
-			timer.Reset(busyInterval)
-		} else {
-			timer.Reset(idleInterval)
-		}
+		timer.Reset(a.pause(p, time.Now()))
 	}
+}
+
+// pause is how long the loop may wait for a sign.
+func (a *Agent) pause(p *pass, now time.Time) time.Duration {
+	rotating := len(p.view.Self.Generations) > 1 || a.rotation.acks.rotating()
+	switch {
+	case a.hurries(p, now):
+		return hurriedInterval
+	case p.failed || p.settling || rotating || !a.links.settled(now):
+		return busyInterval
+	}
+	return idleInterval
 }
 
 // moved reports that this node's Node has other addresses than gossip was started with.
@@ -173,23 +200,29 @@ func (a *Agent) run(ctx context.Context) *pass {
 	p := &pass{}
 	if devices, err := a.Tunnels.Observe(ctx); err != nil {
 		p.fail("tunnels", err)
+		p.blind = true
 	} else {
-		a.links.follow(devices, time.Now())
+		now := time.Now()
+		a.links.follow(devices, now, now)
 	}
+	p.tracks = maps.Clone(a.links.tracks)
 	a.look(p)
 	p.settling = a.settling(time.Now())
 	host, err := a.Network.Observe(ctx, endpoints(p.view))
 	if err != nil {
 		p.fail("network", err) // without knowing what is there, nothing is touched
 		if last := a.last.Load(); last != nil {
-			p.desired, p.ready = last.desired, last.ready // and so it is as it was
+			p.desired, p.ready, p.rotation = last.desired, last.ready, last.rotation // and so it is as it was
 			p.problems = append(p.problems, p.desired.Problems...)
 		}
 	} else {
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
-		a.tell(p)
+		if ctx.Err() == nil { // what was broken off says nothing
+			a.rotate(p)
+			a.tell(p)
+		}
 	}
 	if ctx.Err() == nil { // what was broken off says nothing
 		a.publish(p)
@@ -216,8 +249,9 @@ func endpoints(v view.View) []netip.Addr {
 	return all
 }
 
-// apply makes the kernel as desired. The order keeps it closed: rules before anything can pass them, a tunnel's
-// rules and settings before its peers, routes last. One part's failure doesn't keep the others from being tried.
+// apply makes the kernel as desired. The order keeps it closed and whole: rules before anything can pass them, a
+// tunnel's addresses and settings before its peers, routes when all that they lead to stands, and tunnels removed when
+// none does any more. One part's failure doesn't keep the others from being tried.
 func (a *Agent) apply(ctx context.Context, p *pass) {
 	d := p.desired
 	steps := []struct {
@@ -228,9 +262,15 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 		{"firewall", false, func() (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
 		{"bridge", false, func() (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
 		{"kernel settings", false, func() (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
-		{"tunnels", true, func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"tunnels", true, func() (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
 		{"tunnel addresses", true, func() (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
-		{"routes", true, func() (int, error) { return a.Network.ApplyRoutes(ctx, d.Routes) }},
+		{"peers", true, func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"routes", true, func() (int, error) {
+			writes, err := a.Network.ApplyRoutes(ctx, d.Routes)
+			p.routed = err == nil
+			return writes, err
+		}},
+		{"old tunnels", true, func() (int, error) { return a.prune(ctx, p) }},
 	}
 	for _, step := range steps {
 		if p.settling && step.tunnels {
@@ -243,6 +283,25 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 		}
 	}
 	a.attach(ctx, p)
+}
+
+// prune removes the tunnels that aren't desired, unless a route may still lead to one.
+func (a *Agent) prune(ctx context.Context, p *pass) (int, error) {
+	if !p.routed {
+		return 0, nil
+	}
+	writes, err := a.Tunnels.Prune(ctx, p.desired.Devices)
+	if writes > 0 {
+		forget()
+	}
+	return writes, err
+}
+
+// forget frees what isn't used any more: copies of a key that was given up are among it, from reading the tunnels. What
+// is pooled goes with the second collection.
+func forget() {
+	runtime.GC()
+	runtime.GC()
 }
 
 // settling reports whether the tunnels still have peers that were there before this agent, and that no record spoke
@@ -285,6 +344,7 @@ func (a *Agent) publish(p *pass) {
 	a.counters.Reconciles++
 	a.counters.Refused = maps.Clone(a.book.refused)
 	a.counters.KernelWrites += uint64(p.writes)
+	a.counters.Rotations = a.rotation.completed
 	if p.failed {
 		a.counters.ReconcileErrors++
 	}

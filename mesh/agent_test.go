@@ -88,13 +88,14 @@ func TestSecondPassChangesNothing(t *testing.T) {
 	}
 }
 
-// The firewall must stand before anything that it guards, and routes come last.
+// The firewall must stand before anything that it guards, a device's addresses before its peers, routes when all that
+// they lead to stands; and nothing is removed that a route may still lead to.
 func TestOrderOfSteps(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.cluster.set(w.self.node())
 	w.start(t).stop()
-	want := []string{"firewall", "bridges", "sysctls", "tunnels", "devices", "routes", "attach"}
+	want := []string{"firewall", "bridges", "sysctls", "made", "devices", "tunnels", "routes", "pruned", "attach"}
 	if !slices.Equal(w.kernel.order, want) {
 		t.Errorf("steps were %v, want %v", w.kernel.order, want)
 	}
@@ -103,7 +104,7 @@ func TestOrderOfSteps(t *testing.T) {
 // No pod may be attached before everything stands; once it did, a fault doesn't close the node again.
 func TestReadiness(t *testing.T) {
 	t.Parallel()
-	for _, step := range []string{"firewall", "bridges", "sysctls", "tunnels", "devices", "routes", "attach"} {
+	for _, step := range []string{"firewall", "bridges", "sysctls", "made", "devices", "tunnels", "routes", "pruned", "attach"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)

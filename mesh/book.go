@@ -47,6 +47,9 @@ const unknownWord = "unknown"
 // disputedWord is for candidates whose node was known under another identity first.
 const disputedWord = "identity"
 
+// backwardsWord is for candidates with WireGuard keys that their node can't have any more, or has others for.
+const backwardsWord = "generation"
+
 // book holds the records that count, one for each other node, and why others don't. It isn't safe for concurrent
 // use: the loop owns it.
 type book struct {
@@ -58,11 +61,12 @@ type book struct {
 	judged  map[candidate]verdict // what is heard now
 	refused map[string]uint64     // word → how many candidates
 	unknown map[string]netip.Addr // who speaks without having a Node
-	// disputed are nodes that came back under another identity without Kubernetes to say whose it is, and how.
-	disputed map[string]string
+	// disputed are nodes whose latest record contradicts an earlier one that counts, and how.
+	disputed map[string]refusal
 
-	ownSeen  uint64 // highest sequence number of this identity that others know of
-	impostor string // who else says that it is this node, in words
+	ownSeen       uint64 // highest sequence number of this identity that others know of
+	ownGeneration uint32 // highest number of its WireGuard keys that others know of
+	impostor      string // who else says that it is this node, in words
 }
 
 func newBook(self string, identity keys.PublicIdentity) *book {
@@ -89,7 +93,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState) bool {
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
-	b.disputed = map[string]string{}
+	b.disputed = map[string]refusal{}
 	b.expect(cluster)
 	for _, h := range heard {
 		id := candidate(sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw)))
@@ -122,9 +126,9 @@ func (b *book) note(h Heard, no *refusal, before string) string {
 		if h.Alive { // what gossip remembers of a Node that was deleted is nobody speaking
 			b.unknown[h.Node] = h.From
 		}
-	case no.word == disputedWord:
+	case no.word == disputedWord || no.word == backwardsWord:
 		if h.Alive {
-			b.disputed[h.Node] = no.reason
+			b.disputed[h.Node] = *no
 		}
 	default:
 		b.waiting[h.Node] = no.reason
@@ -188,11 +192,38 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal)
 	if counts && known.record.Identity == r.Identity && r.Sequence <= known.record.Sequence {
 		return false, nil
 	}
+	if why := goesBack(known, r); counts && why != "" {
+		return false, &refusal{backwardsWord, why}
+	}
 	if owner := b.keyOwner(h.Node, r); owner != "" {
 		return false, &refusal{"key", fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
 	}
 	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age}
 	return true, nil
+}
+
+// goesBack says what is wrong with the WireGuard keys of a later record of the same identity, if anything: a node never
+// goes back to a generation that it gave up, and never has two keys for one. Each may leave out what others missed.
+func goesBack(known entry, r record.Record) string {
+	if known.record.Identity != r.Identity {
+		return ""
+	}
+	oldest := known.record.Generations[0].Number
+	newest := known.record.Generations[len(known.record.Generations)-1].Number
+	for _, g := range r.Generations {
+		if g.Number < oldest {
+			return fmt.Sprintf("it announces key generation %d, and had given up all below %d", g.Number, oldest)
+		}
+		for _, had := range known.record.Generations {
+			if g.Number == had.Number && g.Key != had.Key {
+				return fmt.Sprintf("it announces two different keys for generation %d", g.Number)
+			}
+		}
+	}
+	if last := r.Generations[len(r.Generations)-1].Number; last < newest {
+		return fmt.Sprintf("it announces key generation %d as its newest, and had announced %d before", last, newest)
+	}
+	return ""
 }
 
 // pinned checks a record against whose it must be: by Kubernetes' Nodes, or on first use without Kubernetes. It
@@ -232,6 +263,7 @@ func ownsCIDRs(n ClusterNode, r record.Record) bool {
 func (b *book) judgeOwn(h Heard, r record.Record) *refusal {
 	if r.Identity == b.identity {
 		b.ownSeen = max(b.ownSeen, r.Sequence)
+		b.ownGeneration = max(b.ownGeneration, r.Generations[len(r.Generations)-1].Number)
 		return nil
 	}
 	if h.Alive {

@@ -121,6 +121,83 @@ func TestOldRecordsChangeNothing(t *testing.T) {
 	}
 }
 
+// A node never goes back to a key that it gave up, and has one key for each number; what others missed is no fault.
+func TestKeysThatGoBack(t *testing.T) {
+	t.Parallel()
+	key := map[string]keys.PublicKey{}
+	for _, name := range []string{"3", "4", "5", "9", "other 4", "other 5"} {
+		key[name] = newSpeaker(t, 9, "unused").key()
+	}
+	gs := func(first uint32, names ...string) func(*record.Record) {
+		return func(r *record.Record) {
+			r.Generations = nil
+			for i, name := range names {
+				r.Generations = append(r.Generations, record.Generation{Number: first + uint32(i), Key: key[name]})
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		before, after func(*record.Record)
+		refused       string // a part of what is said; none: it counts
+	}{
+		"the next key":           {gs(4, "4"), gs(4, "4", "5"), ""},
+		"the old one goes":       {gs(4, "4", "5"), gs(5, "5"), ""},
+		"both missed":            {gs(4, "4"), gs(5, "5"), ""},
+		"many missed":            {gs(4, "4"), gs(9, "9"), ""},
+		"given up before":        {gs(5, "5"), gs(4, "4", "5"), "given up all below 5"},
+		"an older one alone":     {gs(5, "5"), gs(4, "4"), "given up all below 5"},
+		"the next one withdrawn": {gs(4, "4", "5"), gs(4, "4"), "had announced 5 before"},
+		"another key":            {gs(4, "4"), gs(4, "other 4"), "two different keys for generation 4"},
+		"another next key":       {gs(4, "4", "5"), gs(4, "4", "other 5"), "two different keys for generation 5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			b := newSpeaker(t, 2, "b")
+			w.cluster.set(w.self.node(), b.node())
+			w.air.say(b.says(t, tc.before))
+			a := w.start(t)
+			before := w.kernel.text("tunnels")
+			w.air.say(b.says(t, tc.after))
+			a.pass()
+			s := a.pass()
+			changed := w.kernel.text("tunnels") != before
+			if tc.refused == "" {
+				if !changed || len(s.Problems) != 0 {
+					t.Errorf("it doesn't count: %v", s.Problems)
+				}
+				return
+			}
+			if changed || s.Counters.Refused["generation"] != 1 {
+				t.Errorf("it counts; refused are %v", s.Counters.Refused)
+			}
+			if len(s.Problems) != 1 || s.Problems[0].Subject != "node b" || !strings.Contains(s.Problems[0].Message, tc.refused) ||
+				!strings.Contains(s.Problems[0].Remedy, "keys.json") {
+				t.Errorf("problems are %v, want one with %q", s.Problems, tc.refused)
+			}
+			a.stop()
+			if log := w.log.String(); strings.Count(log, tc.refused) != 1 {
+				t.Errorf("it isn't in the log once:\n%s", log)
+			}
+		})
+	}
+}
+
+// A key store that was restored from a backup is behind what the others have seen: the node says so.
+func TestKeyStoreFromABackup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cluster.set(w.self.node())
+	w.air.say(w.self.says(t, func(r *record.Record) {
+		r.Generations[0] = record.Generation{Number: 3, Key: newSpeaker(t, 9, "unused").key()}
+	}))
+	s := w.start(t).pass()
+	if len(s.Problems) != 1 || s.Problems[0].Subject != "key store" || !strings.Contains(s.Problems[0].Message, "3 already") ||
+		!strings.Contains(s.Problems[0].Remedy, "keys.json") {
+		t.Errorf("problems are %v", s.Problems)
+	}
+}
+
 // Without Kubernetes the first identity of a name counts, and another one doesn't until it is forgotten.
 func TestTrustOnFirstUse(t *testing.T) {
 	t.Parallel()

@@ -29,11 +29,19 @@ type kernel struct {
 	host     view.Host
 	devices  []view.Device
 	sessions map[keys.PublicKey]time.Time // handshakes
+	muted    map[string]bool              // links without a session, by device and key
 	ready    *view.Ready
 }
 
 func newKernel() *kernel {
-	return &kernel{held: map[string]string{}, fail: map[string]error{}, sessions: map[keys.PublicKey]time.Time{}}
+	return &kernel{held: map[string]string{}, fail: map[string]error{}, sessions: map[keys.PublicKey]time.Time{}, muted: map[string]bool{}}
+}
+
+// mute takes the session of one link away.
+func (k *kernel) mute(key keys.PublicKey, device string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.muted[device+key.String()] = true
 }
 
 func (k *kernel) apply(step string, desired any) (int, error) {
@@ -107,6 +115,22 @@ func (n network) ApplyRoutes(_ context.Context, r []view.Route) (int, error) {
 	return n.apply("routes", r)
 }
 
+func (t tunnels) Make(_ context.Context, d []view.Device) (int, error) {
+	return t.apply("made", names(d))
+}
+
+func (t tunnels) Prune(_ context.Context, d []view.Device) (int, error) {
+	return t.apply("pruned", names(d))
+}
+
+func names(devices []view.Device) []string {
+	var all []string
+	for _, d := range devices {
+		all = append(all, d.Name)
+	}
+	return all
+}
+
 func (t tunnels) Apply(_ context.Context, d []view.Device) (int, error) {
 	writes, err := t.apply("tunnels", d)
 	if err == nil {
@@ -124,8 +148,11 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	for _, d := range t.devices {
 		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort}
 		for _, p := range d.Peers {
-			state.Peers = append(state.Peers, view.PeerState{
-				PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey]})
+			shown := view.PeerState{PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey]}
+			if t.muted[d.Name+p.PublicKey.String()] {
+				shown.LastHandshake = time.Time{}
+			}
+			state.Peers = append(state.Peers, shown)
 		}
 		states = append(states, state)
 	}
@@ -161,6 +188,8 @@ type air struct {
 	announced [][]byte
 	shared    map[string][]byte
 	seeds     []mesh.Seed
+	sent      [][]byte // messages of the agent
+	mail      [][]byte // messages for the agent
 }
 
 func (a *air) Announce(raw []byte) error {
@@ -194,11 +223,54 @@ func (a *air) Status() view.GossipStatus       { return view.GossipStatus{} }
 func (a *air) Refused() map[string]uint64      { return nil }
 func (a *air) Problems() []view.Problem        { return nil }
 
+func (a *air) Send(_ string, message []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sent = append(a.sent, message)
+	return nil
+}
+
+func (a *air) Messages() [][]byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	mail := a.mail
+	a.mail = nil
+	return mail
+}
+
+// tell puts messages into the agent's mail.
+func (a *air) tell(messages ...[]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mail = append(a.mail, messages...)
+}
+
+// told returns which keys the agent told a peer that it uses, since it was asked last.
+func (a *air) told(t *testing.T, w *world, to *speaker) []record.Generation {
+	t.Helper()
+	a.mu.Lock()
+	sent := a.sent
+	a.sent = nil
+	a.mu.Unlock()
+	var told []record.Generation
+	for _, raw := range sent {
+		ack, err := record.OpenAck(raw, to.name, to.store.Identity().Public(), func(string) (keys.PublicIdentity, bool) {
+			return w.self.store.Identity().Public(), true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told = append(told, ack.Generation)
+	}
+	return told
+}
+
 // cluster is a fake Kubernetes.
 type cluster struct {
-	mu    sync.Mutex
-	state mesh.ClusterState
-	own   mesh.Own
+	mu     sync.Mutex
+	state  mesh.ClusterState
+	own    mesh.Own
+	events []mesh.Event
 }
 
 func (c *cluster) State() mesh.ClusterState {
@@ -211,6 +283,12 @@ func (c *cluster) Report(own mesh.Own) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.own = own
+}
+
+func (c *cluster) Event(e mesh.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.events = append(c.events, e)
 }
 
 func (c *cluster) told() mesh.Own {

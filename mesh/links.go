@@ -19,6 +19,9 @@ const (
 	overdueAfter = 10 * time.Second
 	// hopelessAfter is how long a link may be without a session before the loop no longer hurries for its sake.
 	hopelessAfter = 2 * time.Minute
+	// ripeAfter is how long this end of a link has to stand before the other end is thought to stand too: gossip is
+	// faster than that.
+	ripeAfter = 300 * time.Millisecond
 )
 
 // linkID is one end of a link: a tunnel device of this node and the peer's key.
@@ -27,41 +30,109 @@ type linkID struct {
 	key    keys.PublicKey
 }
 
-// links follows the sessions of the tunnels. The loop owns it.
-type links struct {
-	downSince map[linkID]time.Time
-	states    []view.LinkState
+// linkTrack is what was seen of one link so far. Its times are of this process's monotonic clock, so that a system
+// clock that is set makes no link older or younger than it is.
+type linkTrack struct {
+	since     time.Time // when the link was seen first
+	handshake time.Time // as the device gave it, by the system clock; zero: none
+	shaken    time.Time // when that handshake was; zero: none
+	received  int64     // bytes
+	heard     time.Time // when something came from the peer last; zero: nothing that is known of
+	down      time.Time // since when there is no session; zero: there is one
 }
 
-// follow takes in what the tunnels show now.
-func (l *links) follow(devices []view.DeviceState, now time.Time) {
-	down := map[linkID]time.Time{}
-	l.states = nil
+// age is how long ago the handshake was; without one it is longer than any session.
+func (t linkTrack) age(now time.Time) time.Duration {
+	if t.shaken.IsZero() {
+		return time.Duration(1<<63 - 1)
+	}
+	return now.Sub(t.shaken)
+}
+
+// links follows the sessions of the tunnels. The loop owns it.
+type links struct {
+	silentAfter time.Duration // when a peer counts as not heard
+	tracks      map[linkID]linkTrack
+	states      []view.LinkState
+}
+
+// follow takes in what the tunnels show now. The wall clock is only asked about links that weren't seen before.
+func (l *links) follow(devices []view.DeviceState, now, wall time.Time) {
+	before := l.tracks
+	l.tracks, l.states = map[linkID]linkTrack{}, nil
 	for _, d := range devices {
 		for _, p := range d.Peers {
-			age := now.Sub(p.LastHandshake)
-			state := view.LinkState{
-				Device: d.Name, PublicKey: p.PublicKey, Confirmed: age < confirmedFor, Established: age < establishedFor,
+			id := linkID{d.Name, p.PublicKey}
+			t, known := before[id]
+			if !known {
+				t = firstSight(p, now, wall)
 			}
-			if !state.Established {
-				id := linkID{d.Name, p.PublicKey}
-				since, was := l.downSince[id]
-				if !was {
-					since = now
-				}
-				down[id] = since
-				state.Overdue, state.Attempt = now.Sub(since) > overdueAfter, attempts(now.Sub(since))
-			}
-			l.states = append(l.states, state)
+			t.see(p, now)
+			l.tracks[id] = t
+			l.states = append(l.states, l.state(id, t, now))
 		}
 	}
-	l.downSince = down
 	slices.SortFunc(l.states, func(a, b view.LinkState) int {
 		if c := strings.Compare(a.Device, b.Device); c != 0 {
 			return c
 		}
 		return strings.Compare(string(a.PublicKey[:]), string(b.PublicKey[:]))
 	})
+}
+
+// firstSight is a link that wasn't seen before: it is new, or this process is. A peer with a session counts as heard.
+func firstSight(p view.PeerState, now, wall time.Time) linkTrack {
+	t := linkTrack{since: now, handshake: p.LastHandshake, received: p.ReceivedBytes}
+	if !p.LastHandshake.IsZero() {
+		t.shaken = now.Add(-max(wall.Round(0).Sub(p.LastHandshake.Round(0)), 0))
+		if t.age(now) < establishedFor {
+			t.heard = now
+		}
+	}
+	return t
+}
+
+// see takes in what a link shows now.
+func (t *linkTrack) see(p view.PeerState, now time.Time) {
+	if !p.LastHandshake.Equal(t.handshake) {
+		t.handshake, t.shaken = p.LastHandshake, now
+		if p.LastHandshake.IsZero() { // the peer was removed and added again
+			t.shaken = time.Time{}
+		}
+	}
+	if p.ReceivedBytes > t.received {
+		t.heard = now
+	}
+	t.received = p.ReceivedBytes
+	switch {
+	case t.age(now) < establishedFor:
+		t.down = time.Time{}
+	case t.down.IsZero():
+		t.down = now
+	}
+}
+
+func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
+	age := t.age(now)
+	s := view.LinkState{
+		Device: id.device, PublicKey: id.key, Confirmed: age < confirmedFor, Established: age < establishedFor,
+		Heard: !t.heard.IsZero() && now.Sub(t.heard) < l.silentAfter, Ripe: now.Sub(t.since) >= ripeAfter,
+	}
+	if !s.Established {
+		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, attempts(now.Sub(t.down))
+	}
+	return s
+}
+
+// returned starts the attempts at links without a session anew: their node has come back, and WireGuard's own next
+// attempt may be seconds away.
+func (l *links) returned(key keys.PublicKey, now time.Time) {
+	for id, t := range l.tracks {
+		if id.key == key && !t.down.IsZero() {
+			t.down = now
+			l.tracks[id] = t
+		}
+	}
 }
 
 // attempts is how often the handshake should have been started afresh after so long without one: after 1 s, and
@@ -78,8 +149,8 @@ func attempts(down time.Duration) int {
 // settled reports whether every link has a session, or has been without one for so long that it will hardly get one
 // in the next second.
 func (l *links) settled(now time.Time) bool {
-	for _, since := range l.downSince {
-		if now.Sub(since) < hopelessAfter {
+	for _, t := range l.tracks {
+		if !t.down.IsZero() && now.Sub(t.down) < hopelessAfter {
 			return false
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -30,6 +32,7 @@ func (a *Agent) look(p *pass) {
 	for _, h := range heard {
 		alive[h.Node] = alive[h.Node] || h.Alive
 	}
+	a.welcome(alive)
 	a.notice(p)
 	if a.remember(p) || changed || a.unsaved || a.last.Load() == nil {
 		err := a.remembered.save(a.CachePath)
@@ -47,10 +50,31 @@ func (a *Agent) look(p *pass) {
 	p.view.PodRangesSeen = p.view.PodRangeSource == seenSource
 }
 
+// welcome starts handshakes afresh with nodes that gossip sees again.
+func (a *Agent) welcome(alive map[string]bool) {
+	for node, e := range a.book.entries {
+		if !alive[node] || a.alive[node] {
+			continue
+		}
+		for _, g := range e.record.Generations {
+			a.links.returned(g.Key, time.Now())
+		}
+	}
+	a.alive = alive
+}
+
 // notice reports what others say in this node's name, and what gossip found.
 func (a *Agent) notice(p *pass) {
 	if err := a.Keys.RaiseSequence(a.book.ownSeen); err != nil {
 		p.fail("key store", err)
+	}
+	if held := a.Keys.Rotation().Generations; a.book.ownGeneration > held[len(held)-1] {
+		p.problems = append(p.problems, view.Problem{
+			Subject: "key store", Message: fmt.Sprintf("it has key generation %d of this node, and the others have seen %d already, so "+
+				"they don't take this node's record", held[len(held)-1], a.book.ownGeneration),
+			Remedy: "if it was restored from a backup: move " + keys.FileName + " in the state directory away, and restart the agent; " +
+				"if not, another host has a copy of it",
+		})
 	}
 	if a.book.impostor != "" {
 		p.problems = append(p.problems, view.Problem{
@@ -59,10 +83,15 @@ func (a *Agent) notice(p *pass) {
 		})
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.disputed)) {
+		no := a.book.disputed[node]
+		remedy := "if its disk was wiped: stop this agent, remove " + a.CachePath + " and start it again; if not, somebody else " +
+			"speaks for it"
+		if no.word == backwardsWord {
+			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + view.StateDir + "/" + keys.FileName +
+				" away there, and restart its agent"
+		}
 		p.problems = append(p.problems, view.Problem{
-			Subject: "node " + node, Message: "its record isn't taken: " + a.book.disputed[node],
-			Remedy: "if its disk was wiped: stop this agent, remove " + a.CachePath + " and start it again; if not, somebody " +
-				"else speaks for it",
+			Subject: "node " + node, Message: "its record isn't taken: " + no.reason, Remedy: remedy,
 		})
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.unknown)) {
@@ -141,6 +170,7 @@ func (a *Agent) self() view.Self {
 	for _, g := range a.Keys.Generations() {
 		s.Generations = append(s.Generations, record.Generation{Number: g.Number, Key: g.Private.Public()})
 	}
+	s.Unannounced = !a.Keys.Rotation().Announced
 	if known := a.remembered.Self; a.Cluster != nil && known.Node == a.Node {
 		s.PodCIDRs, s.Age, s.Endpoint = known.PodCIDRs, known.Age, known.Endpoint
 		if len(s.Addresses) == 0 {

@@ -15,6 +15,10 @@ type Keys interface {
 	Generations() []keys.Generation
 	NextSequence() (uint64, error)
 	RaiseSequence(seen uint64) error
+	// Rotation, RequestRotation and Advance are those of keys.Store.
+	Rotation() keys.Rotation
+	RequestRotation() (already bool, err error)
+	Advance(step func(keys.Rotation) keys.Rotation) (keys.Rotation, error)
 }
 
 // Heard is a record that gossip, or the cache, gave for a node. Nothing of it is verified.
@@ -40,6 +44,10 @@ type Gossip interface {
 	Status() view.GossipStatus
 	Refused() map[string]uint64
 	Problems() []view.Problem
+	// Send sends a message to the agent of a node. It may get lost.
+	Send(node string, message []byte) error
+	// Messages are those that came since the last call. Nothing of them is verified.
+	Messages() [][]byte
 }
 
 // ClusterNode is a Node object.
@@ -64,8 +72,10 @@ type ClusterState struct {
 // Own is what this node's agent says of itself in Kubernetes.
 type Own struct {
 	Identity   keys.PublicIdentity
-	PublicKey  keys.PublicKey
-	Generation uint32
+	PublicKey  keys.PublicKey // the newest that others may know of
+	Generation uint32         // of that
+	RotatedAt  time.Time      // when the newest key was made
+	Rotation   string         // as of view.RotationStatus.String
 	Ready      bool
 	Reason     string // why it isn't ready
 }
@@ -74,7 +84,26 @@ type Own struct {
 type Cluster interface {
 	State() ClusterState
 	Report(own Own)
+	// Event tells people what happened to this node.
+	Event(e Event)
 }
+
+// Event is what people should know of, and can do without.
+type Event struct {
+	Kind    EventKind
+	Message string
+}
+
+// EventKind says what an Event is about.
+type EventKind int
+
+// The kinds of Events.
+const (
+	RotationStarted EventKind = iota
+	RotationFinished
+	RotationWaiting
+	RotationFailed
+)
 
 // Network makes the kernel's links, addresses, routes and settings as desired. Counts are of changes made.
 type Network interface {
@@ -85,9 +114,12 @@ type Network interface {
 	ApplyRoutes(ctx context.Context, routes []view.Route) (int, error)
 }
 
-// Tunnels makes the tunnel devices and their peers as desired.
+// Tunnels makes the tunnel devices and their peers as desired: first the devices, then their peers, and when no route
+// needs them any more it removes those that aren't desired.
 type Tunnels interface {
+	Make(ctx context.Context, devices []view.Device) (int, error)
 	Apply(ctx context.Context, devices []view.Device) (int, error)
+	Prune(ctx context.Context, devices []view.Device) (int, error)
 	Observe(ctx context.Context) ([]view.DeviceState, error)
 }
 

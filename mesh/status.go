@@ -32,6 +32,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	s.Identity, s.PodCIDRs, s.PodRanges, s.PodRangeSource = self.Identity, self.PodCIDRs, p.view.PodRanges, p.view.PodRangeSource
 	s.Ready, s.Problems = p.ready, slices.Clone(p.problems)
 	s.Endpoints = p.desired.Announce.Endpoints()
+	s.Rotation = p.rotation
 	for _, g := range self.Generations {
 		s.Generations = append(s.Generations, view.GenerationStatus{Number: g.Number, PublicKey: g.Key})
 	}
@@ -94,11 +95,13 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 	byNode := map[string]view.PeerStatus{}
 	for _, d := range p.desired.Devices {
 		for _, peer := range d.Peers {
-			s := linkStatus(d, peer, states[linkID{d.Name, peer.PublicKey}], now)
-			s.MTU, s.Gossip, s.Generation = routeMTU(p.desired, d, peer), alive[peer.Node], generations[peer.PublicKey]
-			if other, has := byNode[peer.Node]; !has || s.LastHandshake.After(other.LastHandshake) {
-				byNode[peer.Node] = s
+			if l := carrying(p, peer.Node); l != nil && l.Device != d.Name {
+				continue // another link has the traffic
 			}
+			id := linkID{d.Name, peer.PublicKey}
+			s := linkStatus(d, peer, states[id], p.tracks[id], now)
+			s.MTU, s.Gossip, s.Generation = routeMTU(p.desired, d, peer), alive[peer.Node], generations[peer.PublicKey]
+			byNode[peer.Node] = s
 		}
 	}
 	for node, why := range p.desired.PeerProblems {
@@ -117,7 +120,7 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
 }
 
-func linkStatus(d view.Device, peer view.Peer, state view.PeerState, now time.Time) view.PeerStatus {
+func linkStatus(d view.Device, peer view.Peer, state view.PeerState, track linkTrack, now time.Time) view.PeerStatus {
 	s := view.PeerStatus{
 		Node: peer.Node, Endpoint: peer.Endpoint.String(), Device: d.Name, PublicKey: peer.PublicKey,
 		PodCIDRs: peer.AllowedIPs, LastHandshake: state.LastHandshake, HandshakeAge: -1,
@@ -136,6 +139,9 @@ func linkStatus(d view.Device, peer view.Peer, state view.PeerState, now time.Ti
 		return s
 	}
 	age := now.Sub(state.LastHandshake)
+	if track.handshake.Equal(state.LastHandshake) {
+		age = track.age(now) // also when the system clock was set since
+	}
 	s.HandshakeAge = age.Seconds()
 	s.Up = age < establishedFor
 	if !s.Up {

@@ -100,10 +100,13 @@ func (a *Agent) seeds(p *pass) []Seed {
 }
 
 func (a *Agent) own(p *pass) Own {
-	own := Own{Identity: p.view.Self.Identity, Ready: p.ready}
-	if gs := p.view.Self.Generations; len(gs) > 0 {
+	own := Own{Identity: p.view.Self.Identity, Ready: p.ready, Rotation: p.rotation.String()}
+	if gs := p.desired.Announce.Generations; len(gs) > 0 {
 		newest := gs[len(gs)-1]
 		own.PublicKey, own.Generation = newest.Key, newest.Number
+	}
+	if !p.view.Self.Unannounced {
+		own.RotatedAt = p.rotation.RotatedAt
 	}
 	if !p.ready {
 		own.Reason = "the agent is starting"
@@ -157,13 +160,15 @@ func (a *Agent) narrate(p *pass) {
 
 func (a *Agent) narratePeers(p *pass) {
 	up, late := map[string]bool{}, map[string]bool{}
+	states := map[linkID]view.LinkState{}
+	for _, s := range a.links.states {
+		states[linkID{s.Device, s.PublicKey}] = s
+	}
 	for _, d := range p.desired.Devices {
 		for _, peer := range d.Peers {
-			i := slices.IndexFunc(a.links.states, func(s view.LinkState) bool {
-				return s.Device == d.Name && s.PublicKey == peer.PublicKey
-			})
-			up[peer.Node] = up[peer.Node] || i >= 0 && a.links.states[i].Established
-			late[peer.Node] = i >= 0 && a.links.states[i].Overdue
+			state := states[linkID{d.Name, peer.PublicKey}]
+			up[peer.Node] = up[peer.Node] || state.Established
+			late[peer.Node] = state.Overdue
 			switch {
 			case up[peer.Node] && !a.up[peer.Node]:
 				a.Log.Info("peer is up", "node", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,

@@ -121,10 +121,24 @@ func (c *clusterAdapter) Report(own mesh.Own) {
 		if !own.Ready {
 			kind, reason = corev1.EventTypeWarning, kube.ReasonNotReady
 		}
-		c.Event(kind, reason, message)
+		c.Kube.Event(kind, reason, message)
 		c.told, c.ready = true, own.Ready
 	}
 	c.Kube.Report(kube.Own{
-		Identity: own.Identity, PublicKey: own.PublicKey, KeyGeneration: own.Generation, Ready: own.Ready, Message: message,
+		Identity: own.Identity, PublicKey: own.PublicKey, KeyGeneration: own.Generation, KeyRotatedAt: own.RotatedAt,
+		Rotation: own.Rotation, Ready: own.Ready, Message: message,
 	})
+}
+
+func (c *clusterAdapter) Event(e mesh.Event) {
+	switch e.Kind {
+	case mesh.RotationStarted:
+		c.Kube.Event(kube.Normal, kube.ReasonRotationStarted, e.Message)
+	case mesh.RotationFinished:
+		c.Kube.Event(kube.Normal, kube.ReasonRotationFinished, e.Message)
+	case mesh.RotationWaiting:
+		c.Kube.Event(kube.Warning, kube.ReasonRotationWaiting, e.Message)
+	case mesh.RotationFailed:
+		c.Kube.Event(kube.Warning, kube.ReasonRotationFailed, e.Message)
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -41,6 +42,17 @@ func (b *board) status(problems func() []view.Problem) view.Status {
 	}
 	s.Problems = append(s.Problems, problems()...)
 	return s
+}
+
+// rotate asks the agent for a new key.
+func (b *board) rotate(force bool) (view.RotateAnswer, error) {
+	b.mu.Lock()
+	agent, waiting := b.agent, b.waiting
+	b.mu.Unlock()
+	if agent == nil {
+		return view.RotateAnswer{}, fmt.Errorf("the agent is starting, and can't rotate yet: %s", waiting)
+	}
+	return agent.Rotate(force)
 }
 
 // alive is for the liveness probe: waiting for something outside is no reason to be restarted.

@@ -18,6 +18,9 @@ import (
 )
 
 func main() {
+	if err := eraseFreed(); err != nil {
+		fmt.Fprintf(os.Stderr, "weaveguard-agent: keys that are given up may stay in freed memory: %v\n", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if err := newCommand().ExecuteContext(ctx); err != nil {

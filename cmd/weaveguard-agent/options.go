@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -12,6 +13,9 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
+
+// minRotateEvery keeps a mistyped unit from making the mesh do nothing but rotate.
+const minRotateEvery = time.Minute
 
 // options are the flags of the agent, as given, and what complete makes of them.
 type options struct {
@@ -35,6 +39,8 @@ type options struct {
 	PluginDir     string
 	MetricsAddr   string
 	HealthAddr    string
+	RotateEvery   time.Duration
+	SilentAfter   time.Duration
 	LogLevel      string
 	LogFormat     string
 
@@ -59,6 +65,11 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.IntVar(&o.MTU, "mtu", 0, "MTU inside the tunnels in bytes (default what the underlay carries)")
 	f.StringVar(&o.Bridge, "bridge", view.BridgeName, "name of the bridge that attaches the pods")
 	f.StringVar(&o.WireGuard, "wireguard", "auto", "auto, kernel or userspace: who makes the tunnel devices")
+	f.DurationVar(&o.RotateEvery, "rotate-every", 0, "change this node's WireGuard key when it is about that old, such as 720h; 0: "+
+		"only when asked to")
+	// For tests, which can't wait as long as WireGuard keeps a session.
+	f.DurationVar(&o.SilentAfter, "silent-after", 0, "how long a peer must be silent to hold up a rotation no more (default 180s)")
+	_ = f.MarkHidden("silent-after") // it exists
 	f.StringVar(&o.StateDir, "state-dir", view.StateDir, "directory for keys and the view cache, kept across reboots")
 	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
 	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
@@ -103,6 +114,9 @@ func (o *options) complete() error {
 	}
 	if len(o.Bridge) == 0 || len(o.Bridge) > 15 {
 		return fmt.Errorf("--bridge is %q: the name of an interface has 1 to 15 characters", o.Bridge)
+	}
+	if o.RotateEvery != 0 && o.RotateEvery < minRotateEvery {
+		return fmt.Errorf("--rotate-every is %s: it takes %s or more, or 0 for never", o.RotateEvery, minRotateEvery)
 	}
 	var errs [3]error
 	o.podCIDRs, errs[0] = parsePrefixes("--pod-cidr", o.PodCIDRs)

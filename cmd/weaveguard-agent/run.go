@@ -63,7 +63,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	server = api.New(api.Config{
 		Socket: filepath.Join(o.RunDir, "agent.sock"), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
 		Status:    func() view.Status { return b.status(server.Problems) },
-		Reconcile: latch.Set, Alive: b.alive, Log: log,
+		Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log,
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })
@@ -152,6 +152,10 @@ func (s *starter) startKube(ctx context.Context) error {
 	}
 	s.kube = kube.New(kube.Config{
 		Client: client, Metadata: metadata, Node: s.NodeName, Namespace: s.Namespace, Log: s.log, Changed: s.latch.Set,
+		Rotate: func() error {
+			_, err := s.rotate(false)
+			return err
+		},
 	})
 	s.group.Go(func() error { return s.kube.Run(ctx) })
 	return nil
@@ -250,6 +254,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
 		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,
 		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
+		RotateEvery: s.RotateEvery, Silent: s.SilentAfter,
 		Keys:     s.store,
 		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], view.GossipPort)},
 		Network:  network,

@@ -1,9 +1,11 @@
 package tunnel_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -35,6 +37,9 @@ const (
 // fresh is what a new device takes, without its peers: the interface, its key, its port.
 const fresh = 3
 
+// removed is what it takes to remove a device: its key, and the interface.
+const removed = 2
+
 func plan(devices ...view.Device) []view.Device { return devices }
 
 func with[T any](value T, change func(*T)) T {
@@ -54,14 +59,14 @@ var applyTests = []struct {
 	{"nothing", []step{{plan(), 0}}},
 	{"a device comes and goes", []step{
 		{plan(device(peer("b", endB, cidrB, cidr6), peer("c", endC, cidrC))), fresh + 2},
-		{plan(), 1},
+		{plan(), removed},
 	}},
 	{"a second device comes and goes", []step{
 		{plan(device(peer("b", endB, cidrB))), fresh + 1},
 		{plan(device(peer("b", endB, cidrB)), with(device(peer("c", endC, cidrC)), func(d *view.Device) {
 			d.Name, d.ListenPort, d.Generation = view.DeviceName(3), 51823, 1
 		})), fresh + 1},
-		{plan(device(peer("b", endB, cidrB))), 1},
+		{plan(device(peer("b", endB, cidrB))), removed},
 	}},
 	{"peers come and go", []step{
 		{plan(device()), fresh},
@@ -188,6 +193,52 @@ func TestApplyAdopts(t *testing.T) {
 	})
 }
 
+// A device is made without its peers, and they come later; one that isn't desired stays until it is pruned, and its key
+// is erased before it goes.
+func TestMakeAndPrune(t *testing.T) {
+	inEachWorld(t, func(t *testing.T, w world) {
+		private := privates(t)
+		agent := w.agent(t, private)
+		one := plan(device(peer("b", endB, cidrB)))
+		two := append(slices.Clone(one), with(device(peer("c", endC, cidrC)), func(d *view.Device) {
+			d.Name, d.ListenPort, d.Generation = view.DeviceName(3), 51823, 1
+		}))
+		if n, err := agent.Make(t.Context(), two); n != 2*fresh || err != nil {
+			t.Errorf("Make made %d changes (%v), want %d", n, err, 2*fresh)
+		}
+		for _, d := range two {
+			if shown := w.show(t, d.Name); len(shown.Peers) != 0 || shown.ListenPort != int(d.ListenPort) {
+				t.Errorf("%s has %d peers and port %d before Apply", d.Name, len(shown.Peers), shown.ListenPort)
+			}
+		}
+		if n, err := agent.Make(t.Context(), two); n != 0 || err != nil {
+			t.Errorf("Make again made %d changes (%v)", n, err)
+		}
+		w.mustApply(t, agent, two, 2)
+		if n, err := agent.Apply(t.Context(), one); n != 0 || err != nil {
+			t.Errorf("Apply made %d changes (%v) where only a device is too many", n, err)
+		}
+		w.mustHold(t, private, two)
+		if w.fake != nil {
+			erased := false
+			w.fake.Fail = func(_ string, config wgtypes.Config) error {
+				erased = erased || config.PrivateKey != nil && *config.PrivateKey == wgtypes.Key{}
+				if !erased {
+					return errors.New("it is removed with its key")
+				}
+				return nil
+			}
+		}
+		if n, err := agent.Prune(t.Context(), one); n != removed || err != nil {
+			t.Errorf("Prune made %d changes (%v), want %d", n, err, removed)
+		}
+		if n, err := agent.Prune(t.Context(), one); n != 0 || err != nil {
+			t.Errorf("Prune again made %d changes (%v)", n, err)
+		}
+		w.mustHold(t, private, one)
+	})
+}
+
 func (w world) mustApply(t *testing.T, agent *tunnel.Applier, plan []view.Device, want int) {
 	t.Helper()
 	before := w.writes.Load()
@@ -195,6 +246,11 @@ func (w world) mustApply(t *testing.T, agent *tunnel.Applier, plan []view.Device
 	if err != nil {
 		t.Fatalf("Apply: %v", err)
 	}
+	pruned, err := agent.Prune(t.Context(), plan)
+	if err != nil {
+		t.Fatalf("Prune: %v", err)
+	}
+	got += pruned
 	if got != want {
 		t.Errorf("Apply says that it made %d changes, want %d", got, want)
 	}

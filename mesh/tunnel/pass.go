@@ -42,9 +42,18 @@ type pass struct {
 	added, changed, removed []string // nodes, for the log
 }
 
-func (p *pass) run(ctx context.Context, desired view.Device) error {
+// base makes the device itself be as desired, and leaves its peers.
+func (p *pass) base(_ context.Context, desired view.Device) error {
 	if err := p.setKey(); err != nil {
 		return err // without its key the device would make sessions of another generation
+	}
+	p.setPort(desired.ListenPort)
+	return errors.Join(p.errs...)
+}
+
+func (p *pass) run(ctx context.Context, desired view.Device) error {
+	if err := p.setKey(); err != nil {
+		return err // as above
 	}
 	p.setPort(desired.ListenPort)
 

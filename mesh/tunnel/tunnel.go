@@ -77,27 +77,40 @@ func New(config Config) *Applier {
 	return &Applier{config: config, wanted: map[string]map[keys.PublicKey]wanted{}}
 }
 
-// Apply makes the tunnel devices be as desired and removes those that aren't, and returns how many changes it made:
-// 0 when nothing differed. Devices and peers that can't be made so are left as they are, and don't keep it from the
-// others; the error joins what went wrong with each, by the name of the device and the node.
+// Make makes the tunnel devices exist, with their keys and ports, and returns how many changes that took. Their peers
+// are Apply's: in between, a new device gets its addresses and settings, so that it can carry what its first peer sends.
+func (a *Applier) Make(ctx context.Context, desired []view.Device) (int, error) {
+	return a.each(ctx, desired, (*pass).base)
+}
+
+// Apply makes the tunnel devices and their peers be as desired, and returns how many changes it made: 0 when nothing
+// differed. Devices that aren't desired stay: see Prune. Devices and peers that can't be made so are left as they are,
+// and don't keep it from the others; the error joins what went wrong with each, by the name of the device and the node.
 func (a *Applier) Apply(ctx context.Context, desired []view.Device) (int, error) {
+	return a.each(ctx, desired, (*pass).run)
+}
+
+// each runs a part of a pass on each device.
+func (a *Applier) each(ctx context.Context, desired []view.Device, part func(*pass, context.Context, view.Device) error) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var writes int
 	var errs []error
 	for _, d := range desired {
-		n, err := a.applyDevice(ctx, d)
+		n, err := a.applyDevice(ctx, d, part)
 		writes += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tunnel device %s: %w", d.Name, err))
 		}
 	}
-	n, err := a.removeOthers(ctx, desired)
-	return writes + n, errors.Join(append(errs, err)...)
+	return writes, errors.Join(errs...)
 }
 
-// removeOthers removes the tunnel devices that aren't desired.
-func (a *Applier) removeOthers(ctx context.Context, desired []view.Device) (int, error) {
+// Prune removes the tunnel devices of ours that aren't desired, and their keys with them. It is for when no route leads
+// to them any more. It returns how many changes it made.
+func (a *Applier) Prune(ctx context.Context, desired []view.Device) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	made, err := a.config.Maker.List(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("listing the tunnel devices: %w", err)
@@ -108,6 +121,7 @@ func (a *Applier) removeOthers(ctx context.Context, desired []view.Device) (int,
 		if !view.IsDeviceName(name) || slices.ContainsFunc(desired, func(d view.Device) bool { return d.Name == name }) {
 			continue
 		}
+		writes += a.eraseKey(name)
 		if err := a.config.Maker.Remove(ctx, name); err != nil {
 			errs = append(errs, fmt.Errorf("tunnel device %s: removing it: %w", name, err))
 			continue
@@ -119,8 +133,27 @@ func (a *Applier) removeOthers(ctx context.Context, desired []view.Device) (int,
 	return writes, errors.Join(errs...)
 }
 
-// applyDevice makes one device be as desired.
-func (a *Applier) applyDevice(ctx context.Context, desired view.Device) (int, error) {
+// eraseKey takes the private key from a device that is about to be removed, and returns how many changes it made.
+// Freeing the device may leave the key in memory, replacing the key doesn't. It is no loss when that fails: the device
+// goes all the same.
+func (a *Applier) eraseKey(name string) int {
+	client, current, err := a.look(name)
+	if err != nil {
+		return 0
+	}
+	defer client.Close() // it only lets go of a socket
+	if current == nil || current.PrivateKey == (wgtypes.Key{}) {
+		return 0
+	}
+	if err := client.ConfigureDevice(name, wgtypes.Config{PrivateKey: &wgtypes.Key{}}); err != nil {
+		a.config.Log.Debug("the key of a tunnel device isn't erased before its removal", "device", name, "error", explain(err, 0))
+		return 0
+	}
+	return 1
+}
+
+// applyDevice makes one device exist, and a part of it be as desired.
+func (a *Applier) applyDevice(ctx context.Context, desired view.Device, part func(*pass, context.Context, view.Device) error) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -144,7 +177,7 @@ func (a *Applier) applyDevice(ctx context.Context, desired view.Device) (int, er
 		client: client, current: current, device: desired.Name, private: private, now: a.config.Now(),
 		wanted: a.wantedOf(desired.Name), writes: made, log: a.config.Log.With("device", desired.Name),
 	}
-	err = p.run(ctx, desired)
+	err = part(p, ctx, desired)
 	return p.writes, err
 }
 

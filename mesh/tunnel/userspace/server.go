@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -163,6 +164,9 @@ func (s *server) remove(name string) {
 	if w := s.devices[name]; w != nil {
 		delete(s.devices, name)
 		w.close()
+		// Copies of its key may lie around, from configuring and reading it; what is pooled goes with the second collection.
+		runtime.GC()
+		runtime.GC()
 		s.config.Log.Info("tunnel device removed", "device", name)
 	}
 }

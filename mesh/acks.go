@@ -1,0 +1,160 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	// ackInterval is how often this node's word to a rotating peer is repeated, at first and after so many times.
+	ackInterval = time.Second
+	ackOften    = 30
+	ackSlowly   = 10 * time.Second
+	// ackRefused counts messages that aren't a peer's word to this node.
+	ackRefused = "ack"
+)
+
+// acks are what peers said about which key of this node their traffic takes, and what this node told rotating peers.
+// The loop owns it.
+type acks struct {
+	heard map[string]heardAck // node → its latest word
+	told  map[string]toldAck  // node → what it was told
+}
+
+type heardAck struct {
+	identity keys.PublicIdentity // of who said it
+	ack      record.Ack
+}
+
+type toldAck struct {
+	identity   keys.PublicIdentity // of who was told
+	generation record.Generation   // its key that traffic takes
+	since      time.Time           // when the peer was seen to rotate
+	at         time.Time           // when it was told last
+	times      int
+	settled    bool // traffic takes the peer's newest key
+}
+
+// hear opens the messages that came.
+func (a *Agent) hear() []heardAck {
+	var all []heardAck
+	identityOf := func(node string) (keys.PublicIdentity, bool) {
+		e, known := a.book.entries[node]
+		return e.record.Identity, known
+	}
+	for _, raw := range a.Gossip.Messages() {
+		ack, err := record.OpenAck(raw, a.Node, a.Keys.Identity().Public(), identityOf)
+		if err != nil {
+			a.book.refused[ackRefused]++
+			a.Log.Debug("a message isn't taken", "error", err)
+			continue
+		}
+		identity, _ := identityOf(ack.From)
+		all = append(all, heardAck{identity, ack})
+	}
+	return all
+}
+
+// take keeps the latest word of each node.
+func (k *acks) take(heard []heardAck) {
+	if k.heard == nil {
+		k.heard = map[string]heardAck{}
+	}
+	for _, h := range heard {
+		old, has := k.heard[h.ack.From]
+		if !has || old.identity != h.identity || h.ack.Sequence > old.ack.Sequence {
+			k.heard[h.ack.From] = h
+		}
+	}
+}
+
+// of is the key of this node that a node's traffic takes, by its own word; zero if it hasn't said any.
+func (k *acks) of(node string, b *book) record.Generation {
+	h, has := k.heard[node]
+	if !has || h.identity != b.entries[node].record.Identity {
+		return record.Generation{}
+	}
+	return h.ack.Generation
+}
+
+// acknowledge tells the peers that rotate which of their keys this node's traffic takes, again and again until they
+// have given up the old one.
+func (a *Agent) acknowledge(p *pass, now time.Time) {
+	told := map[string]toldAck{}
+	for _, n := range p.view.Peers {
+		if len(n.Generations) < 2 {
+			continue
+		}
+		t := a.rotation.acks.told[n.Name]
+		if t.identity != n.Identity || t.since.IsZero() {
+			t = toldAck{identity: n.Identity, since: now}
+		}
+		l := carrying(p, n.Name)
+		t.settled = l != nil && l.Confirmed && p.routed && l.Peer == n.Generations[len(n.Generations)-1]
+		if l != nil && l.Confirmed && p.routed && t.due(l.Peer, now) {
+			if l.Peer != t.generation {
+				t.generation, t.times = l.Peer, 0
+			}
+			t.at = now
+			t.times++
+			a.sendAck(n, l.Peer)
+		}
+		told[n.Name] = t
+	}
+	a.rotation.acks.told = told
+	for node := range a.rotation.acks.heard {
+		if _, known := a.book.entries[node]; !known {
+			delete(a.rotation.acks.heard, node)
+		}
+	}
+}
+
+// due reports whether it is time to tell a peer that traffic takes its key g.
+func (t toldAck) due(g record.Generation, now time.Time) bool {
+	interval := ackInterval
+	if t.times >= ackOften {
+		interval = ackSlowly
+	}
+	return t.generation != g || now.Sub(t.at) >= interval
+}
+
+// sendAck drops errors of sending: it is sent again, and a peer without an agent needs no word.
+func (a *Agent) sendAck(to view.Node, g record.Generation) {
+	sequence, err := a.Keys.NextSequence()
+	if err == nil {
+		var raw []byte
+		raw, err = record.SignAck(record.Ack{From: a.Node, Sequence: sequence, Generation: g}, to.Name, to.Identity, a.Keys.Identity())
+		if err == nil {
+			err = a.Gossip.Send(to.Name, raw)
+		}
+	}
+	if err != nil {
+		a.Log.Debug("a peer isn't told which of its keys is in use here", "node", to.Name, "error", err)
+	}
+}
+
+// carrying is the link that traffic to a node takes.
+func carrying(p *pass, node string) *view.Link {
+	for i, l := range p.desired.Links {
+		if l.Node == node && l.Carries {
+			return &p.desired.Links[i]
+		}
+	}
+	return nil
+}
+
+// pending reports whether a peer has just begun to rotate, and traffic doesn't take its new key yet.
+func (k *acks) pending(now time.Time) bool {
+	for _, t := range k.told {
+		if !t.settled && now.Sub(t.since) < stuckAfter {
+			return true
+		}
+	}
+	return false
+}
+
+// rotating reports whether peers rotate.
+func (k *acks) rotating() bool { return len(k.told) > 0 }

@@ -1,0 +1,115 @@
+package mesh
+
+import (
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// tunnel is what one device shows of its one peer.
+func tunnel(handshake time.Time, received int64) []view.DeviceState {
+	return []view.DeviceState{{Name: "weave-wg0", Peers: []view.PeerState{
+		{PublicKey: keys.PublicKey{1}, LastHandshake: handshake, ReceivedBytes: received},
+	}}}
+}
+
+// Links are as old as they are, whatever somebody does to the system clock.
+func TestLinksAndTheSystemClock(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, jump := range map[string]time.Duration{"as it is": 0, "an hour on": time.Hour, "an hour back": -time.Hour} {
+		l := links{silentAfter: defaultSilent}
+		at := func(after time.Duration) (now, wall time.Time) { return start.Add(after), start.Add(after + jump) }
+		before := start.Add(-10 * time.Second)
+		l.follow(tunnel(before, 100), start, start)
+		now, wall := at(60 * time.Second)
+		l.follow(tunnel(before, 100), now, wall)
+		if s := l.states[0]; !s.Confirmed || !s.Established || !s.Heard || s.Attempt != 0 {
+			t.Errorf("%s: after a minute it is %+v", name, s)
+		}
+		now, wall = at(100 * time.Second)
+		l.follow(tunnel(wall, 200), now, wall) // a new handshake, by the system's clock of then
+		now, wall = at(270 * time.Second)
+		l.follow(tunnel(wall.Add(-170*time.Second), 200), now, wall)
+		if s := l.states[0]; s.Confirmed || !s.Established || !s.Heard {
+			t.Errorf("%s: 170 s after a handshake it is %+v", name, s)
+		}
+		now, wall = at(290 * time.Second)
+		l.follow(tunnel(wall.Add(-190*time.Second), 200), now, wall)
+		if s := l.states[0]; s.Established || s.Heard {
+			t.Errorf("%s: 190 s after a handshake it is %+v", name, s)
+		}
+	}
+}
+
+// A process that has just started knows the age of links by the system clock alone. One in the future is no older
+// than now.
+func TestLinksAtTheStart(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, tc := range map[string]struct {
+		handshake time.Time
+		want      view.LinkState
+	}{
+		"none":          {time.Time{}, view.LinkState{}},
+		"young":         {now.Add(-time.Minute), view.LinkState{Confirmed: true, Established: true, Heard: true}},
+		"aged":          {now.Add(-170 * time.Second), view.LinkState{Established: true, Heard: true}},
+		"old":           {now.Add(-time.Hour), view.LinkState{}},
+		"in the future": {now.Add(time.Hour), view.LinkState{Confirmed: true, Established: true, Heard: true}},
+	} {
+		l := links{silentAfter: defaultSilent}
+		l.follow(tunnel(tc.handshake, 5000), now, now)
+		got := l.states[0]
+		tc.want.Device, tc.want.PublicKey = got.Device, got.PublicKey
+		if got != tc.want {
+			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		}
+	}
+}
+
+// What comes from a peer makes it heard, and so does a handshake with it.
+func TestLinksHear(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	l := links{silentAfter: defaultSilent}
+	handshake := now.Add(-time.Hour)
+	l.follow(tunnel(handshake, 10), now, now)
+	l.follow(tunnel(handshake, 42), now.Add(time.Second), now)
+	if !l.states[0].Heard {
+		t.Error("it isn't heard, and 32 bytes came")
+	}
+	l.follow(tunnel(handshake, 42), now.Add(182*time.Second), now)
+	if l.states[0].Heard {
+		t.Error("it is heard, and nothing came for 181 s")
+	}
+	l.follow(tunnel(handshake, 7), now.Add(183*time.Second), now) // another device of that name
+	if l.states[0].Heard {
+		t.Error("it is heard, and the count began anew")
+	}
+}
+
+// A node that comes back has its handshake started afresh soon, however long it was away.
+func TestLinksOfANodeThatReturns(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	l := links{silentAfter: defaultSilent}
+	l.follow(tunnel(time.Time{}, 0), now, now)
+	now = now.Add(90 * time.Minute)
+	l.follow(tunnel(time.Time{}, 0), now, now)
+	if !l.settled(now) {
+		t.Error("a link that is down for long makes the loop hurry")
+	}
+	l.returned(keys.PublicKey{1}, now)
+	if l.settled(now) {
+		t.Error("the loop doesn't hurry for a node that has returned")
+	}
+	l.follow(tunnel(time.Time{}, 0), now, now)
+	before := l.states[0].Attempt
+	now = now.Add(1100 * time.Millisecond)
+	l.follow(tunnel(time.Time{}, 0), now, now)
+	if after := l.states[0].Attempt; before != 0 || after != 1 {
+		t.Errorf("attempt %d became %d a second after the return, want 0 and 1", before, after)
+	}
+}
