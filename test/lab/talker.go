@@ -28,7 +28,7 @@ func (p *Place) talk(helper string, config any) (*talker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing the configuration of %s: %w", helper, err)
 	}
-	c := Command{Helper: helper, Args: []string{string(arg)}}
+	c := Command{Helper: helper, Args: []string{string(arg)}, Carrier: true}
 	cmd, err := c.cmd(context.Background()) // ends with the lab
 	if err != nil {
 		return nil, err

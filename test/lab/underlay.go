@@ -81,6 +81,15 @@ func (l *Lab) CutPair(a, b *Host) (heal func() error, err error) {
 	return l.drop("iifname "+a.Name+" oifname "+b.Name, "iifname "+b.Name+" oifname "+a.Name)
 }
 
+// BlockUDPBetween drops datagrams to the port of one of two hosts from the other, until heal is called.
+func (l *Lab) BlockUDPBetween(from, to *Host, port uint16) (heal func() error, err error) {
+	var matches []string
+	for _, family := range []string{"ip", "ip6"} {
+		matches = append(matches, fmt.Sprintf("iifname %s oifname %s ether type %s udp dport %d", from.Name, to.Name, family, port))
+	}
+	return l.drop(matches...)
+}
+
 // BlockUDP drops datagrams to the port that the host gets or sends, until heal
 // is called.
 func (l *Lab) BlockUDP(h *Host, port uint16) (heal func() error, err error) {

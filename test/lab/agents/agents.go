@@ -148,7 +148,7 @@ func (n *Node) Start(t testing.TB) {
 // StartUserspace starts the userspace WireGuard daemon.
 func (n *Node) StartUserspace(t testing.TB) {
 	t.Helper()
-	n.Userspace = n.MustStart(t, lab.Command{Name: "userspace", Path: n.mesh.agent, Args: []string{"userspace"}})
+	n.Userspace = n.MustStart(t, lab.Command{Name: "userspace", Path: n.mesh.agent, Args: []string{"userspace"}, Carrier: true})
 }
 
 // RunAgent runs the agent with these flags alone, to its end.

@@ -1,0 +1,80 @@
+package agents_test
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/lab/agents"
+)
+
+// fullEnv makes the tests run in full: the long outages, and the big meshes.
+const fullEnv = "WEAVEGUARD_FULL"
+
+func full() bool { return os.Getenv(fullEnv) != "" }
+
+// The load of a rotation's traffic on a machine that isn't emulated: datagrams a second each way, of the small and of
+// the large ones, and the payload of the large ones, which makes 40 Mbit/s.
+const (
+	smallRate = 1000
+	largeRate = 4167
+	largeSize = 1200
+)
+
+// traffic is what must lose nothing: numbered datagrams in both directions between pods on each two of three nodes, and
+// 40 Mbit/s each way between the first two.
+type traffic struct {
+	rate  int // of the first flow
+	flows []*lab.Flow
+}
+
+// startTraffic starts it between pods, one on each node.
+func startTraffic(t *testing.T, pods []*agents.Pod) *traffic {
+	t.Helper()
+	small, large := smallRate, largeRate
+	if os.Getenv(rateEnv) != "" {
+		small = rate(t)
+		large = small
+	}
+	f := &traffic{rate: small}
+	add := func(from, to *agents.Pod, rate, size int) {
+		port := flowPort + uint16(len(f.flows)) // each pod has several ends
+		f.flows = append(f.flows, lab.StartFlow(t, lab.FlowOptions{
+			From: from, To: to, Addr: netip.AddrPortFrom(to.Addr, port), Rate: rate, Size: size, Marker: []byte("rotation"),
+		}))
+	}
+	for i, from := range pods {
+		for _, to := range pods[i+1:] {
+			add(from, to, small, 0)
+		}
+	}
+	add(pods[0], pods[1], large, largeSize)
+	return f
+}
+
+// stop goes on for 5 s, and returns what was lost; nothing may be.
+func (f *traffic) stop(t *testing.T) {
+	t.Helper()
+	f.flows[0].Send(t, uint64(5*f.rate))
+	var sent, lost uint64
+	for _, flow := range f.flows {
+		report := flow.Stop(t)
+		sent += report.There.Sent + report.Back.Sent
+		lost += report.Lost()
+		if report.Lost() != 0 {
+			t.Errorf("lost on the way: %s", report)
+		}
+	}
+	t.Logf("%d of %d datagrams lost", lost, sent)
+}
+
+// podsOn attaches a pod on each node.
+func podsOn(t *testing.T, nodes []*agents.Node, name string) []*agents.Pod {
+	t.Helper()
+	var pods []*agents.Pod
+	for _, n := range nodes {
+		pods = append(pods, n.AddPod(t, name))
+	}
+	return pods
+}
