@@ -180,9 +180,11 @@ func removalPatch(value string) any {
 }
 
 func (r *requests) refuse(value string) {
-	r.event(Warning, ReasonRotationRefused, fmt.Sprintf("the annotation %s=%s is refused and removed: the one value that it takes is %q",
-		view.AnnotationRotateKeys, quote(value), view.RotateNow))
-	r.log.Warn("refused a request to rotate keys", "annotation", view.AnnotationRotateKeys, "value", quote(value), "takes", view.RotateNow)
+	shown := quote(value)
+	r.event(Warning, ReasonRotationRefused, fmt.Sprintf("the annotation %s=%s is refused and removed: "+
+		"the one value that it takes is %q", view.AnnotationRotateKeys, shown, view.RotateNow))
+	r.log.Warn("refused a request to rotate keys", "annotation", view.AnnotationRotateKeys, "value", shown,
+		"takes", view.RotateNow)
 }
 
 // quote returns the beginning of what somebody wrote, in quotes and printable.

@@ -228,7 +228,8 @@ func TestOtherValuesAreRefused(t *testing.T) {
 					t.Fatalf("%d Events, want one", len(events))
 				}
 				e, want := events[0], requestKey+"="+tt.shown+` is refused and removed: the one value that it takes is "now"`
-				if e.Type != "Warning" || e.Reason != "KeyRotationRefused" || e.Count != 1 || e.InvolvedObject.Name != agentNode || !strings.Contains(e.Message, want) {
+				if e.Type != "Warning" || e.Reason != "KeyRotationRefused" || e.Count != 1 ||
+					e.InvolvedObject.Name != agentNode || !strings.Contains(e.Message, want) {
 					t.Errorf("Event: %+v, want %s", e, want)
 				}
 				wantLog(t, agent, "level=WARN msg=\"refused a request to rotate keys\" annotation="+requestKey)
