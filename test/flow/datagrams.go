@@ -245,10 +245,16 @@ func (e *end) receive() error {
 	}
 }
 
+// tick is how often a sender looks what is due: no more often than something is, to leave an emulated machine time for
+// other things, and often enough for bursts to be small.
+func (c DatagramConfig) tick() time.Duration {
+	return min(max(time.Second/time.Duration(c.Rate), time.Millisecond), maxCatchUp/2)
+}
+
 // send sends at the configured rate until ctx ends.
 func (e *end) send(ctx context.Context) {
 	data := e.datagram(kindData, 0)
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(e.config.tick())
 	defer tick.Stop()
 	last, owed := time.Now(), 0.0
 	for {

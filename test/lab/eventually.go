@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// pollInterval is the pause between two looks of Eventually.
+// pollInterval is the shortest pause between two looks of Eventually. It pauses for twice as long as a look takes:
+// looking must not keep a slow machine from what is waited for.
 const pollInterval = 50 * time.Millisecond
 
 // Eventually calls check until it returns nil, and fails the test with its
@@ -15,6 +16,7 @@ func Eventually(t testing.TB, deadline time.Duration, what string, check func() 
 	t.Helper()
 	start := time.Now()
 	for {
+		begin := time.Now()
 		err := check()
 		if err == nil {
 			return time.Since(start)
@@ -23,7 +25,7 @@ func Eventually(t testing.TB, deadline time.Duration, what string, check func() 
 			t.Fatalf("%s: not within %v: %v", what, deadline, err)
 		}
 		select {
-		case <-time.After(pollInterval):
+		case <-time.After(max(pollInterval, 2*time.Since(begin))):
 		case <-t.Context().Done():
 			t.Fatalf("%s: the test ended first: %v", what, err)
 		}

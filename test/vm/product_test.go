@@ -23,14 +23,26 @@ func some(tests string) string {
 func TestAgents(t *testing.T) {
 	out := vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}, vm.Tests{
 		Package: "./test/lab/agents", Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing)$"),
-		Binaries: []string{
-			"./cmd/weaveguard-agent", "./cmd/weaveguard", "./cmd/weaveguard-cni",
-			"github.com/containernetworking/plugins/plugins/meta/portmap",
-		},
+		Binaries: agentBinaries,
 	})
 	if !strings.Contains(out, "WireGuard of the kernel") {
 		t.Error("the tests didn't use the kernel's WireGuard")
 	}
+}
+
+// TestRotation runs the lab's rotations over the kernel's WireGuard, at what an emulated machine carries. The clock is
+// the machine's own, so it can be set.
+func TestRotation(t *testing.T) {
+	vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40", fullEnv + "=" + os.Getenv(fullEnv)}}, vm.Tests{
+		Package: "./test/lab/agents", Run: "^(TestRotation|TestRotationWithoutAPeer|TestOldKeyIsGone|TestClockJumps)$",
+		Tags: "ownclock", Binaries: agentBinaries,
+	})
+}
+
+// agentBinaries are what whole agents need.
+var agentBinaries = []string{
+	"./cmd/weaveguard-agent", "./cmd/weaveguard", "./cmd/weaveguard-cni",
+	"github.com/containernetworking/plugins/plugins/meta/portmap",
 }
 
 // TestTunnels runs the tests of mesh/tunnel against the kernel's WireGuard.

@@ -19,6 +19,7 @@ type Tests struct {
 	Package  string   // "./test/lab"
 	Run      string   // as of go test -run; "" means all
 	Args     []string // further flags of the test binary, such as "-test.short"
+	Tags     string   // build tags, with commas between them
 	Binaries []string // main packages that the tests lab.Build
 }
 
@@ -33,7 +34,7 @@ func RunTests(t testing.TB, o Options, tests Tests) string {
 	}
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "tests")
-	compile(t, root, "test", "-c", "-o", binary, tests.Package)
+	compile(t, root, "test", "-c", "-tags", tests.Tags, "-o", binary, tests.Package)
 	for _, pkg := range tests.Binaries {
 		compile(t, root, "build", "-o", filepath.Join(dir, filepath.Base(pkg)), pkg)
 	}

@@ -77,7 +77,7 @@ func TestOldKeyIsGone(t *testing.T) {
 	}
 	towards := s.Generations[0].PublicKey.String()
 	for port := uint16(view.BasePort); port < view.BasePort+view.MaxDevices; port++ {
-		if thief.handshake(t, old, towards, netip.AddrPortFrom(peer.Addr4, port), 3*time.Second) {
+		if thief.handshake(t, old, towards, netip.AddrPortFrom(peer.Addr4, port), 2*time.Second) {
 			t.Errorf("a handshake with the old key was answered at port %d", port)
 		}
 	}
@@ -253,7 +253,7 @@ func TestNaiveRotationLosesPackets(t *testing.T) {
 	public := strings.TrimSpace(a.MustRun(t, "cat", "/run/public"))
 	b.MustRun(t, "sh", "-c", fmt.Sprintf("sleep %s; wg set %s peer %s remove peer %s endpoint %s:51820 allowed-ips %s persistent-keepalive 25",
 		gossip, device, old, public, a.Addr4, a.CIDR))
-	f.Send(t, 10*largeRate)
+	f.Send(t, 5*largeRate)
 	report := f.Stop(t)
 	t.Logf("changing the key in place: %s", report)
 	if report.Lost() == 0 {

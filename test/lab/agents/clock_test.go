@@ -1,0 +1,35 @@
+//go:build ownclock
+
+package agents_test
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/test/lab/agents"
+)
+
+// The system clock is set under traffic, far on and far back, with a rotation after each: no packet is lost, and no key
+// is given up too soon. It is for machines whose clock is nobody else's, which the tag ownclock says.
+func TestClockJumps(t *testing.T) {
+	m := agents.Up(t, 3)
+	r := &rotations{Mesh: m, pods: podsOn(t, m.Nodes, "pod")}
+	r.under(t, func(t *testing.T) {
+		for _, jump := range []time.Duration{26 * time.Hour, -50 * time.Hour} {
+			setClock(t, jump)
+			r.rotate(t, m.Nodes[0])
+			r.WaitUp(t, time.Minute)
+		}
+	})
+}
+
+// setClock sets the system clock on by this much.
+func setClock(t *testing.T, by time.Duration) {
+	t.Helper()
+	to := unix.NsecToTimeval(time.Now().Add(by).UnixNano())
+	if err := unix.Settimeofday(&to); err != nil {
+		t.Fatalf("setting the clock: %v", err)
+	}
+}
