@@ -28,7 +28,7 @@ const (
 type rotation struct {
 	acks      acks
 	began     time.Time // when the one under way was begun; zero: by an earlier process
-	since     time.Time // when it got as far as it is
+	since     time.Time // when it came to its phase
 	phase     keys.Phase
 	stuck     bool // it was told that peers hold it up
 	failed    bool // it was told that it failed
@@ -159,11 +159,10 @@ func (a *Agent) reports(p *pass) []keys.Report {
 
 // progress is the rotation as the status has it.
 func (a *Agent) progress(p *pass, r keys.Rotation, progress keys.Progress, now time.Time) view.RotationStatus {
-	if progress.Phase != a.rotation.phase || len(progress.Waiting) == 0 {
+	if progress.Phase != a.rotation.phase {
 		a.rotation.phase, a.rotation.since = progress.Phase, now
 	}
-	s := view.RotationStatus{Phase: string(progress.Phase), RotatedAt: r.MadeAt,
-		Queued: r.Requested && len(r.Generations) > 1}
+	s := view.RotationStatus{Phase: string(progress.Phase), RotatedAt: r.MadeAt, Queued: r.Requested}
 	for _, node := range progress.Waiting {
 		s.Waiting = append(s.Waiting, a.waitingPeer(p, node))
 	}
@@ -172,7 +171,7 @@ func (a *Agent) progress(p *pass, r keys.Rotation, progress keys.Progress, now t
 	case stuck && len(s.Waiting) > 0:
 		s.Reason = "waiting for " + briefly(progress.Waiting)
 		a.reportStuck(p, s)
-	case progress.Phase == keys.Preparing && p.failed:
+	case progress.Phase == keys.Preparing && (p.failed || stuck):
 		if problem := firstProblem(p.problems); problem != nil {
 			s.Reason = problem.Subject + ": " + problem.Message
 		}
@@ -199,7 +198,8 @@ func (a *Agent) waitingPeer(p *pass, node string) view.RotationPeer {
 		w.Reason = fmt.Sprintf("no handshake with the new key: does UDP port %d reach %s, and port %d this node?",
 			w.Port, l.Endpoint.Addr(), w.OwnPort)
 		if l.Confirmed {
-			w.Reason = "it has a session with the new key, and hasn't said that it sends by it"
+			w.Reason = fmt.Sprintf("it has a session with the new key, and hasn't said that it sends by it: does gossip over UDP port %d "+
+				"get through?", view.GossipPort)
 		}
 	}
 	if !a.alive[node] {

@@ -246,6 +246,32 @@ func TestRotationWaits(t *testing.T) {
 	})
 }
 
+// A key whose device can't be had is never announced, the status says why, and what there is goes on.
+func TestRotationWithoutADevice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, _, a := pair(t)
+		w.kernel.mu.Lock()
+		w.kernel.host.Links = []view.HostLink{{Name: "weave-wg2", Kind: "dummy"}}
+		w.kernel.mu.Unlock()
+		mustRotate(t, a, view.RotateStarted)
+		passes(a)
+		time.Sleep(15 * time.Second) // of the bubble's clock
+		s := passes(a)
+		if s.Rotation.Phase != "preparing" || !strings.Contains(s.Rotation.Reason, "weave-wg2") || len(announcedGenerations(t, w)) != 1 {
+			t.Errorf("it is %+v, and %v is announced", s.Rotation, announcedGenerations(t, w))
+		}
+		if p := peer(s, "b"); p == nil || !p.Up {
+			t.Errorf("the peer is %+v", p)
+		}
+		before := s.Counters.Reconciles
+		time.Sleep(10 * time.Second)
+		if n := a.Status(t.Context()).Counters.Reconciles - before; n > 15 {
+			t.Errorf("the loop ran %d times in 10 s with nothing to be done", n)
+		}
+	})
+}
+
 func TestRotationByForce(t *testing.T) {
 	t.Parallel()
 	w, _, a := pair(t)

@@ -82,9 +82,10 @@ func (p *planner) planLinks() {
 func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint netip.AddrPort) {
 	mtu := p.linkMTU(n, endpoint)
 	var planned []link
+	var foreign string
 	for _, l := range links(p.View.Self.Generations, n, endpoint) {
 		if why := p.foreignTunnel(view.DeviceName(l.device)); why != "" {
-			p.out.PeerProblems[n.Name] = why
+			foreign = why
 			continue
 		}
 		d := p.device(devices, l.device, l.own)
@@ -96,6 +97,9 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		planned = append(planned, l)
 	}
 	if len(planned) == 0 {
+		if foreign != "" {
+			p.out.PeerProblems[n.Name] = foreign
+		}
 		return
 	}
 	best := p.best(n, planned)

@@ -61,7 +61,7 @@ type RotationStatus struct {
 	// Phase is one word of: idle, preparing, establishing, switching, draining, failed.
 	Phase  string `json:"phase"`
 	Reason string `json:"reason,omitempty"` // why it isn't further, in few words
-	// Queued: another rotation follows the one under way.
+	// Queued: another rotation is asked for, and follows the one under way if there is one.
 	Queued bool `json:"queued"`
 	// RotatedAt is when the newest key was made.
 	RotatedAt time.Time `json:"rotatedAt,omitzero"`
