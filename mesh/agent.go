@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +28,8 @@ const (
 	hurriedInterval = 150 * time.Millisecond
 	// maxRest is the longest pause after a pass.
 	maxRest = 500 * time.Millisecond
+	// forgetPasses is how many passes free memory after tunnels were removed.
+	forgetPasses = 4
 	// defaultSettle is longer than it takes to hear of all others by gossip.
 	defaultSettle = 10 * time.Second
 )
@@ -83,6 +85,7 @@ type Agent struct {
 	unsaved    bool                    // what is remembered isn't on disk as it is
 	unclaimed  map[keys.PublicKey]bool // see settling
 	ready      bool
+	forgetting int             // for how many passes more memory is freed
 	said       map[string]bool // problems that were logged and still stand
 	up         map[string]bool // peers that were logged as up
 	late       map[string]bool // peers that were logged as waiting for their session
@@ -166,7 +169,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	switch {
 	case a.hurries(p, now):
 		return hurriedInterval
-	case p.failed || p.settling || rotating || !a.links.settled(now):
+	case p.failed || p.settling || rotating || a.forgetting > 0 || !a.links.settled(now):
 		return busyInterval
 	}
 	return idleInterval
@@ -292,16 +295,19 @@ func (a *Agent) prune(ctx context.Context, p *pass) (int, error) {
 	}
 	writes, err := a.Tunnels.Prune(ctx, p.desired.Devices)
 	if writes > 0 {
-		forget()
+		a.forgetting = forgetPasses
 	}
 	return writes, err
 }
 
-// forget frees what isn't used any more: copies of a key that was given up are among it, from reading the tunnels. What
-// is pooled goes with the second collection.
-func forget() {
-	runtime.GC()
-	runtime.GC()
+// forget frees what isn't used any more: after a key was given up copies of it are among that, from reading the tunnels.
+// It does so in a few passes, since what is pooled goes with the second collection, and somebody who asks for the status
+// reads the tunnels too.
+func (a *Agent) forget() {
+	if a.forgetting > 0 {
+		a.forgetting--
+		debug.FreeOSMemory()
+	}
 }
 
 // settling reports whether the tunnels still have peers that were there before this agent, and that no record spoke
@@ -351,6 +357,7 @@ func (a *Agent) publish(p *pass) {
 	a.mu.Unlock()
 	a.narrate(p)
 	a.last.Store(p)
+	a.forget()
 	a.lastRun.Store(time.Now().UnixNano())
 }
 

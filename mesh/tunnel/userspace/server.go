@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -166,7 +167,7 @@ func (s *server) remove(name string) {
 		w.close()
 		// Copies of its key may lie around, from configuring and reading it; what is pooled goes with the second collection.
 		runtime.GC()
-		runtime.GC()
+		debug.FreeOSMemory()
 		s.config.Log.Info("tunnel device removed", "device", name)
 	}
 }
