@@ -24,12 +24,12 @@ const (
 	idleInterval = 30 * time.Second
 	// busyInterval is how often it runs while a link waits for its session, or something failed.
 	busyInterval = time.Second
-	// hurriedInterval is how often it runs while a rotation is about to get further.
-	hurriedInterval = 150 * time.Millisecond
+	// glanceInterval is how often the tunnels are looked at between passes while a rotation is about to get further.
+	glanceInterval = 100 * time.Millisecond
 	// maxRest is the longest pause after a pass.
 	maxRest = 500 * time.Millisecond
 	// forgetPasses is how many passes free memory after tunnels were removed.
-	forgetPasses = 4
+	forgetPasses = 2
 	// defaultSettle is longer than it takes to hear of all others by gossip.
 	defaultSettle = 10 * time.Second
 )
@@ -142,12 +142,17 @@ func New(c Config) *Agent {
 func (a *Agent) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var due time.Time // when a pass is due without a sign
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.Latch:
 		case <-timer.C:
+			if time.Now().Before(due) && !a.stirred(ctx) {
+				timer.Reset(min(glanceInterval, time.Until(due)))
+				continue
+			}
 		}
 		begin := time.Now()
 		p := a.run(ctx)
@@ -159,20 +164,29 @@ func (a *Agent) Run(ctx context.Context) error {
 		if !rest(ctx, min(time.Since(begin), maxRest)) {
 			return nil
 		}
-		timer.Reset(a.pause(p, time.Now()))
+		pause := a.pause(p, time.Now())
+		due = time.Now().Add(pause)
+		if a.hurries(p, time.Now()) {
+			pause = glanceInterval
+		}
+		timer.Reset(pause)
 	}
 }
 
 // pause is how long the loop may wait for a sign.
 func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	rotating := len(p.view.Self.Generations) > 1 || a.rotation.acks.rotating()
-	switch {
-	case a.hurries(p, now):
-		return hurriedInterval
-	case p.failed || p.settling || rotating || a.forgetting > 0 || !a.links.settled(now):
+	if p.failed || p.settling || rotating || a.forgetting > 0 || !a.links.settled(now) {
 		return busyInterval
 	}
 	return idleInterval
+}
+
+// stirred looks at the tunnels alone, which costs much less than a pass, and reports whether a link has come so far
+// that a pass could do something about it.
+func (a *Agent) stirred(ctx context.Context) bool {
+	devices, err := a.Tunnels.Observe(ctx)
+	return err == nil && a.links.stirred(devices, time.Now())
 }
 
 // moved reports that this node's Node has other addresses than gossip was started with.

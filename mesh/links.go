@@ -124,6 +124,21 @@ func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 	return s
 }
 
+// stirred reports whether a link without a session has got one since the tunnels were followed last, or has become ripe.
+func (l *links) stirred(devices []view.DeviceState, now time.Time) bool {
+	for _, d := range devices {
+		for _, p := range d.Peers {
+			t, known := l.tracks[linkID{d.Name, p.PublicKey}]
+			if known && !t.down.IsZero() && !p.LastHandshake.Equal(t.handshake) {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(l.states, func(s view.LinkState) bool {
+		return !s.Established && !s.Ripe && now.Sub(l.tracks[linkID{s.Device, s.PublicKey}].since) >= ripeAfter
+	})
+}
+
 // returned starts the attempts at links without a session anew: their node has come back, and WireGuard's own next
 // attempt may be seconds away.
 func (l *links) returned(key keys.PublicKey, now time.Time) {

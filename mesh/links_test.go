@@ -113,3 +113,24 @@ func TestLinksOfANodeThatReturns(t *testing.T) {
 		t.Errorf("attempt %d became %d a second after the return, want 0 and 1", before, after)
 	}
 }
+
+// A glance tells a link that has got its session, or become ripe, from those with nothing new.
+func TestLinksStir(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	l := links{silentAfter: defaultSilent}
+	l.follow(tunnel(time.Time{}, 0), now, now)
+	if l.stirred(tunnel(time.Time{}, 148), now.Add(100*time.Millisecond)) {
+		t.Error("bytes without a handshake are news")
+	}
+	if !l.stirred(tunnel(time.Time{}, 0), now.Add(300*time.Millisecond)) {
+		t.Error("a link that became ripe is no news")
+	}
+	if !l.stirred(tunnel(now, 148), now.Add(100*time.Millisecond)) {
+		t.Error("a handshake is no news")
+	}
+	l.follow(tunnel(now, 148), now.Add(time.Second), now)
+	if l.stirred(tunnel(now.Add(2*time.Second), 500), now.Add(2*time.Second)) {
+		t.Error("a new handshake of a link that has a session is news")
+	}
+}
