@@ -24,6 +24,8 @@ const (
 	idleInterval = 30 * time.Second
 	// busyInterval is how often it runs while a link waits for its session, or something failed.
 	busyInterval = time.Second
+	// drainInterval is how often it runs while an old key drains.
+	drainInterval = 250 * time.Millisecond
 	// glanceInterval is how often the tunnels are looked at between passes while a rotation is about to get further.
 	glanceInterval = 100 * time.Millisecond
 	// maxRest is the longest pause after a pass.
@@ -176,6 +178,9 @@ func (a *Agent) Run(ctx context.Context) error {
 // pause is how long the loop may wait for a sign.
 func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	rotating := len(p.view.Self.Generations) > 1 || a.rotation.acks.rotating()
+	if keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed {
+		return drainInterval // nothing but time is missing
+	}
 	if p.failed || p.settling || rotating || a.forgetting > 0 || !a.links.settled(now) {
 		return busyInterval
 	}
@@ -237,6 +242,10 @@ func (a *Agent) run(ctx context.Context) *pass {
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
 		if ctx.Err() == nil { // what was broken off says nothing
+			// In this order: a key that the rotation drops isn't announced after that.
+			if err := a.announce(p.desired.Announce); err != nil {
+				p.fail("record", err)
+			}
 			a.rotate(p)
 			a.tell(p)
 		}

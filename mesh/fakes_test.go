@@ -29,7 +29,8 @@ type kernel struct {
 	host     view.Host
 	devices  []view.Device
 	sessions map[keys.PublicKey]time.Time // handshakes
-	muted    map[string]bool              // links without a session, by device and key
+	keyOf    func(generation uint32) keys.PublicKey
+	muted    map[string]bool // links without a session, by device and key
 	ready    *view.Ready
 }
 
@@ -146,7 +147,7 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	defer t.mu.Unlock()
 	var states []view.DeviceState
 	for _, d := range t.devices {
-		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort}
+		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort, PublicKey: t.keyOf(d.Generation)}
 		for _, p := range d.Peers {
 			shown := view.PeerState{PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey]}
 			if t.muted[d.Name+p.PublicKey.String()] {
@@ -389,6 +390,10 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &journal{},
+	}
+	w.kernel.keyOf = func(generation uint32) keys.PublicKey {
+		private, _ := w.self.store.Private(generation)
+		return private.Public()
 	}
 	w.config = mesh.Config{
 		Node: "a", GossipAddress: w.self.address(), Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",

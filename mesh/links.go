@@ -24,9 +24,10 @@ const (
 	ripeAfter = 300 * time.Millisecond
 )
 
-// linkID is one end of a link: a tunnel device of this node and the peer's key.
+// linkID is one end of a link: a tunnel device of this node with its key, and the peer's key.
 type linkID struct {
 	device string
+	own    keys.PublicKey // the device's: with another key it is another link
 	key    keys.PublicKey
 }
 
@@ -62,7 +63,7 @@ func (l *links) follow(devices []view.DeviceState, now, wall time.Time) {
 	l.tracks, l.states = map[linkID]linkTrack{}, nil
 	for _, d := range devices {
 		for _, p := range d.Peers {
-			id := linkID{d.Name, p.PublicKey}
+			id := linkID{d.Name, d.PublicKey, p.PublicKey}
 			t, known := before[id]
 			if !known {
 				t = firstSight(p, now, wall)
@@ -115,8 +116,8 @@ func (t *linkTrack) see(p view.PeerState, now time.Time) {
 func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 	age := t.age(now)
 	s := view.LinkState{
-		Device: id.device, PublicKey: id.key, Confirmed: age < confirmedFor, Established: age < establishedFor,
-		Heard: !t.heard.IsZero() && now.Sub(t.heard) < l.silentAfter, Ripe: now.Sub(t.since) >= ripeAfter,
+		Device: id.device, Own: id.own, PublicKey: id.key, Confirmed: age < confirmedFor, Established: age < establishedFor,
+		Met: !t.shaken.IsZero(), Heard: !t.heard.IsZero() && now.Sub(t.heard) < l.silentAfter, Ripe: now.Sub(t.since) >= ripeAfter,
 	}
 	if !s.Established {
 		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, attempts(now.Sub(t.down))
@@ -128,14 +129,14 @@ func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 func (l *links) stirred(devices []view.DeviceState, now time.Time) bool {
 	for _, d := range devices {
 		for _, p := range d.Peers {
-			t, known := l.tracks[linkID{d.Name, p.PublicKey}]
+			t, known := l.tracks[linkID{d.Name, d.PublicKey, p.PublicKey}]
 			if known && !t.down.IsZero() && !p.LastHandshake.Equal(t.handshake) {
 				return true
 			}
 		}
 	}
 	return slices.ContainsFunc(l.states, func(s view.LinkState) bool {
-		return !s.Established && !s.Ripe && now.Sub(l.tracks[linkID{s.Device, s.PublicKey}].since) >= ripeAfter
+		return !s.Established && !s.Ripe && now.Sub(l.tracks[linkID{s.Device, s.Own, s.PublicKey}].since) >= ripeAfter
 	})
 }
 

@@ -54,10 +54,10 @@ func TestLinksAtTheStart(t *testing.T) {
 		want      view.LinkState
 	}{
 		"none":          {time.Time{}, view.LinkState{}},
-		"young":         {now.Add(-time.Minute), view.LinkState{Confirmed: true, Established: true, Heard: true}},
-		"aged":          {now.Add(-170 * time.Second), view.LinkState{Established: true, Heard: true}},
-		"old":           {now.Add(-time.Hour), view.LinkState{}},
-		"in the future": {now.Add(time.Hour), view.LinkState{Confirmed: true, Established: true, Heard: true}},
+		"young":         {now.Add(-time.Minute), view.LinkState{Met: true, Confirmed: true, Established: true, Heard: true}},
+		"aged":          {now.Add(-170 * time.Second), view.LinkState{Met: true, Established: true, Heard: true}},
+		"old":           {now.Add(-time.Hour), view.LinkState{Met: true}},
+		"in the future": {now.Add(time.Hour), view.LinkState{Met: true, Confirmed: true, Established: true, Heard: true}},
 	} {
 		l := links{silentAfter: defaultSilent}
 		l.follow(tunnel(tc.handshake, 5000), now, now)

@@ -79,10 +79,11 @@ func deviceStatus(d view.Desired, devices []view.DeviceState) []view.DeviceStatu
 
 // peerStatus lists every other node that is known, sorted by name.
 func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerStatus {
-	states := map[linkID]view.PeerState{}
+	states, owns := map[linkID]view.PeerState{}, map[string]keys.PublicKey{}
 	for _, d := range devices {
 		for _, peer := range d.Peers {
-			states[linkID{d.Name, peer.PublicKey}] = peer
+			states[linkID{d.Name, d.PublicKey, peer.PublicKey}] = peer
+			owns[d.Name] = d.PublicKey
 		}
 	}
 	alive, generations := map[string]bool{}, map[keys.PublicKey]uint32{}
@@ -98,7 +99,7 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 			if l := carrying(p, peer.Node); l != nil && l.Device != d.Name {
 				continue // another link has the traffic
 			}
-			id := linkID{d.Name, peer.PublicKey}
+			id := linkID{d.Name, owns[d.Name], peer.PublicKey}
 			s := linkStatus(d, peer, states[id], p.tracks[id], now)
 			s.MTU, s.Gossip, s.Generation = routeMTU(p.desired, d, peer), alive[peer.Node], generations[peer.PublicKey]
 			byNode[peer.Node] = s

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -35,11 +36,8 @@ func (a *announced) mayRepeat(now time.Time) bool {
 	return a.again <= maxRepeats
 }
 
-// tell says to the others, to gossip and to Kubernetes what the pass came to.
+// tell says to gossip and to Kubernetes what the pass came to.
 func (a *Agent) tell(p *pass) {
-	if err := a.announce(p.desired.Announce); err != nil {
-		p.fail("record", err)
-	}
 	a.Gossip.Share(a.book.raws())
 	a.Gossip.Seek(a.seeds(p))
 	if a.Cluster != nil {
@@ -160,13 +158,17 @@ func (a *Agent) narrate(p *pass) {
 
 func (a *Agent) narratePeers(p *pass) {
 	up, late := map[string]bool{}, map[string]bool{}
-	states := map[linkID]view.LinkState{}
+	type end struct {
+		device string
+		key    keys.PublicKey
+	}
+	states := map[end]view.LinkState{}
 	for _, s := range a.links.states {
-		states[linkID{s.Device, s.PublicKey}] = s
+		states[end{s.Device, s.PublicKey}] = s
 	}
 	for _, d := range p.desired.Devices {
 		for _, peer := range d.Peers {
-			state := states[linkID{d.Name, peer.PublicKey}]
+			state := states[end{d.Name, peer.PublicKey}]
 			up[peer.Node] = up[peer.Node] || state.Established
 			late[peer.Node] = state.Overdue
 			switch {

@@ -102,7 +102,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		}
 		return
 	}
-	best := p.best(n, planned)
+	best := p.best(planned)
 	p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(best.device), mtu: mtu})
 	for _, l := range planned {
 		state := p.state(l)
@@ -196,34 +196,33 @@ func (p *planner) ownKeys() {
 	}
 }
 
-// best picks the link that traffic to a peer takes: of the confirmed ones the newest, and while none is
-// confirmed the oldest, which is the one that everybody has. On a tie the newer key of the smaller name wins, so
-// that both ends pick alike.
-func (p *planner) best(n view.Node, all []link) link {
-	best, found := all[0], false
-	for _, l := range all {
-		if !p.confirmed(l) {
-			continue
+// best picks the link that traffic to a peer takes: of the confirmed ones the newest; when none is, of those that ever
+// had a session the newest, since that is the one that traffic took last; and else the oldest, which everybody has.
+func (p *planner) best(all []link) link {
+	for _, good := range []func(view.LinkState) bool{
+		func(s view.LinkState) bool { return s.Confirmed }, func(s view.LinkState) bool { return s.Met },
+	} {
+		best, found := all[0], false
+		for _, l := range all {
+			if good(p.state(l)) && (!found || newer(l, best)) {
+				best, found = l, true
+			}
 		}
-		if !found || p.newer(n, l, best) {
-			best, found = l, true
+		if found {
+			return best
 		}
 	}
-	return best
+	return all[0]
 }
 
-func (p *planner) newer(n view.Node, a, b link) bool {
-	sumA, sumB := a.own.Number+a.peer.Number, b.own.Number+b.peer.Number
-	if sumA != sumB {
-		return sumA > sumB
+// newer orders links by the peer's key before this node's own: what was said to a peer, that traffic takes its newest
+// key, stays so whatever this node does with its own. The two ends may pick different links; both receive on all.
+func newer(a, b link) bool {
+	if a.peer.Number != b.peer.Number {
+		return a.peer.Number > b.peer.Number
 	}
-	if p.smaller(n) {
-		return a.own.Number > b.own.Number
-	}
-	return a.peer.Number > b.peer.Number
+	return a.own.Number > b.own.Number
 }
-
-func (p *planner) confirmed(l link) bool { return p.state(l).Confirmed }
 
 // keepalive is the interval for a link: one end sets it up and the other waits, since handshakes that both ends start
 // at once collide, and take many seconds to sort out. When the link is overdue both try: only one of them may be able
@@ -280,7 +279,11 @@ func isNext(all []record.Generation, g record.Generation) bool {
 	return len(all) > 1 && g.Number == all[len(all)-1].Number
 }
 
-// state is what the tunnels showed of a link last.
+// state is what the tunnels showed of a link last; nothing when its device had another key then.
 func (p *planner) state(l link) view.LinkState {
-	return p.states[linkEnd{view.DeviceName(l.device), l.peer.Key}]
+	state := p.states[linkEnd{view.DeviceName(l.device), l.peer.Key}]
+	if state.Own != l.own.Key {
+		return view.LinkState{}
+	}
+	return state
 }

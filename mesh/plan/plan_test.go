@@ -168,47 +168,71 @@ func TestGolden(t *testing.T) {
 			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400}
 		}),
 		"established": with(mesh(3), func(in *plan.Input) {
-			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true}}
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Confirmed: true, Established: true}}
 		}),
 		"no-answer": with(mesh(3), func(in *plan.Input) {
 			in.View.Links = []view.LinkState{
-				{Device: "weave-wg0", PublicKey: key(2, 0), Attempt: 1},
-				{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true, Attempt: 4},
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Attempt: 1},
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Overdue: true, Attempt: 4},
 			}
 		}),
 		"second-name-waits": with(mesh(1), func(in *plan.Input) {
 			in.View.Self.Name, in.View.Peers = "node-007", []view.Node{node(2), node(3)}
-			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(3, 0), Overdue: true, Attempt: 4}}
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Overdue: true, Attempt: 4}}
 		}),
 		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
 		// The next key is there, and nobody is to know of it: its peers are silent.
 		"rotation-prepared": with(mesh(3), func(in *plan.Input) {
 			in.View.Self.Generations, in.View.Self.Unannounced = generations(1, 0, 1), true
 			in.View.Peers[0].Generations = generations(2, 0, 1)
-			in.View.Links = append(in.View.Links, view.LinkState{Device: "weave-wg2", PublicKey: key(3, 0), Overdue: true, Ripe: true})
+			in.View.Links = append(in.View.Links, view.LinkState{Device: "weave-wg2", Own: key(1, 1), PublicKey: key(3, 0), Overdue: true, Ripe: true})
 		}),
 		// A peer announces its next key: this end sets the link up, whoever has the smaller name, and traffic stays.
 		"rotation-of-a-peer": with(mesh(2), func(in *plan.Input) {
 			in.View.Self.Name, in.View.Peers[0].Generations = "node-007", generations(2, 0, 1)
-			in.View.Links = []view.LinkState{{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true}}
+			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Confirmed: true, Established: true}}
 		}),
 		// Both ends rotate: the smaller name starts the newest link, when its own end has stood for a moment.
 		"rotation-of-both": with(mesh(3), func(in *plan.Input) {
 			in.View.Self.Generations = generations(1, 0, 1)
 			in.View.Peers[0].Generations, in.View.Peers[1].Generations = generations(2, 0, 1), generations(3, 0, 1)
 			in.View.Links = []view.LinkState{
-				{Device: "weave-wg0", PublicKey: key(2, 0), Confirmed: true, Established: true},
-				{Device: "weave-wg3", PublicKey: key(2, 1)},
-				{Device: "weave-wg0", PublicKey: key(3, 0), Confirmed: true, Established: true},
-				{Device: "weave-wg3", PublicKey: key(3, 1), Ripe: true},
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Confirmed: true, Established: true},
+				{Device: "weave-wg3", Own: key(1, 1), PublicKey: key(2, 1)},
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Confirmed: true, Established: true},
+				{Device: "weave-wg3", Own: key(1, 1), PublicKey: key(3, 1), Ripe: true},
+			}
+		}),
+		// Of two links that are as new, traffic takes the one of the peer's next key: it has been told so.
+		"rotation-tie": with(mesh(2), func(in *plan.Input) {
+			in.View.Self.Generations, in.View.Peers[0].Generations = generations(1, 0, 1), generations(2, 0, 1)
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg1", Own: key(1, 0), PublicKey: key(2, 1), Confirmed: true, Established: true},
+				{Device: "weave-wg2", Own: key(1, 1), PublicKey: key(2, 0), Confirmed: true, Established: true},
+			}
+		}),
+		// After an agent's start with a wrong clock all sessions look old: traffic stays where it can have been last.
+		"rotation-by-a-wrong-clock": with(mesh(2), func(in *plan.Input) {
+			in.View.Peers[0].Generations = generations(2, 0, 1)
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Met: true},
+				{Device: "weave-wg1", Own: key(1, 0), PublicKey: key(2, 1), Met: true},
+			}
+		}),
+		// A session that a device has of another key is none of the link's.
+		"session-of-another-key": with(mesh(2), func(in *plan.Input) {
+			in.View.Peers[0].Generations = generations(2, 0, 1)
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Confirmed: true, Established: true},
+				{Device: "weave-wg1", Own: key(1, 9), PublicKey: key(2, 1), Confirmed: true, Established: true},
 			}
 		}),
 		"two-generations": with(mesh(3), func(in *plan.Input) {
 			in.View.Self.Generations = generations(1, 4, 5)
 			in.View.Peers[0].Generations = generations(2, 7, 8)
 			in.View.Links = []view.LinkState{
-				{Device: "weave-wg1", PublicKey: key(2, 7), Confirmed: true, Established: true},
-				{Device: "weave-wg2", PublicKey: key(2, 8), Confirmed: true, Established: true},
+				{Device: "weave-wg1", Own: key(1, 4), PublicKey: key(2, 7), Confirmed: true, Established: true},
+				{Device: "weave-wg2", Own: key(1, 5), PublicKey: key(2, 8), Confirmed: true, Established: true},
 			}
 		}),
 	}

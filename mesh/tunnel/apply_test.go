@@ -93,7 +93,7 @@ var applyTests = []struct {
 	}},
 	{"the key changes", []step{
 		{plan(device(peer("b", endB, cidrB))), fresh + 1},
-		{plan(with(device(peer("b", endB, cidrB)), func(d *view.Device) { d.Generation = 1 })), 1},
+		{plan(with(device(peer("b", endB, cidrB)), func(d *view.Device) { d.Generation = 1 })), 2}, // its peers begin anew
 	}},
 	{"the port changes", []step{
 		{plan(device(peer("b", endB, cidrB))), fresh + 1},

@@ -110,9 +110,12 @@ func (p *pass) setKey() error {
 	if p.current.PrivateKey == private {
 		return nil
 	}
-	if err := p.write(wgtypes.Config{PrivateKey: &private}); err != nil {
+	// The peers' sessions end with the key that they were made with, and what is left of them would look alive.
+	stale := len(p.current.Peers) > 0
+	if err := p.write(wgtypes.Config{PrivateKey: &private, ReplacePeers: stale}); err != nil {
 		return fmt.Errorf("setting its private key: %w", explain(err, 0))
 	}
+	p.current.Peers = nil
 	p.log.Info("key of tunnel device set", "publicKey", p.private.Public())
 	return nil
 }

@@ -65,11 +65,14 @@ type Waiting struct {
 // LinkState is one link as the tunnel device showed it.
 type LinkState struct {
 	Device    string
+	Own       keys.PublicKey // the device's: a session of another key is none of the link's
 	PublicKey keys.PublicKey // the peer's
 	// Confirmed: the last handshake is recent enough to move traffic to the link.
 	Confirmed bool
 	// Established: the last handshake is recent enough to carry traffic.
 	Established bool
+	// Met: there was a handshake at some time.
+	Met bool
 	// Heard: something came from the peer by it not long ago.
 	Heard bool
 	// Ripe: this node's end has stood for long enough that the peer's will stand too.

@@ -183,7 +183,7 @@ func (f *Fake) refuse(err error) error {
 // refusal says why a change must not be made.
 func (d *fakeDevice) refusal(config wgtypes.Config) error {
 	switch {
-	case config.ReplacePeers:
+	case config.ReplacePeers && config.PrivateKey == nil:
 		return errors.New("replacing all peers ends their sessions")
 	case config.FirewallMark != nil:
 		return errors.New("the firewall mark is the operator's")
