@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ func advance(t *testing.T, s *keys.Store, o keys.Observation) keys.Rotation {
 	if o.Now.IsZero() {
 		o.Now = noon
 	}
+	o.Pruned = true
 	r, err := s.Advance(func(r keys.Rotation) keys.Rotation {
 		next, _ := keys.Step(r, o)
 		return next
@@ -106,7 +108,7 @@ func TestRotationOnAReadOnlyDisk(t *testing.T) {
 	request(t, s)
 	unmount = mountReadOnly(t, dir)
 	_, err := s.Advance(func(r keys.Rotation) keys.Rotation {
-		next, _ := keys.Step(r, keys.Observation{Now: noon})
+		next, _ := keys.Step(r, keys.Observation{Now: noon, Pruned: true})
 		return next
 	})
 	if r := s.Rotation(); err == nil || !slices.Equal(r.Generations, []uint32{0}) || !r.Requested || len(s.Generations()) != 1 {
@@ -139,6 +141,37 @@ func TestAdvanceRefuses(t *testing.T) {
 		if err == nil || !slices.Equal(s.Rotation().Generations, before.Generations) {
 			t.Errorf("from %v to %v: %v", before.Generations, generations, err)
 		}
+	}
+}
+
+// The last generation has no next one: a number is never used again.
+func TestLastGeneration(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	closeStore(t, open(t, dir))
+	path := filepath.Join(dir, keys.FileName)
+	write(t, path, set(t, read(t, path), []any{"generations", 0, "number", uint32(math.MaxUint32)}), 0o600)
+	s := open(t, dir)
+	request(t, s)
+	_, err := s.Advance(func(r keys.Rotation) keys.Rotation {
+		next, _ := keys.Step(r, keys.Observation{Now: noon, Pruned: true})
+		return next
+	})
+	if err == nil || !strings.Contains(err.Error(), "last one") || len(s.Generations()) != 1 || s.Generations()[0].Number != math.MaxUint32 {
+		t.Errorf("after the last generation: %v, %+v", err, s.Rotation())
+	}
+}
+
+// An error is the same each time: whoever shows it while it lasts has no news.
+func TestDiskErrorsAreAlike(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer mountReadOnly(t, dir)()
+	_, first := s.RequestRotation()
+	_, second := s.RequestRotation()
+	if first == nil || second == nil || first.Error() != second.Error() || !strings.Contains(first.Error(), keys.FileName) {
+		t.Errorf("a request on a read-only disk: %v, and again: %v", first, second)
 	}
 }
 

@@ -17,7 +17,7 @@ const (
 	Establishing Phase = "establishing" // the others know of it; some have no session with it yet
 	Switching    Phase = "switching"    // all have a session with it; some still send by the old one
 	Draining     Phase = "draining"     // nobody needs the old key; what is under way may still arrive
-	Failed       Phase = "failed"       // the key store couldn't be written: all is as it was
+	Failed       Phase = "failed"       // the key store can't be written: the keys are as they were
 )
 
 // Phases are all of them.
@@ -51,7 +51,7 @@ type Report struct {
 	Up bool
 	// Followed: the peer has said that its traffic to this node takes the newest generation.
 	Followed bool
-	// Heard: something came from the peer by a link of the older generation not long ago.
+	// Heard: something came from the peer by a link of the older generation not long ago, or may have come.
 	Heard bool
 }
 
@@ -69,6 +69,8 @@ type Observation struct {
 	Force bool
 	// Due: it is time for the next key, by a schedule.
 	Due bool
+	// Pruned: the tunnels have no keys but those that the store holds.
+	Pruned bool
 }
 
 // Progress is what a step says of itself.
@@ -81,14 +83,18 @@ type Progress struct {
 // step. It is a pure function, and level triggered: after a crash at any point it goes on from what is on disk and
 // what is observed then. The order of changes:
 //
-//  1. A next generation joins the only one, when one was requested. The tunnels get its devices and peers.
+//  1. A next generation joins the only one, when one was requested and nothing is left of the one before. The tunnels
+//     get its devices and peers.
 //  2. It is Announced, once those stand.
 //  3. When no peer needs the older generation any more, and some time has passed, that is dropped.
 func Step(r Rotation, o Observation) (Rotation, Progress) {
 	next := r.clone()
 	if len(r.Generations) < maxGenerations {
-		if !r.Requested && !o.Due {
+		switch {
+		case !r.Requested && !o.Due:
 			return next, Progress{Phase: Idle}
+		case !o.Pruned:
+			return next, Progress{Phase: Preparing}
 		}
 		next.Generations = append(next.Generations, r.newest()+1)
 		next.Announced, next.Requested, next.MadeAt, next.QuietSince = false, false, o.Now, time.Time{}

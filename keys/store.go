@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
@@ -283,27 +282,6 @@ func decodeGenerations(stored []fileGeneration) ([]Generation, error) {
 		generations = append(generations, Generation{Number: g.Number, Private: privateKey(key)})
 	}
 	return generations, nil
-}
-
-// writeDurably replaces path in one step, and returns when both the file and its name are on disk. The file is
-// of mode 0600, whatever it was before, and no other directory ever holds the data.
-func writeDurably(path string, data []byte) error {
-	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)),
-		renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	if _, err := file.Write(data); err != nil {
-		return errors.Join(err, file.Cleanup())
-	}
-	if err := file.CloseAtomicallyReplace(); err != nil {
-		return errors.Join(err, file.Cleanup())
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Identity returns the node's identity.

@@ -93,8 +93,9 @@ func (a *Agent) acknowledge(p *pass, now time.Time) {
 			t = toldAck{identity: n.Identity, since: now}
 		}
 		l := carrying(p, n.Name)
-		t.settled = l != nil && l.Confirmed && p.routed && l.Peer == n.Generations[len(n.Generations)-1]
-		if l != nil && l.Confirmed && p.routed && t.due(l.Peer, now) {
+		sends := l != nil && l.Confirmed && p.routed
+		t.settled = sends && l.Peer == n.Generations[len(n.Generations)-1]
+		if sends && t.due(l.Peer, now) {
 			if l.Peer != t.generation {
 				t.generation, t.times = l.Peer, 0
 			}

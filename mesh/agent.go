@@ -24,6 +24,8 @@ const (
 	idleInterval = 30 * time.Second
 	// busyInterval is how often it runs while a link waits for its session, or something failed.
 	busyInterval = time.Second
+	// heldUpInterval is how often it runs while a rotation is held up for long.
+	heldUpInterval = 5 * time.Second
 	// drainInterval is how often it runs while an old key drains.
 	drainInterval = 250 * time.Millisecond
 	// glanceInterval is how often the tunnels are looked at between passes while a rotation is about to get further.
@@ -95,8 +97,8 @@ type Agent struct {
 	mu       sync.Mutex // guards counters
 	counters view.Counters
 	last     atomic.Pointer[pass]
-	lastRun  atomic.Int64 // unix nanoseconds
-	force    atomic.Bool  // the rotation under way is to end now
+	lastRun  atomic.Int64  // unix nanoseconds
+	force    atomic.Uint64 // see forcing; 0: nothing is forced
 	refused  atomic.Pointer[refusedRequest]
 }
 
@@ -109,7 +111,9 @@ type pass struct {
 	ready    bool
 	settling bool // the tunnels are left as they are
 	blind    bool // the tunnels can't be read
+	standing bool // rules, settings, tunnels and routes are as desired
 	routed   bool // the routes are as desired
+	pruned   bool // no tunnels but the desired ones are left
 	rotation view.RotationStatus
 	tracks   map[linkID]linkTrack
 	writes   int
@@ -181,8 +185,11 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	if keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed {
 		return drainInterval // nothing but time is missing
 	}
-	if p.failed || p.settling || rotating || a.forgetting > 0 || !a.links.settled(now) {
+	switch {
+	case p.failed || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
 		return busyInterval
+	case rotating:
+		return heldUpInterval
 	}
 	return idleInterval
 }
@@ -308,6 +315,7 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 			p.fail(step.what, err)
 		}
 	}
+	p.standing = !p.failed && !p.settling
 	a.attach(ctx, p)
 }
 
@@ -317,6 +325,7 @@ func (a *Agent) prune(ctx context.Context, p *pass) (int, error) {
 		return 0, nil
 	}
 	writes, err := a.Tunnels.Prune(ctx, p.desired.Devices)
+	p.pruned = err == nil
 	if writes > 0 {
 		a.forgetting = forgetPasses
 	}

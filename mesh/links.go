@@ -19,6 +19,8 @@ const (
 	overdueAfter = 10 * time.Second
 	// hopelessAfter is how long a link may be without a session before the loop no longer hurries for its sake.
 	hopelessAfter = 2 * time.Minute
+	// doubtFor is how long a session that looks too old at first sight isn't started afresh: keepalives come in that time.
+	doubtFor = 30 * time.Second
 	// ripeAfter is how long this end of a link has to stand before the other end is thought to stand too: gossip is
 	// faster than that.
 	ripeAfter = 300 * time.Millisecond
@@ -38,7 +40,7 @@ type linkTrack struct {
 	handshake time.Time // as the device gave it, by the system clock; zero: none
 	shaken    time.Time // when that handshake was; zero: none
 	received  int64     // bytes
-	heard     time.Time // when something came from the peer last; zero: nothing that is known of
+	heard     time.Time // when something came from the peer last, or since when it is watched
 	down      time.Time // since when there is no session; zero: there is one
 }
 
@@ -81,13 +83,14 @@ func (l *links) follow(devices []view.DeviceState, now, wall time.Time) {
 	})
 }
 
-// firstSight is a link that wasn't seen before: it is new, or this process is. A peer with a session counts as heard.
+// firstSight is a link that wasn't seen before: it is new, or this process is. That nothing comes by it has to be seen
+// first. A session that looks old may be alive, and the clock wrong: it has some time to show it.
 func firstSight(p view.PeerState, now, wall time.Time) linkTrack {
-	t := linkTrack{since: now, handshake: p.LastHandshake, received: p.ReceivedBytes}
+	t := linkTrack{since: now, heard: now, handshake: p.LastHandshake, received: p.ReceivedBytes}
 	if !p.LastHandshake.IsZero() {
 		t.shaken = now.Add(-max(wall.Round(0).Sub(p.LastHandshake.Round(0)), 0))
-		if t.age(now) < establishedFor {
-			t.heard = now
+		if t.age(now) >= establishedFor {
+			t.down = now.Add(doubtFor)
 		}
 	}
 	return t
@@ -117,7 +120,7 @@ func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 	age := t.age(now)
 	s := view.LinkState{
 		Device: id.device, Own: id.own, PublicKey: id.key, Confirmed: age < confirmedFor, Established: age < establishedFor,
-		Met: !t.shaken.IsZero(), Heard: !t.heard.IsZero() && now.Sub(t.heard) < l.silentAfter, Ripe: now.Sub(t.since) >= ripeAfter,
+		Met: !t.shaken.IsZero(), Silent: now.Sub(t.heard) >= l.silentAfter, Ripe: now.Sub(t.since) >= ripeAfter,
 	}
 	if !s.Established {
 		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, attempts(now.Sub(t.down))

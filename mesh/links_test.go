@@ -26,19 +26,19 @@ func TestLinksAndTheSystemClock(t *testing.T) {
 		l.follow(tunnel(before, 100), start, start)
 		now, wall := at(60 * time.Second)
 		l.follow(tunnel(before, 100), now, wall)
-		if s := l.states[0]; !s.Confirmed || !s.Established || !s.Heard || s.Attempt != 0 {
+		if s := l.states[0]; !s.Confirmed || !s.Established || s.Silent || s.Attempt != 0 {
 			t.Errorf("%s: after a minute it is %+v", name, s)
 		}
 		now, wall = at(100 * time.Second)
 		l.follow(tunnel(wall, 200), now, wall) // a new handshake, by the system's clock of then
 		now, wall = at(270 * time.Second)
 		l.follow(tunnel(wall.Add(-170*time.Second), 200), now, wall)
-		if s := l.states[0]; s.Confirmed || !s.Established || !s.Heard {
+		if s := l.states[0]; s.Confirmed || !s.Established || s.Silent {
 			t.Errorf("%s: 170 s after a handshake it is %+v", name, s)
 		}
 		now, wall = at(290 * time.Second)
 		l.follow(tunnel(wall.Add(-190*time.Second), 200), now, wall)
-		if s := l.states[0]; s.Established || s.Heard {
+		if s := l.states[0]; s.Established || !s.Silent {
 			t.Errorf("%s: 190 s after a handshake it is %+v", name, s)
 		}
 	}
@@ -54,10 +54,10 @@ func TestLinksAtTheStart(t *testing.T) {
 		want      view.LinkState
 	}{
 		"none":          {time.Time{}, view.LinkState{}},
-		"young":         {now.Add(-time.Minute), view.LinkState{Met: true, Confirmed: true, Established: true, Heard: true}},
-		"aged":          {now.Add(-170 * time.Second), view.LinkState{Met: true, Established: true, Heard: true}},
+		"young":         {now.Add(-time.Minute), view.LinkState{Met: true, Confirmed: true, Established: true}},
+		"aged":          {now.Add(-170 * time.Second), view.LinkState{Met: true, Established: true}},
 		"old":           {now.Add(-time.Hour), view.LinkState{Met: true}},
-		"in the future": {now.Add(time.Hour), view.LinkState{Met: true, Confirmed: true, Established: true, Heard: true}},
+		"in the future": {now.Add(time.Hour), view.LinkState{Met: true, Confirmed: true, Established: true}},
 	} {
 		l := links{silentAfter: defaultSilent}
 		l.follow(tunnel(tc.handshake, 5000), now, now)
@@ -69,24 +69,33 @@ func TestLinksAtTheStart(t *testing.T) {
 	}
 }
 
-// What comes from a peer makes it heard, and so does a handshake with it.
-func TestLinksHear(t *testing.T) {
+// That nothing comes from a peer has to be seen for long, before it counts as silent.
+func TestLinksFallSilent(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	l := links{silentAfter: defaultSilent}
 	handshake := now.Add(-time.Hour)
 	l.follow(tunnel(handshake, 10), now, now)
-	l.follow(tunnel(handshake, 42), now.Add(time.Second), now)
-	if !l.states[0].Heard {
-		t.Error("it isn't heard, and 32 bytes came")
+	l.follow(tunnel(handshake, 10), now.Add(179*time.Second), now)
+	if l.states[0].Silent {
+		t.Error("it is silent, and was watched for 179 s only")
 	}
-	l.follow(tunnel(handshake, 42), now.Add(182*time.Second), now)
-	if l.states[0].Heard {
-		t.Error("it is heard, and nothing came for 181 s")
+	l.follow(tunnel(handshake, 42), now.Add(180*time.Second), now)
+	if l.states[0].Silent {
+		t.Error("it is silent, and 32 bytes came")
 	}
-	l.follow(tunnel(handshake, 7), now.Add(183*time.Second), now) // another device of that name
-	if l.states[0].Heard {
-		t.Error("it is heard, and the count began anew")
+	l.follow(tunnel(handshake, 42), now.Add(361*time.Second), now)
+	if !l.states[0].Silent {
+		t.Error("it isn't silent, and nothing came for 181 s")
+	}
+	l.follow(tunnel(handshake, 7), now.Add(362*time.Second), now) // another device of that name
+	if !l.states[0].Silent {
+		t.Error("it isn't silent, and the count began anew")
+	}
+	l.follow(nil, now.Add(363*time.Second), now)
+	l.follow(tunnel(handshake, 7), now.Add(364*time.Second), now)
+	if l.states[0].Silent {
+		t.Error("it is silent, and its device was away")
 	}
 }
 

@@ -59,6 +59,7 @@ func (a *Agent) welcome(alive map[string]bool) {
 		for _, g := range e.record.Generations {
 			a.links.returned(g.Key, time.Now())
 		}
+		delete(a.rotation.acks.told, node) // an agent that was started again has to be told anew
 	}
 	a.alive = alive
 }

@@ -100,6 +100,7 @@ type EventKind int
 // The kinds of Events.
 const (
 	RotationStarted EventKind = iota
+	RotationQueued
 	RotationFinished
 	RotationWaiting
 	RotationFailed

@@ -28,6 +28,8 @@ const (
 type rotation struct {
 	acks      acks
 	began     time.Time // when the one under way was begun; zero: by an earlier process
+	ending    bool      // the old key is off the disk, and not known to be out of the tunnels
+	waiting   time.Time // since when peers are waited for; zero: none are
 	since     time.Time // when it came to its phase
 	phase     keys.Phase
 	stuck     bool // it was told that peers hold it up
@@ -35,7 +37,7 @@ type rotation struct {
 	completed uint64
 }
 
-// refusal is a request that couldn't be noted.
+// refusedRequest is a request that couldn't be noted.
 type refusedRequest struct {
 	at     time.Time
 	reason string
@@ -52,7 +54,7 @@ func (a *Agent) Rotate(force bool) (view.RotateAnswer, error) {
 		if !rotating || !r.Announced {
 			return view.RotateAnswer{}, fmt.Errorf("no rotation is under way that waits for peers, so there is nothing to force")
 		}
-		a.force.Store(true)
+		a.force.Store(forcing(newest))
 		a.Latch.Set()
 		return view.RotateAnswer{State: view.RotateForced, Generation: newest}, nil
 	}
@@ -70,14 +72,21 @@ func (a *Agent) Rotate(force bool) (view.RotateAnswer, error) {
 	case rotating:
 		answer.State = view.RotateQueued
 	}
+	if answer.State == view.RotateQueued {
+		a.event(RotationQueued, fmt.Sprintf("The WireGuard key is being changed to generation %d; generation %d follows, as asked for",
+			newest, newest+1))
+	}
 	return answer, nil
 }
+
+// forcing is what force holds while the rotation to a generation is to end.
+func forcing(generation uint32) uint64 { return uint64(generation) + 1 }
 
 // rotate takes this node's change of keys a step further, by what the pass achieved.
 func (a *Agent) rotate(p *pass) {
 	now := time.Now()
 	a.rotation.acks.take(a.hear())
-	if p.blind { // whether peers use the old key can't be told
+	if p.blind || p.settling { // whether peers use the old key can't be told
 		if last := a.last.Load(); last != nil {
 			p.rotation = last.rotation
 		}
@@ -89,13 +98,17 @@ func (a *Agent) rotate(p *pass) {
 		before = r
 		var next keys.Rotation
 		next, progress = keys.Step(r, keys.Observation{
-			Now: now, Prepared: a.prepared(p), Peers: a.reports(p), Force: a.force.Load(),
-			Due: r.Due(now, a.RotateEvery, a.share(r)),
+			Now: now, Prepared: a.prepared(p), Peers: a.reports(p), Pruned: p.pruned,
+			Force: a.force.Load() == forcing(r.Generations[len(r.Generations)-1]),
+			Due:   r.Due(now, a.RotateEvery, a.share(r)),
 		})
 		return next
 	})
-	if len(after.Generations) == 1 {
-		a.force.Store(false)
+	if len(after.Generations) == 1 || err != nil {
+		a.force.Store(0)
+	}
+	if len(after.Generations) == 1 && (len(before.Generations) > 1 || a.rotation.ending && !p.pruned) {
+		progress.Phase = keys.Draining
 	}
 	p.rotation = a.progress(p, after, progress, now)
 	if err != nil {
@@ -118,7 +131,7 @@ func (a *Agent) share(r keys.Rotation) float64 {
 
 // prepared reports whether the tunnels stand for all keys of this node, with all peers in them.
 func (a *Agent) prepared(p *pass) bool {
-	if p.failed || p.settling || len(p.view.Self.Generations) < 2 {
+	if !p.standing || len(p.view.Self.Generations) < 2 {
 		return false
 	}
 	newest := p.view.Self.Generations[1].Number
@@ -148,7 +161,7 @@ func (a *Agent) reports(p *pass) []keys.Report {
 		}
 		r := &all[len(all)-1]
 		if l.Own != newest.Number {
-			r.Heard = r.Heard || l.Heard
+			r.Heard = r.Heard || !l.Silent
 			continue
 		}
 		r.Up = r.Up || l.Confirmed
@@ -166,12 +179,17 @@ func (a *Agent) progress(p *pass, r keys.Rotation, progress keys.Progress, now t
 	for _, node := range progress.Waiting {
 		s.Waiting = append(s.Waiting, a.waitingPeer(p, node))
 	}
-	stuck := now.Sub(a.rotation.since) > stuckAfter
 	switch {
-	case stuck && len(s.Waiting) > 0:
+	case len(s.Waiting) == 0:
+		a.rotation.waiting = time.Time{}
+	case a.rotation.waiting.IsZero():
+		a.rotation.waiting = now
+	}
+	switch {
+	case len(s.Waiting) > 0 && now.Sub(a.rotation.waiting) > stuckAfter:
 		s.Reason = "waiting for " + briefly(progress.Waiting)
 		a.reportStuck(p, s)
-	case progress.Phase == keys.Preparing && (p.failed || stuck):
+	case progress.Phase == keys.Preparing && (p.failed || now.Sub(a.rotation.since) > stuckAfter):
 		if problem := firstProblem(p.problems); problem != nil {
 			s.Reason = problem.Subject + ": " + problem.Message
 		}
@@ -203,7 +221,8 @@ func (a *Agent) waitingPeer(p *pass, node string) view.RotationPeer {
 		}
 	}
 	if !a.alive[node] {
-		w.Reason = "it is heard by the old key, and its agent isn't seen by gossip: does it run?"
+		w.Reason = fmt.Sprintf("its agent isn't seen by gossip: does it run, and does port %d (TCP and UDP) get through? Then: %s",
+			view.GossipPort, w.Reason)
 	}
 	return w
 }
@@ -222,6 +241,10 @@ func (a *Agent) reportStuck(p *pass, s view.RotationStatus) {
 // narrateRotation tells the log and Kubernetes of what began, ended or stands still.
 func (a *Agent) narrateRotation(p *pass, before, after keys.Rotation, now time.Time) {
 	r := &a.rotation
+	if r.ending && p.pruned {
+		r.ending = false
+		a.narrateEnd(before.Generations[len(before.Generations)-1], now)
+	}
 	newest := after.Generations[len(after.Generations)-1]
 	switch was, is := len(before.Generations), len(after.Generations); {
 	case was < is:
@@ -229,26 +252,31 @@ func (a *Agent) narrateRotation(p *pass, before, after keys.Rotation, now time.T
 		a.Log.Info("rotation: a new key is made", "generation", newest)
 		a.event(RotationStarted, fmt.Sprintf("The WireGuard key changes from generation %d to %d", newest-1, newest))
 	case was > is:
-		r.completed++
-		took := ""
-		if !r.began.IsZero() {
-			took = fmt.Sprintf(", after %s", now.Sub(r.began).Round(100*time.Millisecond))
-		}
-		a.Log.Info("rotation: done"+took+"; the old key is erased", "generation", newest)
-		a.event(RotationFinished, fmt.Sprintf("The WireGuard key is of generation %d now%s; key %d is erased", newest, took, newest-1))
+		r.ending = true // it goes from the tunnels with the next pass
 	case before.Announced != after.Announced:
 		a.Log.Info("rotation: the new key is announced", "generation", newest)
 	}
-	if stuck := strings.HasPrefix(p.rotation.Reason, "waiting for "); stuck && !r.stuck {
+	if stuck := p.rotation.Reason != "" && p.rotation.Phase != string(keys.Failed); stuck && !r.stuck {
 		r.stuck = true
-		a.event(RotationWaiting, fmt.Sprintf("The change of the WireGuard key to generation %d is %s, and the old key stays until "+
-			"they follow", newest, p.rotation.Reason))
+		a.event(RotationWaiting, fmt.Sprintf("The change of the WireGuard key to generation %d is held up, and the old key stays: %s",
+			newest, p.rotation))
 	}
 	failed := p.rotation.Phase == string(keys.Failed)
 	if failed && !r.failed {
 		a.event(RotationFailed, "The WireGuard key can't be changed, and stays: "+p.rotation.Reason)
 	}
 	r.failed = failed
+}
+
+// narrateEnd tells that the old key is gone, from the disk and from the tunnels.
+func (a *Agent) narrateEnd(generation uint32, now time.Time) {
+	a.rotation.completed++
+	took := ""
+	if !a.rotation.began.IsZero() {
+		took = fmt.Sprintf(", after %s", now.Sub(a.rotation.began).Round(100*time.Millisecond))
+	}
+	a.Log.Info("rotation: done"+took+"; the old key is erased", "generation", generation)
+	a.event(RotationFinished, fmt.Sprintf("The WireGuard key is of generation %d now%s; key %d is erased", generation, took, generation-1))
 }
 
 func (a *Agent) event(kind EventKind, message string) {
@@ -263,6 +291,20 @@ func (a *Agent) hurries(p *pass, now time.Time) bool {
 		return true
 	}
 	return a.rotation.acks.pending(now)
+}
+
+// heldUp reports whether all rotations that are under way, this node's and its peers', have been for long.
+func (a *Agent) heldUp(now time.Time) bool {
+	const long = time.Minute
+	if now.Sub(a.rotation.since) < long {
+		return false
+	}
+	for _, t := range a.rotation.acks.told {
+		if now.Sub(t.since) < long {
+			return false
+		}
+	}
+	return true
 }
 
 // briefly lists some names.

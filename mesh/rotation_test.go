@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -126,7 +127,7 @@ func TestRotation(t *testing.T) {
 		for _, e := range w.cluster.events {
 			kinds = append(kinds, e.Kind)
 		}
-		if want := []mesh.EventKind{mesh.RotationStarted, mesh.RotationFinished, mesh.RotationStarted, mesh.RotationFinished}; !slices.Equal(kinds, want) {
+		if want := []mesh.EventKind{mesh.RotationStarted, mesh.RotationQueued, mesh.RotationFinished, mesh.RotationStarted, mesh.RotationFinished}; !slices.Equal(kinds, want) {
 			t.Errorf("Events are %v, want %v: %+v", kinds, want, w.cluster.events)
 		}
 		for _, held := range []string{w.kernel.text("tunnels"), w.kernel.text("pruned")} {
@@ -272,9 +273,55 @@ func TestRotationWithoutADevice(t *testing.T) {
 	})
 }
 
+// An agent that is started again in the middle knows too little at first to give a key up: after a reboot nothing was
+// heard of anybody yet, and without its cache it doesn't know whom to wait for.
+func TestOldKeyOutlivesRestarts(t *testing.T) {
+	t.Parallel()
+	for name, disaster := range map[string]func(t *testing.T, w *world){
+		"nothing happens": func(*testing.T, *world) {},
+		"the node reboots": func(_ *testing.T, w *world) {
+			w.kernel.mu.Lock()
+			defer w.kernel.mu.Unlock()
+			w.kernel.devices, w.kernel.sessions = nil, map[keys.PublicKey]time.Time{}
+		},
+		"the cache is lost, and gossip is slow": func(t *testing.T, w *world) {
+			if err := os.Remove(w.config.CachePath); err != nil {
+				t.Error(err)
+			}
+			w.air.say()
+		},
+		"the clock is wrong": func(_ *testing.T, w *world) {
+			w.kernel.mu.Lock()
+			defer w.kernel.mu.Unlock()
+			for key, at := range w.kernel.sessions {
+				w.kernel.sessions[key] = at.Add(-time.Hour)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w, _, a := pair(t)
+				mustRotate(t, a, view.RotateStarted)
+				passes(a)
+				a.stop()
+				disaster(t, w)
+				a = w.start(t)
+				for range 4 {
+					time.Sleep(2 * time.Second) // of the bubble's clock
+					passes(a)
+				}
+				if s := passes(a); len(s.Generations) != 2 {
+					t.Errorf("the old key is gone: %v, %+v", s.Generations, s.Rotation)
+				}
+			})
+		})
+	}
+}
+
 func TestRotationByForce(t *testing.T) {
 	t.Parallel()
-	w, _, a := pair(t)
+	_, _, a := pair(t)
 	if answer, err := a.Rotate(true); err == nil {
 		t.Errorf("there was nothing to force, and it answers %+v", answer)
 	}
@@ -292,7 +339,6 @@ func TestRotationByForce(t *testing.T) {
 	if s := passes(a); s.Rotation.Phase != "switching" {
 		t.Errorf("the next one is %+v", s.Rotation)
 	}
-	_ = w
 }
 
 // unwritable is a key store on a disk that is full.

@@ -134,6 +134,8 @@ func (c *clusterAdapter) Event(e mesh.Event) {
 	switch e.Kind {
 	case mesh.RotationStarted:
 		c.Kube.Event(kube.Normal, kube.ReasonRotationStarted, e.Message)
+	case mesh.RotationQueued:
+		c.Kube.Event(kube.Normal, kube.ReasonRotationQueued, e.Message)
 	case mesh.RotationFinished:
 		c.Kube.Event(kube.Normal, kube.ReasonRotationFinished, e.Message)
 	case mesh.RotationWaiting:

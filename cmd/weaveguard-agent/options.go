@@ -115,6 +115,9 @@ func (o *options) complete() error {
 	if len(o.Bridge) == 0 || len(o.Bridge) > 15 {
 		return fmt.Errorf("--bridge is %q: the name of an interface has 1 to 15 characters", o.Bridge)
 	}
+	if o.SilentAfter < 0 {
+		return fmt.Errorf("--silent-after is %s: it can't be negative", o.SilentAfter)
+	}
 	if o.RotateEvery != 0 && o.RotateEvery < minRotateEvery {
 		return fmt.Errorf("--rotate-every is %s: it takes %s or more, or 0 for never", o.RotateEvery, minRotateEvery)
 	}

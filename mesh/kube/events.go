@@ -19,6 +19,7 @@ const (
 // Reasons of the Events about the rotation of this node's keys.
 const (
 	ReasonRotationStarted  = "KeyRotationStarted"
+	ReasonRotationQueued   = "KeyRotationQueued"
 	ReasonRotationFinished = "KeyRotationFinished"
 	ReasonRotationWaiting  = "KeyRotationWaiting" // for peers that still need the old key
 	ReasonRotationFailed   = "KeyRotationFailed"

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,7 +52,7 @@ func links(own []record.Generation, n view.Node, endpoint netip.AddrPort) []link
 		}
 	}
 	slices.SortStableFunc(all, func(a, b link) int {
-		return int(a.own.Number+a.peer.Number) - int(b.own.Number+b.peer.Number)
+		return cmp.Compare(uint64(a.own.Number)+uint64(a.peer.Number), uint64(b.own.Number)+uint64(b.peer.Number))
 	})
 	return all
 }
@@ -92,6 +93,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		d.Peers = append(d.Peers, view.Peer{
 			Node: n.Name, PublicKey: l.peer.Key, Endpoint: l.endpoint,
 			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: p.keepalive(n, l), Attempt: p.attempt(n, l),
+			Established: p.state(l).Established,
 		})
 		d.MTU = max(d.MTU, mtu)
 		planned = append(planned, l)
@@ -108,7 +110,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		state := p.state(l)
 		p.out.Links = append(p.out.Links, view.Link{
 			Node: n.Name, Device: view.DeviceName(l.device), ListenPort: p.port(l.device), Endpoint: l.endpoint,
-			Own: l.own.Number, Peer: l.peer, Confirmed: state.Confirmed, Heard: state.Heard, Carries: l == best,
+			Own: l.own.Number, Peer: l.peer, Confirmed: state.Confirmed, Silent: state.Silent, Carries: l == best,
 		})
 	}
 }

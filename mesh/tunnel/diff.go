@@ -22,7 +22,7 @@ const staleAfter = 180 * time.Second
 type endpointRule struct {
 	last       netip.AddrPort // what was last wanted,
 	remembered bool           // if that is known: not in the first pass of an agent
-	now        time.Time
+	stale      bool           // the peer has no session that could be lost
 }
 
 // write reports whether the desired endpoint is to be written over that of a live peer. A difference alone is no
@@ -31,8 +31,7 @@ func (r endpointRule) write(current *wgtypes.Peer, desired netip.AddrPort) bool 
 	if !desired.IsValid() || endpointOf(current) == desired {
 		return false
 	}
-	stale := r.now.Sub(current.LastHandshakeTime) > staleAfter // without a handshake that is ages ago
-	return stale || r.remembered && r.last != desired
+	return r.stale || r.remembered && r.last != desired
 }
 
 // diffPeer returns the change that makes a peer be as desired, and whether there is any. Current is nil for a peer

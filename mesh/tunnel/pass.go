@@ -141,7 +141,7 @@ func (p *pass) setPeer(desired view.Peer) {
 	key := desired.PublicKey
 	current := p.byKey[key]
 	last, remembered := p.wanted[key]
-	again := current != nil && remembered && desired.Attempt > last.attempt && p.stale(current)
+	again := current != nil && remembered && desired.Attempt > last.attempt && p.stale(current, desired)
 	if again {
 		if !p.dropPeer(desired) {
 			return
@@ -149,7 +149,7 @@ func (p *pass) setPeer(desired view.Peer) {
 		current = nil
 	}
 	config, differs := diffPeer(current, desired, p.missing(desired), endpointRule{
-		last: last.endpoint, remembered: remembered, now: p.now,
+		last: last.endpoint, remembered: remembered, stale: current != nil && p.stale(current, desired),
 	})
 	if differs {
 		if err := p.write(wgtypes.Config{Peers: []wgtypes.PeerConfig{config}}); err != nil {
@@ -172,9 +172,10 @@ func (p *pass) setPeer(desired view.Peer) {
 	p.wanted[key] = wanted{node: desired.Node, endpoint: desired.Endpoint, attempt: desired.Attempt}
 }
 
-// stale reports whether a peer has no session that could be lost.
-func (p *pass) stale(current *wgtypes.Peer) bool {
-	return p.now.Sub(current.LastHandshakeTime) > staleAfter
+// stale reports whether a peer has no session that could be lost: neither by what the loop knows, which the system clock
+// can't fool, nor by a handshake since.
+func (p *pass) stale(current *wgtypes.Peer, desired view.Peer) bool {
+	return !desired.Established && p.now.Sub(current.LastHandshakeTime).Abs() > staleAfter
 }
 
 // dropPeer removes a peer without a session, so that adding it starts the handshake afresh.

@@ -46,6 +46,8 @@ type Peer struct {
 	// Attempt, when it grew, is to remove the peer and add it again: WireGuard itself waits 5 s between handshakes
 	// that nobody answers. Only for a peer without a session.
 	Attempt int
+	// Established: the peer has a session, as far as the loop knows, by a clock that nobody sets.
+	Established bool
 }
 
 // Link is one WireGuard session between this node and a peer, by plan.
@@ -58,7 +60,7 @@ type Link struct {
 	Peer       record.Generation // of the peer
 	// Confirmed: the session is recent enough to move traffic to the link; see LinkState.
 	Confirmed bool
-	Heard     bool // see LinkState
+	Silent    bool // see LinkState
 	// Carries: traffic to the peer takes this link.
 	Carries bool
 }

@@ -97,7 +97,7 @@ func (v View) String() string {
 		when(v.PodRangesSeen, " (seen only)"))
 	for _, l := range v.Links {
 		fmt.Fprintf(&b, "link %s key %s%s%s%s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
-			when(l.Established, " established"), when(l.Met && !l.Established, " met before"), when(l.Heard, " heard"), when(l.Ripe, " ripe"), when(l.Overdue, " overdue"),
+			when(l.Established, " established"), when(l.Met && !l.Established, " met before"), when(l.Silent, " silent"), when(l.Ripe, " ripe"), when(l.Overdue, " overdue"),
 			l.Attempt)
 	}
 	return b.String()

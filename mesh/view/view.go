@@ -73,8 +73,8 @@ type LinkState struct {
 	Established bool
 	// Met: there was a handshake at some time.
 	Met bool
-	// Heard: something came from the peer by it not long ago.
-	Heard bool
+	// Silent: nothing has come from the peer by it for long, and it was watched all that time.
+	Silent bool
 	// Ripe: this node's end has stood for long enough that the peer's will stand too.
 	Ripe bool
 	// Overdue: the link has been without a session for longer than one takes to set up.

@@ -42,6 +42,9 @@ func TestRotationWithoutAPeer(t *testing.T) {
 	}
 	n.Rotate(t)
 	took := n.AwaitKey(t, 1, silent+rotationDeadline)
+	if took < silent-2*time.Second { // it was heard until shortly before
+		t.Errorf("the old key was given up after %s, and the peer may still have used it for %s", took, silent)
+	}
 	if err := away.Heal(); err != nil {
 		t.Fatal(err)
 	}

@@ -185,6 +185,7 @@ func (r *rotations) killAt(t *testing.T, victim *agents.Node, step string) (hit 
 		}
 		f := n.Keys(t)
 		t.Logf("%s was killed at %s, when %s had %d keys, announced: %t", victim.Name, step, n.Name, len(f.Generations), f.Announced)
+		hit = (len(f.Generations) == 1) == (step == "idle") && f.Announced != (step == "preparing") // else it was too late
 		victim.StartAgent(t)
 	}
 	n.AwaitKey(t, before+1, rotationDeadline)
