@@ -51,18 +51,15 @@ func TestRotationSurvivesCrashes(t *testing.T) {
 		closeStore(t, s)
 		s = open(t, dir)
 	}
-	old := s.Generations()[0].Private
-	secret := old.Bytes()
+	secret := s.Generations()[0].Private.Bytes()
 	if request(t, s) || !request(t, s) {
 		t.Error("the first request was noted already, or the second wasn't")
 	}
 	crash()
-	old = s.Generations()[0].Private
 	if r := advance(t, s, keys.Observation{}); !slices.Equal(r.Generations, []uint32{0, 1}) || r.Announced || r.Requested {
 		t.Fatalf("after the request: %+v", r)
 	}
 	crash()
-	old = s.Generations()[0].Private
 	next := s.Generations()[1].Private.Public()
 	if request(t, s) {
 		t.Error("a request while one is under way was noted already")
@@ -71,7 +68,7 @@ func TestRotationSurvivesCrashes(t *testing.T) {
 		t.Fatalf("when all stood: %+v", r)
 	}
 	crash()
-	old = s.Generations()[0].Private
+	old := s.Generations()[0].Private
 	if r := s.Rotation(); !r.Announced || !r.Requested || !r.MadeAt.Equal(noon) {
 		t.Errorf("after a crash: %+v", r)
 	}

@@ -61,7 +61,6 @@ type modelDisk struct {
 	n           *modelNode
 	generations []keys.Generation
 	rotation    keys.Rotation
-	requests    int  // that were noted, and not yet there
 	writing     bool // a step is under way: what else is asked for waits
 	sequence    uint64
 

@@ -12,7 +12,6 @@ import (
 // modelGossip is what the gossip of one agent knows. It goes with the agent.
 type modelGossip struct {
 	known    [maxModelNodes][]modelRecord // of each node the latest few, in the order of their making
-	spoken   int                          // the latest own record
 	seen     map[modelRecordID]bool
 	alive    [maxModelNodes]bool
 	messages [][]byte

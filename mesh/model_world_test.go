@@ -128,7 +128,7 @@ func (w *modelWorld) run(until time.Duration, done func() bool) {
 
 // clock sets the clock that agents see, before one goes on.
 func (w *modelWorld) clock() {
-	if behind := w.time(w.now).Sub(time.Now()); behind > 0 {
+	if behind := time.Until(w.time(w.now)); behind > 0 {
 		time.Sleep(behind) // of the bubble
 	}
 }
