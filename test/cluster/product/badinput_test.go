@@ -16,7 +16,7 @@ import (
 // and in Kubernetes, and when it is put right nobody has to restart anything.
 func TestBadInput(t *testing.T) {
 	w := &world{manifest: readManifest(t), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
-	w.probe = buildProbe(t)
+	w.probe = buildProgram(t, "./test/probe")
 	image := imageTar(t)
 	w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 2, NoPodCIDR: true})
 	w.nodes = []string{"node-1", "node-2"}

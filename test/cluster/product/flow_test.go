@@ -2,19 +2,11 @@ package product_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,130 +19,175 @@ import (
 // settle is how long the last datagrams may take to arrive.
 const settle = 10 * time.Second
 
-// Ports of the flows in pods.
-const (
-	datagramPort = 7000
-	streamPort   = 7001
-)
+// datagramPort is that of the first flow of datagrams in a pod; each further one has the next.
+const datagramPort = 7000
 
-// traffic runs between two pods in both directions until it is stopped: numbered datagrams, and a TCP connection.
+// traffic runs until it is stopped: numbered datagrams between pods in both directions, and TCP connections.
 type traffic struct {
-	there, back *end // of the datagrams
-	stream      *stream
+	flows   []*datagrams
+	streams []*stream
 }
 
-// startTraffic returns once datagrams and stream run.
+// startTraffic starts datagrams and a TCP connection between two pods, and returns once both run.
 func (w *world) startTraffic(t *testing.T, from, to string) *traffic {
 	t.Helper()
-	a, b := w.netnsOf(t, from), w.netnsOf(t, to)
+	a, b := w.netnsOf(t, place{from, true}), w.netnsOf(t, place{to, true})
 	target := w.podIP(t, to)
-	f := &traffic{
-		back:   startEnd(t, b, flow.DatagramConfig{Local: netip.AddrPortFrom(target, datagramPort), Rate: 500, Size: 1000}),
-		there:  startEnd(t, a, flow.DatagramConfig{Peer: netip.AddrPortFrom(target, datagramPort), Rate: 500, Size: 1000}),
-		stream: startStream(t, a, b, netip.AddrPortFrom(target, streamPort)),
+	at := netip.AddrPortFrom(target, streamPort)
+	f := w.newTraffic(t)
+	f.send(t, w, load{name: from + " and " + to, from: a, to: b, address: target, rate: 500, size: 1000})
+	f.connect(t, connection{name: from + " to " + to, from: a, to: b, dial: at, listen: at, pace: 4e6})
+	f.goOn(t, w, 1)
+	return f
+}
+
+// newTraffic is none yet. From now on the tunnels go before others on the machine's processors.
+func (w *world) newTraffic(t *testing.T) *traffic {
+	t.Helper()
+	for _, node := range w.nodes {
+		if err := w.Favour(t.Context(), node, "/weaveguard-agent", "userspace"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &traffic{}
+}
+
+// load says what datagrams go where.
+type load struct {
+	name       string // of the ends
+	from, to   netns.NsHandle
+	address    netip.Addr // of to
+	rate, size int        // datagrams a second each way, and bytes of payload in each
+}
+
+// datagrams are a running load.
+type datagrams struct {
+	load
+	there, back *end // that sends there, and that sends back
+	began       time.Time
+	due         [2]uint64 // how many are to arrive, there and back
+}
+
+// send adds a load, and returns once it runs.
+func (f *traffic) send(t *testing.T, w *world, l load) {
+	t.Helper()
+	to := netip.AddrPortFrom(l.address, datagramPort+uint16(len(f.flows)))
+	d := &datagrams{
+		load:  l,
+		back:  startEnd(t, l.to, flow.DatagramConfig{Local: to, Rate: l.rate, Size: l.size}),
+		there: startEnd(t, l.from, flow.DatagramConfig{Peer: to, Rate: l.rate, Size: l.size}),
 	}
 	var hello flow.HelloAnswer
-	w.eventually(t, "datagrams pass between "+from+" and "+to, func(context.Context) error {
-		f.there.ask(t, flow.CommandHello, &hello)
+	w.eventually(t, "datagrams pass between "+l.name, func(context.Context) error {
+		d.there.ask(t, flow.CommandHello, &hello)
 		if !hello.Heard {
 			return errors.New("no answer comes back")
 		}
 		return nil
 	})
-	f.there.ask(t, flow.CommandStart, &struct{}{})
-	f.back.ask(t, flow.CommandStart, &struct{}{})
-	w.awaitProgress(t, f)
-	return f
+	d.there.ask(t, flow.CommandStart, &struct{}{})
+	d.back.ask(t, flow.CommandStart, &struct{}{})
+	d.began = time.Now()
+	f.flows = append(f.flows, d)
 }
 
-// awaitProgress waits until a good part of the traffic was sent after the call.
-func (w *world) awaitProgress(t *testing.T, f *traffic) {
+// goOn returns when all of the traffic went on for so many seconds after the call.
+func (f *traffic) goOn(t *testing.T, w *world, seconds int) {
 	t.Helper()
-	var before, now flow.SentAnswer
-	f.there.ask(t, flow.CommandSent, &before)
-	received := f.stream.received.Load()
+	sent := map[*datagrams]uint64{}
+	for _, d := range f.flows {
+		sent[d] = d.there.sent(t)
+	}
+	received := map[*stream]int64{}
+	for _, s := range f.streams {
+		received[s] = s.received.Load()
+	}
 	w.eventually(t, "traffic goes on", func(context.Context) error {
-		f.there.ask(t, flow.CommandSent, &now)
-		bytes := f.stream.received.Load() - received
-		if now.Sent < before.Sent+500 || bytes < 1<<20 {
-			return fmt.Errorf("%d datagrams were sent, and %d bytes of the stream received", now.Sent-before.Sent, bytes)
+		for _, d := range f.flows {
+			if n := d.there.sent(t) - sent[d]; n < uint64(seconds*d.rate) {
+				return fmt.Errorf("%d datagrams were sent between %s", n, d.name)
+			}
+		}
+		for _, s := range f.streams {
+			// It falls behind when the machine is busy; that it goes on is what counts.
+			if n := s.received.Load() - received[s]; n < int64(seconds*s.pace/4) && !s.ended() {
+				return fmt.Errorf("%d bytes came over the connection %s", n, s.name)
+			}
 		}
 		return nil
 	})
+	for _, s := range f.streams {
+		if s.ended() {
+			t.Errorf("the TCP connection %s has ended", s.name) // finish tells why
+		}
+	}
+}
+
+// check shows that all connections are up and carry data, and that every datagram came that was sent before.
+func (f *traffic) check(t *testing.T, w *world) {
+	t.Helper()
+	f.goOn(t, w, 1)
+	for _, d := range f.flows {
+		d.due = [2]uint64{d.there.sent(t), d.back.sent(t)}
+	}
+	f.arrived(t)
 }
 
 // stop ends the traffic: nothing of it may be lost.
-func (f *traffic) stop(t *testing.T, w *world) {
+func (f *traffic) stop(t *testing.T) {
 	t.Helper()
-	var there, back flow.SentAnswer
-	f.there.ask(t, flow.CommandStop, &there)
-	f.back.ask(t, flow.CommandStop, &back)
-	for _, direction := range []struct {
-		name string
-		sent uint64
-		to   *end
-	}{{"there", there.Sent, f.back}, {"back", back.Sent, f.there}} {
-		var came flow.CountAnswer
-		err := cluster.Poll(t.Context(), settle, "all datagrams came", func(context.Context) error {
-			direction.to.ask(t, fmt.Sprintf("%s %d", flow.CommandCount, direction.sent), &came)
-			if lost := direction.sent - came.Received; lost != 0 {
-				return fmt.Errorf("%s: %d of %d datagrams are lost, at most %d in a row; %d of them at the receiving socket",
-					direction.name, lost, direction.sent, came.LongestGap, came.SocketDrops)
-			}
-			return nil
-		})
+	var all uint64
+	for _, d := range f.flows {
+		var there, back flow.SentAnswer
+		d.there.ask(t, flow.CommandStop, &there)
+		d.back.ask(t, flow.CommandStop, &back)
+		d.due = [2]uint64{there.Sent, back.Sent}
+		all += there.Sent + back.Sent
+		took := time.Since(d.began).Seconds()
+		t.Logf("%d and %d datagrams of %d bytes went between %s in %.1f s, %.0f and %.0f a second", there.Sent, back.Sent, d.size, d.name,
+			took, float64(there.Sent)/took, float64(back.Sent)/took)
+	}
+	f.arrived(t)
+	for _, s := range f.streams {
+		bytes, err := s.finish()
 		if err != nil {
-			t.Error(err)
+			t.Errorf("the TCP connection %s: %v", s.name, err)
 		}
+		t.Logf("%d MB went over one TCP connection, %s", bytes/1e6, s.name)
 	}
-	sent, err := f.stream.finish()
-	if err != nil {
-		t.Errorf("the TCP connection: %v", err)
+	if !t.Failed() {
+		t.Logf("none of %d datagrams is lost, and no connection", all)
 	}
-	t.Logf("%d and %d datagrams, none lost, and %d MB over one TCP connection", there.Sent, back.Sent, sent/1e6)
 }
 
-// netnsOf opens the network namespace of a pod.
-func (w *world) netnsOf(t *testing.T, pod string) netns.NsHandle {
+// arrived waits until all datagrams that are due came.
+func (f *traffic) arrived(t *testing.T) {
 	t.Helper()
-	name, err := w.Exec(t.Context(), pod, "readlink", "/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		if link, err := os.Readlink(file); err != nil || link != strings.TrimSpace(name) {
-			continue
+	err := cluster.Poll(t.Context(), settle, "all datagrams came", func(context.Context) error {
+		var all []error
+		for _, d := range f.flows {
+			all = append(all, d.lost(t, "there", d.due[0], d.back), d.lost(t, "back", d.due[1], d.there))
 		}
-		handle, err := netns.GetFromPath(file)
-		if err != nil {
-			continue // the process has just ended
-		}
-		t.Cleanup(func() { _ = handle.Close() })
-		return handle
+		return errors.Join(all...)
+	})
+	if err != nil {
+		t.Error(err)
 	}
-	t.Fatalf("no process of this machine is in the network namespace of pod %s, %s", pod, name)
-	return -1
 }
 
-// inNetns starts a goroutine whose sockets are in a network namespace. The thread that it uses ends with it.
-func inNetns(ns netns.NsHandle, do func() error) <-chan error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good
-		if err := netns.Set(ns); err != nil {
-			result <- fmt.Errorf("enter the pod's network namespace: %w", err)
-			return
-		}
-		result <- do()
-	}()
-	return result
+// lost tells which of the first datagrams of a direction, so many, haven't come to its end.
+func (d *datagrams) lost(t *testing.T, direction string, due uint64, to *end) error {
+	t.Helper()
+	var came flow.CountAnswer
+	to.ask(t, fmt.Sprintf("%s %d", flow.CommandCount, due), &came)
+	if came.LongestGap == 0 {
+		return nil
+	}
+	return fmt.Errorf("between %s, %s: of the first %d of %d bytes some are lost, at most %d in a row; %d came in all, and %d more were dropped by the receiving socket",
+		d.name, direction, due, d.size, came.LongestGap, came.Received, came.SocketDrops)
 }
 
-// end is one end of a flow of datagrams, in a pod's network namespace.
+// end is one end of a flow of datagrams, in a network namespace.
 type end struct {
 	commands io.WriteCloser
 	answers  *json.Decoder
@@ -176,6 +213,14 @@ func startEnd(t *testing.T, ns netns.NsHandle, config flow.DatagramConfig) *end 
 	return e
 }
 
+// sent is how many datagrams this end has sent so far.
+func (e *end) sent(t *testing.T) uint64 {
+	t.Helper()
+	var answer flow.SentAnswer
+	e.ask(t, flow.CommandSent, &answer)
+	return answer.Sent
+}
+
 func (e *end) ask(t *testing.T, command string, answer any) {
 	t.Helper()
 	if _, err := fmt.Fprintln(e.commands, command); err != nil {
@@ -189,81 +234,4 @@ func (e *end) hear(t *testing.T, answer any) {
 	if err := e.answers.Decode(answer); err != nil {
 		t.Fatalf("hear from the end of a flow: %v", err)
 	}
-}
-
-// stream is a TCP connection that carries bytes in one direction at a moderate rate.
-type stream struct {
-	stopping atomic.Bool
-	received atomic.Int64
-	sum      [2]hash.Hash // of what was sent, and of what was received
-	results  [2]<-chan error
-}
-
-// startStream connects from one pod to another.
-func startStream(t *testing.T, from, to netns.NsHandle, at netip.AddrPort) *stream {
-	t.Helper()
-	s := &stream{sum: [2]hash.Hash{sha256.New(), sha256.New()}}
-	listening := make(chan struct{})
-	s.results[1] = inNetns(to, func() error {
-		listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
-		close(listening)
-		if err != nil {
-			return err
-		}
-		defer listener.Close()
-		if err := listener.SetDeadline(time.Now().Add(patience)); err != nil {
-			return err
-		}
-		conn, err := listener.Accept()
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_, err = io.Copy(io.MultiWriter(s.sum[1], counter{&s.received}), conn)
-		return err
-	})
-	<-listening
-	s.results[0] = inNetns(from, func() error { return s.send(at) })
-	t.Cleanup(func() { s.stopping.Store(true) })
-	return s
-}
-
-type counter struct{ n *atomic.Int64 }
-
-func (c counter) Write(p []byte) (int, error) {
-	c.n.Add(int64(len(p)))
-	return len(p), nil
-}
-
-func (s *stream) send(to netip.AddrPort) error {
-	conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	const every, size = 10 * time.Millisecond, 40_000 // 4 MB/s
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	block := []byte(strings.Repeat(string(markers[0]), size/len(markers[0])))
-	for number := 0; !s.stopping.Load(); number++ {
-		copy(block, fmt.Sprintf("%020d", number)) // each block differs
-		if _, err := conn.Write(block); err != nil {
-			return err
-		}
-		s.sum[0].Write(block)
-		<-tick.C
-	}
-	return conn.CloseWrite()
-}
-
-// finish ends the stream, and returns how many bytes came. All that was sent must have come.
-func (s *stream) finish() (int64, error) {
-	s.stopping.Store(true)
-	if err := errors.Join(<-s.results[0], <-s.results[1]); err != nil {
-		return s.received.Load(), err
-	}
-	if sent, came := s.sum[0].Sum(nil), s.sum[1].Sum(nil); string(sent) != string(came) {
-		return s.received.Load(), fmt.Errorf("what came has the checksum %x, what was sent %x", came, sent)
-	}
-	return s.received.Load(), nil
 }

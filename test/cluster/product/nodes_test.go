@@ -5,116 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
-	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/weaveguard/weaveguard/test/cluster"
 )
-
-const (
-	// joinedWithin is how long after its agent's start a new node is a peer of all others, at most.
-	joinedWithin = 5 * time.Second
-	// goneWithin is how long after its Node's deletion a node is gone from all others, at most.
-	goneWithin = 10 * time.Second
-)
-
-// testJoinAndDelete has a fourth node join, and deletes its Node while its agent runs on.
-func (w *world) testJoinAndDelete(t *testing.T) {
-	agents := w.agentStarts(t)
-	node, err := w.AddNode(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.learnNode(t, node)
-	t.Cleanup(func() {
-		// The test's context has ended by now.
-		if err := w.RemoveNode(context.Background(), node); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Run("a fourth node joins", func(t *testing.T) {
-		w.awaitJoined(t, node)
-		if err := w.WaitNodesReady(t.Context(), node); err != nil {
-			t.Fatal(err)
-		}
-		w.runPods(t, map[string]string{"web-4": node})
-		w.awaitPeers(t, node, len(w.nodes)) // a ping that comes before the session may be lost
-		to := w.podIP(t, "web-4")
-		for _, pod := range []string{pod1, pod2, pod3} {
-			for _, err := range w.try(t.Context(), path{from: place{pod, true}, to: to, asFrom: w.podIP(t, pod), answers: "web-4"}) {
-				t.Errorf("%s to web-4: %v", pod, err)
-			}
-		}
-		if now := w.agentStarts(t); !slices.Equal(now, agents) {
-			t.Errorf("agents were started again: they were %v and are %v", agents, now)
-		}
-	})
-	t.Run("a deleted Node is gone from the others", func(t *testing.T) {
-		cidr, address := w.pods[node].String(), w.address[node].String()
-		if err := w.Client().CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		deleted := time.Now()
-		err := cluster.Poll(t.Context(), goneWithin, "nothing is left of "+node, func(ctx context.Context) error {
-			var all []error
-			for _, other := range w.nodes {
-				all = append(all, w.hasNothing(ctx, other, address, cidr))
-			}
-			return errors.Join(all...)
-		})
-		if err != nil {
-			t.Error(err)
-		}
-		t.Logf("nothing was left of it after %.1f s", time.Since(deleted).Seconds())
-		// It was its Node's deletion that did it: the agent there still gossips.
-		if status, err := w.status(t.Context(), w.nodes[0]); err != nil || status.Gossip.Members != len(w.nodes)+1 {
-			t.Errorf("gossip has %d members, %v; want also that of the deleted node", status.Gossip.Members, err)
-		}
-	})
-}
-
-// awaitJoined waits until all others have a new node as their peer, and compares that with its agent's start.
-func (w *world) awaitJoined(t *testing.T, node string) {
-	t.Helper()
-	joined := map[string]time.Time{}
-	w.eventually(t, node+" is a peer of all others", func(ctx context.Context) error {
-		for _, other := range w.nodes {
-			if _, has := joined[other]; has {
-				continue
-			}
-			if err := w.hasPlace(ctx, other, node); err != nil {
-				return err
-			}
-			joined[other] = time.Now()
-		}
-		return nil
-	})
-	started := w.agentStarted(t, node)
-	for other, at := range joined {
-		took := at.Sub(started)
-		if took > joinedWithin {
-			t.Errorf("%s had %s as its peer %s after the start of its agent, want at most %s", other, node, took, joinedWithin)
-		}
-		t.Logf("%s had %s as its peer %.1f s after the start of its agent", other, node, took.Seconds())
-	}
-}
-
-// agentStarted is when a node's agent said its first word.
-func (w *world) agentStarted(t *testing.T, node string) time.Time {
-	t.Helper()
-	log, err := w.log(t.Context(), node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, _, _ := strings.Cut(log, "\n")
-	if !strings.Contains(first, "weaveguard-agent starts") {
-		t.Fatalf("the log of %s begins with %q", node, first)
-	}
-	return timeOf(t, first)
-}
 
 // agentStarts tells the agents of the nodes at the start apart from any that come later.
 func (w *world) agentStarts(t *testing.T) []string {
@@ -151,8 +43,8 @@ func (w *world) testPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.awaitMesh(t)
-	if after := w.mustWG(t, node); after.publicKey != before.publicKey {
-		t.Errorf("%s had the key %s before it stopped, and has %s", node, before.publicKey, after.publicKey)
+	if after := w.mustWG(t, node); !slices.Equal(after.publicKeys(), before.publicKeys()) {
+		t.Errorf("%s had the keys %v before it stopped, and has %v", node, before.publicKeys(), after.publicKeys())
 	}
 	if err := w.WaitNodesReady(t.Context(), node); err != nil {
 		t.Fatal(err)
@@ -209,13 +101,13 @@ func (w *world) testAgentsEnd(t *testing.T) {
 			t.Errorf("a node whose agent ended lost its place: %v", err)
 		}
 	}
-	w.awaitProgress(t, running)
+	running.goOn(t, w, 1)
 	if err := resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitMesh(t)
-	w.awaitProgress(t, running)
-	running.stop(t, w)
+	running.goOn(t, w, 1)
+	running.stop(t)
 	if err := w.WaitNodesReady(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +115,7 @@ func (w *world) testAgentsEnd(t *testing.T) {
 
 // testAgentRestart deletes an agent's pod: the next one adopts what is there.
 func (w *world) testAgentRestart(t *testing.T) {
-	const interfaces = `cd /sys/class/net && grep -H . weave/ifindex weave-wg0/ifindex weave/address; cat /proc/net/route | sort`
+	const interfaces = `cd /sys/class/net && grep -H . weave/ifindex weave-wg*/ifindex weave/address; cat /proc/net/route | sort`
 	node := w.nodes[0]
 	running := w.startTraffic(t, pod1, pod2)
 	before, devices := map[string]wgDump{}, w.on(t, node, "sh", "-c", interfaces)
@@ -251,7 +143,7 @@ func (w *world) testAgentRestart(t *testing.T) {
 		return err
 	})
 	w.awaitMesh(t)
-	w.awaitProgress(t, running)
+	running.goOn(t, w, 1)
 	for _, n := range w.nodes {
 		if err := keptSessions(before[n], w.mustWG(t, n)); err != nil {
 			t.Errorf("wg on %s: %v", n, err)
@@ -271,5 +163,5 @@ func (w *world) testAgentRestart(t *testing.T) {
 		log, _ := w.log(t.Context(), node)
 		t.Errorf("the new agent made %d changes to what it found; its log:\n%s", n, log)
 	}
-	running.stop(t, w)
+	running.stop(t)
 }

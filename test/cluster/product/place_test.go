@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -148,11 +152,12 @@ func (w *world) serve(t *testing.T, host string) {
 	})
 }
 
-// expose makes a Service of one pod, and waits until kube-proxy has it on all nodes.
-func (w *world) expose(t *testing.T, pod string, nodePort bool) *corev1.Service {
+// expose makes a Service of one pod, and waits until kube-proxy has it on all nodes. Its ports are those given, httpPort
+// among them; with none given, all of the probe's.
+func (w *world) expose(t *testing.T, pod string, nodePort bool, ports ...corev1.ServicePort) *corev1.Service {
 	t.Helper()
 	service, err := w.Expose(t.Context(), cluster.Service{
-		Name: pod, Selector: map[string]string{"app": pod}, NodePort: nodePort,
+		Name: pod, Selector: map[string]string{"app": pod}, NodePort: nodePort, Ports: ports,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -183,4 +188,44 @@ func nodePort(t *testing.T, service *corev1.Service, port int) int {
 	}
 	t.Fatalf("service %s has no port %d", service.Name, port)
 	return 0
+}
+
+// netnsOf opens the network namespace of a place.
+func (w *world) netnsOf(t *testing.T, at place) netns.NsHandle {
+	t.Helper()
+	name, err := w.run(t.Context(), at, "readlink", "/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if link, err := os.Readlink(file); err != nil || link != strings.TrimSpace(name) {
+			continue
+		}
+		handle, err := netns.GetFromPath(file)
+		if err != nil {
+			continue // the process has just ended
+		}
+		t.Cleanup(func() { _ = handle.Close() })
+		return handle
+	}
+	t.Fatalf("no process of this machine is in the network namespace of %v, %s", at, name)
+	return -1
+}
+
+// inNetns starts a goroutine whose sockets are in a network namespace. The thread that it uses ends with it.
+func inNetns(ns netns.NsHandle, do func() error) <-chan error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good
+		if err := netns.Set(ns); err != nil {
+			result <- fmt.Errorf("enter the network namespace: %w", err)
+			return
+		}
+		result <- do()
+	}()
+	return result
 }

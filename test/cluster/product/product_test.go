@@ -14,6 +14,7 @@ func TestProduct(t *testing.T) {
 	t.Run("hostPorts work", w.testHostPort)
 	t.Run("the manifest is applied again", w.testApplyAgain)
 	t.Run("the service account may do little", w.testAccess)
+	t.Run("keys rotate under traffic", w.testRotation)
 	t.Run("an agent's pod is deleted under traffic", w.testAgentRestart)
 	t.Run("a node's agent and kubelet end", w.testAgentsEnd)
 	t.Run("a node is cut off its power", w.testPowerCut)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -52,11 +53,12 @@ func (e ends) has(a netip.AddrPort) bool { return e.from == a || e.to == a }
 // watchScript runs tcpdump until standard input ends, so that it ends with whoever started it.
 const watchScript = `tcpdump "$@" </dev/null & pid=$!; read -r _; kill -TERM $pid; wait $pid`
 
-// watchUnderlay begins to look, and returns once packets are seen.
+// watchUnderlay begins to look, and returns once packets are seen. (In its immediate mode tcpdump would have a buffer for
+// a thousand packets, however large.)
 func (w *world) watchUnderlay(t *testing.T) *watch {
 	t.Helper()
 	cmd, err := w.Command(context.WithoutCancel(t.Context()), cluster.Fabric, "sh", "-c", watchScript, "tcpdump", "-i", api.FabricBridge,
-		"-n", "-Z", "root", "--packet-buffered", "--immediate-mode", "--buffer-size=262144", "-w", "-")
+		"-n", "-Z", "root", "--packet-buffered", "--buffer-size=262144", "-w", "-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,4 +210,33 @@ func parse(frame []byte) (e ends, fragment, isIPv4 bool) {
 	e.from = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:16])), ports[0])
 	e.to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[16:20])), ports[1])
 	return e, fragment, true
+}
+
+// judge compares what the underlay showed with what it may show: what comes from or goes to the open ends. At least so
+// many bytes should have been in the tunnels.
+func (s sightings) judge(t *testing.T, open []netip.AddrPort, tunnelled int64) {
+	t.Helper()
+	isOpen := func(e ends) bool { return slices.ContainsFunc(open, e.has) }
+	for e, n := range s.clear {
+		if !isOpen(e) {
+			t.Errorf("%d packets with what pods said were in the clear: %v", n, e)
+		}
+	}
+	for _, end := range open {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(s.clear)), func(e ends) bool { return e.has(end) }) {
+			t.Errorf("nothing was seen of what was sent in the clear to %v: the watch would miss a leak", end)
+		}
+	}
+	for e, n := range s.inner {
+		t.Errorf("%d packets with a pod's address were outside of the tunnels: %v", n, e)
+	}
+	for e, n := range s.fragments {
+		if !isOpen(e) { // what a pod sends outside in datagrams above its MTU, it fragments itself
+			t.Errorf("%d packets were fragmented: %v", n, e)
+		}
+	}
+	if s.tunnelled < tunnelled {
+		t.Errorf("only %d bytes went through the tunnels", s.tunnelled)
+	}
+	t.Logf("%d packets were looked into; %d MB were in the tunnels", s.packets, s.tunnelled/1e6)
 }

@@ -41,7 +41,7 @@ type world struct {
 func start(t *testing.T) *world {
 	t.Helper()
 	w := &world{manifest: readManifest(t), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
-	w.probe = buildProbe(t)
+	w.probe = buildProgram(t, "./test/probe")
 	if name := os.Getenv("WEAVEGUARD_USE_CLUSTER"); name != "" {
 		w.reuse(t, name)
 	} else {
@@ -78,7 +78,7 @@ func (w *world) install(t *testing.T, image string) {
 	t.Logf("all peers are up %.1f s after kubectl apply", time.Since(began).Seconds())
 }
 
-// reuse takes a running cluster, and removes the pods that earlier tests left in it.
+// reuse takes a running cluster, and removes the pods and Services that earlier tests left in it.
 func (w *world) reuse(t *testing.T, name string) {
 	t.Helper()
 	var err error
@@ -86,6 +86,7 @@ func (w *world) reuse(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	w.kubectl(t, "delete", "pods", "--all", "--force")
+	w.kubectl(t, "delete", "services", pod2, neighbour, "--ignore-not-found")
 	w.learn(t)
 	w.awaitMesh(t)
 }
@@ -302,14 +303,14 @@ var builtImage = sync.OnceValues(func() (string, error) {
 	return tree.Path("build", "weaveguard-image.tar"), nil
 })
 
-// buildProbe makes the program that test pods run, for hosts: they share the machine's /tmp.
-func buildProbe(t *testing.T) string {
+// buildProgram makes a program for hosts: they share the machine's /tmp.
+func buildProgram(t *testing.T, pkg string) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "probe")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", file, "./test/probe")
+	file := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", file, pkg)
 	cmd.Dir, cmd.Env = root(t).Root, append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, output)
+		t.Fatalf("build %s: %v\n%s", pkg, err, output)
 	}
 	return file
 }

@@ -50,6 +50,10 @@ type Spec struct {
 	Detached bool `json:"detached"`
 }
 
+// Group is the name of the cgroup in each hierarchy that holds all processes of the cluster's hosts, each
+// host's in a group of the host's name.
+func (s Spec) Group() string { return "weaveguard-test-" + s.ID }
+
 // Names of the hosts that aren't nodes.
 const (
 	Fabric       = "fabric"

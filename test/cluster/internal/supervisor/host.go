@@ -78,13 +78,13 @@ func (s *Supervisor) launch(spec api.HostSpec) (*hostProcess, error) {
 // joinGroups makes the host's cgroups and tells the host about them.
 func (s *Supervisor) joinGroups(spec *api.HostSpec) error {
 	for _, h := range s.groups {
-		name := filepath.Join(s.groupName(), spec.Name)
+		name := filepath.Join(s.spec.Group(), spec.Name)
 		if err := h.Create(name); err != nil {
 			return err
 		}
 		spec.Join = append(spec.Join, h.Dir(name))
 		if h.Unified {
-			waiting := filepath.Join(s.groupName(), "waiting")
+			waiting := filepath.Join(s.spec.Group(), "waiting")
 			if err := h.Create(waiting); err != nil {
 				return err
 			}
@@ -101,7 +101,7 @@ func (s *Supervisor) removeGroups(host string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), removalTimeout)
 	defer cancel()
 	for _, h := range s.groups {
-		if err := cgroups.Remove(ctx, h.Dir(filepath.Join(s.groupName(), host))); err != nil {
+		if err := cgroups.Remove(ctx, h.Dir(filepath.Join(s.spec.Group(), host))); err != nil {
 			return err
 		}
 	}

@@ -127,7 +127,7 @@ func (s *Supervisor) start(ctx context.Context, say func(string)) error {
 func (s *Supervisor) makeGroups() error {
 	var made []string
 	for _, h := range s.groups {
-		made = append(made, h.Dir(s.groupName()))
+		made = append(made, h.Dir(s.spec.Group()))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,14 +143,12 @@ func (s *Supervisor) makeGroups() error {
 		return fmt.Errorf("write down the cgroups: %w", err)
 	}
 	for _, h := range s.groups {
-		if err := h.Create(s.groupName()); err != nil {
+		if err := h.Create(s.spec.Group()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-func (s *Supervisor) groupName() string { return "weaveguard-test-" + s.spec.ID }
 
 // address is the underlay's nth.
 func address(prefix netip.Prefix, n int) netip.Addr {
