@@ -256,6 +256,9 @@ func TestDownAndUp(t *testing.T) {
 	mustConfigure(t, name, wgtypes.Config{ListenPort: &port})
 	link, err := netlink.LinkByName(name)
 	must(t, err)
+	if queue := link.Attrs().TxQLen; queue < 5000 {
+		t.Errorf("%d packets may wait for the daemon, want 5000: a busy node loses the others", queue)
+	}
 	for range 2 {
 		must(t, netlink.LinkSetUp(link))
 		must(t, netlink.LinkSetDown(link))
