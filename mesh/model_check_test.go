@@ -2,207 +2,25 @@ package mesh
 
 import (
 	"slices"
-	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// modelFlow is what pods of one node send to those of another one, as a question that is asked again and again: would
-// a packet arrive?
+// What the model checks. The first word of a failure is the number here.
 //
-// Once one has arrived, all must, whatever the agents do or suffer. What excuses a loss is the network, when it was
-// closed for what the flow took, for so long, in the last minute or so, that WireGuard may have missed to renew its
-// session; a reboot of an end; and a rotation that is cut short by force. The next packet that arrives ends the excuse.
-type modelFlow struct {
-	owed   bool
-	pardon time.Duration // until when a loss is excused, whatever the reason
-	closed bool          // the network is closed for what it takes
-	since  time.Duration
-	gaps   []modelGap
-}
+//  1. A route moves from a link with a session to one that has a session too, at both ends, and whose far end takes the
+//     sender's addresses there. A key is announced only when its links stand. Traffic doesn't stay where nothing gets
+//     through, when another link would do.
+//  2. No packet is lost: see modelFlow. A key is dropped only when what was sent by it has arrived.
+//  3. No device needs two keys: one that gets another key carries no traffic.
+//  4. Generations of a node go up by one, are made on request, and are two at most. What is announced is on disk.
+//  5. All histories end well: a while after the last trouble every node has one key, all rotations that were asked for
+//     are done, and each pair of nodes has one link, of the newest keys, and sends by it.
+//  6. Then another pass, and one more, change nothing and say nothing.
 
-// modelGap is a time when the network was closed for a flow.
-type modelGap struct{ from, to time.Duration }
-
-const (
-	// WireGuard renews a session at 120 to 145 s (a keepalive is sent each 25 s) and tries again each 5 s, so it has 35 s
-	// until the session ends at 180 s.
-	modelRenewal = 65 * time.Second
-	modelSlack   = 28 * time.Second
-	// modelDrain is how long what is sent may be under way.
-	modelDrain = 100 * time.Millisecond
-	// modelPardon is longer than a mesh needs to follow a rotation that was cut short.
-	modelPardon = time.Minute
-)
-
-// excused reports whether the network was closed for too long lately.
-func (f *modelFlow) excused(now time.Duration) bool {
-	var missed time.Duration
-	for _, gap := range f.gaps {
-		if gap.to > now-modelRenewal {
-			missed += gap.to - gap.from + modelRekeyTimeout + modelRekeyJitter
-		}
-	}
-	return missed > modelSlack
-}
-
-// close notes whether the network is closed for a flow.
-func (f *modelFlow) close(closed bool, now time.Duration) {
-	if closed == f.closed {
-		return
-	}
-	if f.closed {
-		f.gaps = append(f.gaps, modelGap{f.since, now})
-		f.gaps = slices.DeleteFunc(f.gaps, func(g modelGap) bool { return g.to < now-modelRenewal })
-	}
-	f.closed, f.since = closed, now
-}
-
-// carrier is the peer that a packet from one node to another goes to, and "", or why there is none.
-func (w *modelWorld) carrier(from, to *modelNode, device int) (*modelPeer, string) {
-	if device == noModelRoute {
-		return nil, "there is no route"
-	}
-	d := from.devices[device]
-	if d == nil {
-		return nil, "the device of its route is gone"
-	}
-	p := d.owners[to.number]
-	if p == nil {
-		return nil, "no peer has the allowed IPs"
-	}
-	return p, ""
-}
-
-// arrives reports "" if a packet that is sent to a peer is taken at the far end, and else why not. The network is
-// taken for open.
-func (w *modelWorld) arrives(from *modelNode, p *modelPeer) string {
-	s := p.current
-	if !s.live(w.now) {
-		return "it has no session"
-	}
-	q := s.other(p)
-	switch {
-	case !q.holds(s, w.now):
-		return "the far end has given up the session"
-	case p.endpoint.Port() != uint16(q.device.port):
-		return "it is sent to another port"
-	case q.device.owners[from.number] != q:
-		return "the far end doesn't take the sender's addresses from this peer"
-	}
-	return ""
-}
-
-// checkWay checks that traffic doesn't stay for ever where nothing gets through, when it could take another link.
-func (w *modelWorld) checkWay(from, to *modelNode) {
-	since := max(w.flows[from.number][to.number].since, from.started)
-	if from.agent == nil || w.now-since < modelRejectAfter+modelPardon {
-		return
-	}
-	for _, d := range from.devices {
-		if d == nil || d.owners[to.number] == nil {
-			continue
-		}
-		p := d.owners[to.number]
-		if s := p.current; s.live(w.now) && w.now-s.at < modelRekeyAfter && p.counterpart() != nil && w.arrives(from, p) == "" {
-			w.fail(1, "%s sends to %s where nothing has got through for %s, and %s would do", from.name, to.name, w.now-since,
-				view.DeviceName(d.number))
-		}
-	}
-}
-
-// counts reports whether the node of a peer is bound to keep its session: it has the key for it, and if it has two,
-// its agent could see the session before it gives one up.
-func (p *modelPeer) counts() bool {
-	n := p.device.n
-	held := n.disk.rotation.Generations
-	owner := n.w.owners[p.device.public]
-	return owner.node == n && slices.Contains(held, owner.generation) && (len(held) == 1 || p.seen)
-}
-
-// check looks at what must always hold.
-func (w *modelWorld) check() {
-	if !w.changed && w.checked == w.now || w.failure != "" {
-		return
-	}
-	if !w.changed && w.now-w.checked < time.Second {
-		return
-	}
-	w.changed, w.checked = false, w.now
-	for _, from := range w.nodes {
-		for _, to := range w.nodes {
-			if from != to && from.joined && to.joined {
-				w.checkFlow(from, to)
-			}
-		}
-	}
-}
-
-// checkFlow checks invariant 2.
-func (w *modelWorld) checkFlow(from, to *modelNode) {
-	f := &w.flows[from.number][to.number]
-	if !f.owed && from.routes[to.number] == noModelRoute {
-		return
-	}
-	w.seen.probes++
-	p, why := w.carrier(from, to, from.routes[to.number])
-	closed := w.cut[from.number][to.number]
-	if p != nil {
-		closed = !w.open(from, p.device.port, to, int(p.endpoint.Port()))
-	}
-	f.close(closed, w.now)
-	if closed {
-		w.checkWay(from, to)
-		return
-	}
-	if p != nil {
-		why = w.arrives(from, p)
-	}
-	switch {
-	case why == "":
-		f.owed = f.owed || w.now >= f.pardon && p.counts() && p.current.other(p).counts()
-		w.seen.owed++
-	case !f.owed:
-	case f.excused(w.now):
-		f.owed = false
-		w.seen.excused++
-		w.note("%s to %s: packets are lost, and may be: %s", from.name, to.name, why)
-	default:
-		w.fail(2, "a packet from %s to %s is lost: %s", from.name, to.name, why)
-	}
-}
-
-// excuse lets packets of and to a node be lost for some time.
-func (w *modelWorld) excuse(n *modelNode) {
-	for _, other := range w.nodes {
-		w.excuseFlow(n, other)
-	}
-}
-
-// excuseFlow lets packets between two nodes be lost for some time.
-func (w *modelWorld) excuseFlow(a, b *modelNode) {
-	w.note("packets between %s and %s may be lost", a.name, b.name)
-	for _, f := range []*modelFlow{&w.flows[a.number][b.number], &w.flows[b.number][a.number]} {
-		f.owed, f.pardon = false, w.now+modelPardon
-	}
-}
-
-// checkRemoval looks at a peer that is about to be removed. Two such are lost for good reason: one that came to life
-// since the agent looked, which nobody can rule out, and one that an agent without a view cache has waited for in vain.
-func (n *modelNode) checkRemoval(p *modelPeer) {
-	owner, known := n.w.owners[p.key]
-	if !known {
-		return
-	}
-	_, spoken := n.agent.book.entries[owner.node.name]
-	if p.done >= n.looked || !spoken && n.w.now-n.started > defaultSettle {
-		n.w.excuseFlow(n, owner.node)
-	}
-}
-
-// checkMove checks invariant 1 when a node is about to route to another one by another device.
+// checkMove checks invariant 1 where a node is about to route to another one by another device.
 func (n *modelNode) checkMove(to *modelNode, device int) {
 	w := n.w
 	before, _ := w.carrier(n, to, n.routes[to.number])
@@ -210,23 +28,14 @@ func (n *modelNode) checkMove(to *modelNode, device int) {
 		return
 	}
 	w.seen.moves++
-	f := &w.flows[n.number][to.number]
 	lost := w.arrives(n, before) != "" || !w.open(n, before.device.port, to, int(before.endpoint.Port()))
-	if lost || !f.owed || f.excused(w.now) {
-		return
+	if lost || !w.owes(n, to) {
+		return // there is nothing to lose
 	}
-	if far := before.current.other(before); far.seen {
-		far.carried = w.now
-	}
+	before.current.other(before).carried = w.now
 	p, why := w.carrier(n, to, device)
 	if p != nil {
 		why = w.arrives(n, p)
-	}
-	if why == "" {
-		q := p.current.other(p)
-		if !q.current.live(w.now) && !q.following.live(w.now) || q.device.n != to {
-			why = "the far end has no session"
-		}
 	}
 	if why != "" {
 		w.fail(1, "%s moves its route to %s from %s, which has a session, to %s: %s", n.name, to.name,
@@ -234,27 +43,32 @@ func (n *modelNode) checkMove(to *modelNode, device int) {
 	}
 }
 
-// checkKey checks invariant 3 when a device is about to get another key.
+// checkKey checks invariant 3 where a device is about to get another key.
 func (n *modelNode) checkKey(d *modelDevice, key keys.PublicKey) {
 	if d.public.IsZero() || d.public == key {
 		return
 	}
 	w := n.w
 	for _, p := range d.peers {
-		s := p.current
-		if !s.live(w.now) {
+		if !p.current.live(w.now) {
 			continue
 		}
-		q := s.other(p)
+		q := p.current.other(p)
 		far := q.device.n
-		if f, g := &w.flows[n.number][far.number], &w.flows[far.number][n.number]; !f.owed || !g.owed || f.excused(w.now) || g.excused(w.now) {
+		if !w.owes(n, far) || !w.owes(far, n) || !q.holds(p.current, w.now) {
 			continue
 		}
-		used := n.routes[far.number] == d.number || far.routes[n.number] == q.device.number && far.devices[q.device.number] == q.device
-		if used && q.holds(s, w.now) {
-			w.fail(3, "%s changes the key of %s to %s, and traffic with %s takes it", n.name, view.DeviceName(d.number), w.keyName(key), far.name)
+		if n.routes[far.number] == d.number || !q.gone && far.routes[n.number] == q.device.number {
+			w.fail(3, "%s changes the key of %s to %s, and traffic with %s takes it", n.name, view.DeviceName(d.number),
+				w.keyName(key), far.name)
 		}
 	}
+}
+
+// owes reports whether packets from one node to another must arrive.
+func (w *modelWorld) owes(from, to *modelNode) bool {
+	f := &w.flows[from.number][to.number]
+	return f.owed && !f.excused(w.now)
 }
 
 // checkDrain checks that what was sent by an old key has had time to arrive when that key is dropped.
@@ -266,8 +80,9 @@ func (n *modelNode) checkDrain(generation uint32) {
 			if !known || w.owners[d.public] != (modelOwner{n, generation}) || w.now-p.carried >= modelDrain {
 				continue
 			}
-			if w.flows[n.number][far.node.number].owed && w.flows[far.node.number][n.number].owed {
-				w.fail(2, "%s drops its key %d %s after traffic with %s moved away from it", n.name, generation, w.now-p.carried, far.node.name)
+			if w.owes(n, far.node) && w.owes(far.node, n) {
+				w.fail(2, "%s drops its key %d %s after traffic with %s moved away from it", n.name, generation,
+					w.now-p.carried, far.node.name)
 			}
 		}
 	}
@@ -278,7 +93,8 @@ func (n *modelNode) checkPlan(p *pass) {
 	for _, l := range p.desired.Links {
 		for _, d := range p.desired.Devices {
 			if d.Name == l.Device && d.Generation != l.Own {
-				n.w.fail(3, "%s plans %s with the key %d, and a link to %s there with the key %d", n.name, d.Name, d.Generation, l.Node, l.Own)
+				n.w.fail(3, "%s plans %s with the key %d, and a link to %s there with the key %d", n.name, d.Name, d.Generation,
+					l.Node, l.Own)
 			}
 		}
 	}
@@ -310,4 +126,27 @@ func (n *modelNode) checkPrepared(r record.Record) {
 			n.w.fail(1, "%s announces its key %d before a link of it to %s stands", n.name, newest.Number, peer.Name)
 		}
 	}
+}
+
+// checkAnnouncement checks invariant 4 at what a node says, and that what it says stands.
+func (n *modelNode) checkAnnouncement(raw []byte) {
+	r, err := record.Open(n.name, raw)
+	if err != nil {
+		n.w.fail(4, "%s announces what can't be read: %v", n.name, err)
+		return
+	}
+	for i, g := range r.Generations {
+		index := int(g.Number) - int(n.disk.first)
+		switch {
+		case i > 0 && g.Number != r.Generations[i-1].Number+1:
+			n.w.fail(4, "%s announces the generations %v", n.name, r.Generations)
+		case index < 0 || index >= len(n.disk.made) || n.disk.made[index] != g.Key:
+			n.w.fail(4, "%s announces generation %d with a key that isn't its", n.name, g.Number)
+		case !slices.Contains(n.disk.rotation.Generations, g.Number):
+			n.w.fail(4, "%s announces generation %d, which is erased", n.name, g.Number)
+		case i > 0 && !n.disk.rotation.Announced:
+			n.w.fail(4, "%s announces generation %d, and the key store doesn't know of that", n.name, g.Number)
+		}
+	}
+	n.checkPrepared(r)
 }

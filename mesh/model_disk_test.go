@@ -64,9 +64,9 @@ type modelDisk struct {
 	writing     bool // a step is under way: what else is asked for waits
 	sequence    uint64
 
-	first  uint32 // the generation that the node began with
-	wanted uint32 // the generation that all requests lead to
-	made   []keys.PublicKey
+	first  uint32           // the generation that the node began with
+	wanted uint32           // the generation that all requests lead to
+	made   []keys.PublicKey // from first on
 }
 
 func newModelDisk(n *modelNode) *modelDisk {

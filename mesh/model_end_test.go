@@ -9,7 +9,7 @@ import (
 )
 
 // modelBound is how long a mesh may take to come to rest when nothing bad happens any more.
-const modelBound = 5 * time.Minute
+const modelBound = 2 * time.Minute
 
 // settle checks invariants 5 and 6: what is the case in the end.
 func (w *modelWorld) settle() {
@@ -18,7 +18,7 @@ func (w *modelWorld) settle() {
 	passes := -1
 	w.run(w.now+modelBound, func() bool {
 		if w.seen.passes == passes && w.checked != w.now {
-			return false
+			return false // nothing has happened since
 		}
 		passes = w.seen.passes
 		why = w.unsettled()

@@ -35,7 +35,7 @@ func (w *modelWorld) flow(from, to *modelNode) {
 	})
 }
 
-// happenings are what can happen, with how often it does.
+// happenings are what can happen, and how often each does.
 func (w *modelWorld) happenings() ([]func(), []int) {
 	return []func(){
 			func() { w.some().rotate(false) },
@@ -123,29 +123,31 @@ func (w *modelWorld) partition() {
 	}
 }
 
-// silence cuts nodes off for so long that no session outlives it.
+// silence keeps packets from nodes for so long that no session outlives it: they are cut off, or the new links of a
+// rotation are, which stands still for want of acknowledgements.
 func (w *modelWorld) silence() {
 	if w.chance(0.3) {
+		w.loss = 1
 		w.some().rotate(false)
-		w.run(w.now+w.between(100*time.Millisecond, 3*time.Second), nil)
+		w.run(w.now+w.between(time.Second, 6*time.Second), nil)
 		w.blockUsed()
 	} else {
 		w.part()
 	}
 	for _, n := range w.nodes {
-		n.slow = 30 // or it would take long
+		n.slow = 30 // fewer passes: it takes long enough
 	}
 	if w.chance(0.5) {
 		w.some().rotate(false)
 	}
-	w.run(w.now+w.between(100*time.Second, 300*time.Second), nil)
+	w.run(w.now+w.between(100*time.Second, 320*time.Second), nil)
 	if w.chance(0.8) {
 		w.mend()
 		w.unblock()
 	}
 }
 
-// blockUsed closes a port that carries traffic, while another link stands beside.
+// blockUsed closes the ports that carry traffic of nodes with two keys.
 func (w *modelWorld) blockUsed() {
 	for _, from := range w.nodes {
 		for _, to := range w.nodes {
@@ -189,7 +191,7 @@ func (w *modelWorld) mend() {
 	}
 }
 
-// block closes a UDP port of a node for another one: of all four those that aren't in use mostly.
+// block closes a UDP port of a node for another one, in use or not.
 func (w *modelWorld) block() {
 	b := modelBlock{node: w.rng.IntN(len(w.nodes)), from: w.rng.IntN(len(w.nodes)), device: w.rng.IntN(view.MaxDevices)}
 	w.note("%s: its port %d is closed for %s", w.nodes[b.node].name, modelPort(b.device), w.nodes[b.from].name)
@@ -237,7 +239,7 @@ func (w *modelWorld) heal() {
 	w.unblock()
 	for _, n := range w.nodes {
 		n.crashIn, n.faults = -1, 0
-		n.slow = 0
+		n.slow = 3
 		if n.joined {
 			n.start()
 		}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -29,7 +28,7 @@ type modelRecordID struct{ node, version int }
 // modelCandidates is how many records of a node gossip keeps, in case that the latest isn't the one to take.
 const modelCandidates = 3
 
-// running reports whether two nodes' agents run, and can talk.
+// talk reports whether two nodes' agents run, and can talk.
 func (w *modelWorld) talk(a, b *modelNode) bool {
 	return a != b && a.agent != nil && b.agent != nil && !w.cut[a.number][b.number]
 }
@@ -194,27 +193,4 @@ func (w *modelWorld) reach(n *modelNode) [maxModelNodes]bool {
 		}
 	}
 	return reached
-}
-
-// checkAnnouncement checks invariant 4 at what a node says, and that what it says stands.
-func (n *modelNode) checkAnnouncement(raw []byte) {
-	r, err := record.Open(n.name, raw)
-	if err != nil {
-		n.w.fail(4, "%s announces what can't be read: %v", n.name, err)
-		return
-	}
-	for i, g := range r.Generations {
-		index := int(g.Number) - int(n.disk.first)
-		switch {
-		case i > 0 && g.Number != r.Generations[i-1].Number+1:
-			n.w.fail(4, "%s announces the generations %v", n.name, r.Generations)
-		case index < 0 || index >= len(n.disk.made) || n.disk.made[index] != g.Key:
-			n.w.fail(4, "%s announces generation %d with a key that isn't its", n.name, g.Number)
-		case !slices.Contains(n.disk.rotation.Generations, g.Number):
-			n.w.fail(4, "%s announces generation %d, which is erased", n.name, g.Number)
-		case i > 0 && !n.disk.rotation.Announced:
-			n.w.fail(4, "%s announces generation %d, and the key store doesn't know of that", n.name, g.Number)
-		}
-	}
-	n.checkPrepared(r)
 }

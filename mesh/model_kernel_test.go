@@ -101,10 +101,13 @@ func (n *modelNode) Device(name string) (*wgtypes.Device, error) {
 	if d == nil {
 		return nil, fs.ErrNotExist
 	}
-	shown := &wgtypes.Device{Name: name, Type: wgtypes.LinuxKernel, PrivateKey: d.private, PublicKey: wgtypes.Key(d.public), ListenPort: d.port}
+	shown := &wgtypes.Device{
+		Name: name, Type: wgtypes.LinuxKernel, PrivateKey: d.private, PublicKey: wgtypes.Key(d.public), ListenPort: d.port,
+	}
 	for _, p := range d.peers {
 		peer := wgtypes.Peer{
-			PublicKey: wgtypes.Key(p.key), PersistentKeepaliveInterval: p.keepalive, LastHandshakeTime: p.handshake, ReceiveBytes: p.received,
+			PublicKey: wgtypes.Key(p.key), PersistentKeepaliveInterval: p.keepalive, LastHandshakeTime: p.handshake,
+			ReceiveBytes: p.received,
 		}
 		if p.endpoint.IsValid() {
 			peer.Endpoint = net.UDPAddrFromAddrPort(p.endpoint)
@@ -148,6 +151,11 @@ func (n *modelNode) ConfigureDevice(name string, config wgtypes.Config) error {
 		n.checkKey(d, n.w.keyring.publics[*config.PrivateKey])
 		d.setPrivate(*config.PrivateKey)
 	}
+	if config.ReplacePeers {
+		for len(d.peers) > 0 {
+			d.dropPeer(d.peers[0])
+		}
+	}
 	if config.ListenPort != nil {
 		d.port = *config.ListenPort
 	}
@@ -163,6 +171,9 @@ func describeModelConfig(w *modelWorld, config wgtypes.Config) string {
 		return ""
 	}
 	text := ""
+	if config.ReplacePeers {
+		text += "no peers, "
+	}
 	if config.PrivateKey != nil {
 		text += "private key of " + w.keyName(w.keyring.publics[*config.PrivateKey])
 	}
@@ -211,8 +222,7 @@ func (d *modelDevice) configure(config wgtypes.PeerConfig) {
 	p := d.peer(key)
 	switch {
 	case config.Remove && p != nil:
-		d.n.checkRemoval(p)
-		d.removePeer(p)
+		d.dropPeer(p)
 		return
 	case config.Remove || p == nil && config.UpdateOnly:
 		return
@@ -231,7 +241,8 @@ func (d *modelDevice) configure(config wgtypes.PeerConfig) {
 	}
 }
 
-func (d *modelDevice) removePeer(p *modelPeer) {
+func (d *modelDevice) dropPeer(p *modelPeer) {
+	d.n.checkRemoval(p)
 	p.gone = true
 	for i, owner := range d.owners {
 		if owner == p {
@@ -283,7 +294,7 @@ func (t *modelTunnels) Apply(ctx context.Context, devices []view.Device) (int, e
 	return writes, err
 }
 
-// Prune tells the agent of no change: it would collect the garbage of the whole test for each.
+// Prune tells the agent of no change: it would free the memory of the whole test after each.
 func (t *modelTunnels) Prune(ctx context.Context, devices []view.Device) (int, error) {
 	writes, err := t.Applier.Prune(ctx, devices)
 	t.n.pruned += writes
@@ -291,11 +302,8 @@ func (t *modelTunnels) Prune(ctx context.Context, devices []view.Device) (int, e
 }
 
 func (t *modelTunnels) Observe(ctx context.Context) ([]view.DeviceState, error) {
-	t.n.point("a pass begins")
-	for _, d := range t.n.devices {
-		for _, p := range d.all() {
-			p.seen = p.current != nil
-		}
+	if t.n.yield != nil { // else it is a glance between passes
+		t.n.point("a pass begins")
 	}
 	return t.Applier.Observe(ctx)
 }

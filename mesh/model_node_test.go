@@ -60,7 +60,7 @@ func newModelNode(w *modelWorld, number int) *modelNode {
 		w: w, number: number, name: string(rune('a' + number)), crashIn: -1,
 		cidr:    netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(number), 0}), 24),
 		address: netip.AddrFrom4([4]byte{192, 0, 2, byte(number + 1)}),
-		slow:    []float64{0.5, 4, 12}[w.rng.IntN(3)],
+		slow:    []float64{1, 6, 15}[w.rng.IntN(3)],
 	}
 	n.allowed = net.IPNet{IP: n.cidr.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}
 	n.disk = newModelDisk(n)
@@ -212,7 +212,7 @@ func (n *modelNode) proceed() {
 	n.w.clock()
 	if _, more := n.next(); more {
 		life := n.life
-		n.w.after(n.w.soon(2*time.Millisecond, []time.Duration{20 * time.Millisecond, 2 * time.Second}[n.w.pick([]int{9, 1})]), func() {
+		n.w.after(n.effort(), func() {
 			if n.life == life {
 				n.proceed()
 			}
@@ -231,16 +231,32 @@ func (n *modelNode) proceed() {
 	n.rest()
 }
 
-// rest waits as Run does: for a sign or for the timer, and at least as long as the pass took.
+// effort is how long an effect takes: now and then the host has better things to do.
+func (n *modelNode) effort() time.Duration {
+	if n.w.chance(0.01) {
+		return n.w.between(0, 2*time.Second)
+	}
+	return n.w.soon(2*time.Millisecond, 20*time.Millisecond)
+}
+
+// rest waits as Run does: for a sign, for what it sees in glances at the tunnels, or for the timer, and at least as long
+// as the pass took.
 func (n *modelNode) rest() {
 	rest := min(n.w.now-n.begun, maxRest)
 	n.rested = n.w.now + rest
-	pause := n.agent.pause(n.last, time.Now())
-	pause += min(time.Duration(n.slow*n.w.rng.Float64()*float64(pause)), 5*time.Second)
+	pause := n.late(n.agent.pause(n.last, time.Now()))
 	if len(n.agent.Latch) > 0 {
 		n.wait(rest, true)
 	}
 	n.wait(rest+pause, false)
+	if n.agent.hurries(n.last, time.Now()) {
+		n.glance(rest + n.late(glanceInterval))
+	}
+}
+
+// late is a pause as a busy host makes it.
+func (n *modelNode) late(pause time.Duration) time.Duration {
+	return pause + min(time.Duration(n.slow*n.w.rng.Float64()*float64(pause)), 5*time.Second)
 }
 
 // wait starts the next pass after some time, unless another one was started before: if there is a sign, or always.
@@ -258,6 +274,22 @@ func (n *modelNode) wait(d time.Duration, sign bool) {
 			}
 		}
 		n.begin()
+	})
+}
+
+// glance lets the agent look at the tunnels between passes.
+func (n *modelNode) glance(d time.Duration) {
+	timer, life := n.timer, n.life
+	n.w.after(d, func() {
+		if n.life != life || n.timer != timer {
+			return
+		}
+		n.w.clock()
+		if n.agent.stirred(context.Background()) {
+			n.begin()
+			return
+		}
+		n.glance(n.late(glanceInterval))
 	})
 }
 

@@ -29,7 +29,6 @@ type modelPeer struct {
 	handshake time.Time
 	received  int64
 	gone      bool
-	seen      bool          // by a pass of the agent, with a session
 	carried   time.Duration // when the far end's traffic moved away from it last
 
 	// current is what is sent with. Following isn't used yet: only what comes by it shows that the far end has it too.

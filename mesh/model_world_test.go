@@ -14,12 +14,11 @@ import (
 // modelWorld is a mesh in memory: nodes with real agents, a network, and what happens to them. All of it runs in one
 // goroutine, as events in the order of their virtual time, so that a seed gives the same history again.
 type modelWorld struct {
-	seed  uint64
 	rng   *rand.Rand
-	epoch time.Time
-	now   time.Duration // since the beginning
+	epoch time.Time     // when it began, by the clock of the agents
+	now   time.Duration // since then
 	queue modelQueue
-	order uint64
+	order uint64 // of events and handshakes
 
 	nodes  []*modelNode
 	cut    [maxModelNodes][maxModelNodes]bool // no packet gets from one to the other, in both directions alike
@@ -34,8 +33,8 @@ type modelWorld struct {
 	loss    float64 // the part of acknowledgements that gets lost
 	calm    bool    // nothing bad happens any more
 	healed  time.Duration
-	changed bool // something that packets depend on
-	checked time.Duration
+	changed bool          // since checked: something that packets depend on
+	checked time.Duration // when all was checked last
 
 	tracing bool
 	trace   []string
@@ -45,8 +44,24 @@ type modelWorld struct {
 
 // modelSeen counts what happened, so that a test can tell whether it tests anything.
 type modelSeen struct {
-	passes, rotations, crashes, moves, probes, owed, excused int
-	settled                                                  time.Duration
+	histories, failures        int
+	passes, rotations, crashes int
+	moves                      int           // of routes, from one link to another
+	probes, owed, excused      int           // of packets: all, those that arrived, and those that were lost for good reason
+	settled                    time.Duration // how long the longest took to come to rest in the end
+}
+
+// add adds another history.
+func (s *modelSeen) add(other modelSeen) {
+	s.histories++
+	s.passes += other.passes
+	s.rotations += other.rotations
+	s.crashes += other.crashes
+	s.moves += other.moves
+	s.probes += other.probes
+	s.owed += other.owed
+	s.excused += other.excused
+	s.settled = max(s.settled, other.settled)
 }
 
 // modelOwner is whose WireGuard key it is.
@@ -88,10 +103,10 @@ func (q *modelQueue) Pop() any {
 
 func newModelWorld(seed uint64, keyring *modelKeyring, tracing bool) *modelWorld {
 	w := &modelWorld{
-		seed: seed, epoch: time.Now(), rng: rand.New(rand.NewPCG(seed, 20260101)), keyring: keyring, tracing: tracing,
+		epoch: time.Now(), rng: rand.New(rand.NewPCG(seed, 20260101)), keyring: keyring, tracing: tracing,
 		owners: map[keys.PublicKey]modelOwner{},
 	}
-	for i := range w.pick([]int{0, 0, 50, 36, 10, 4}) {
+	for i := range w.pick([]int{0, 0, 50, 36, 10, 4}) { // 2 to 5
 		w.nodes = append(w.nodes, newModelNode(w, i))
 	}
 	w.loss = []float64{0, 0, 0.3, 0.7}[w.rng.IntN(4)]
