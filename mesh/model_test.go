@@ -14,7 +14,7 @@ const (
 	modelFullEnv = "WEAVEGUARD_FULL"
 	// modelRuns is how many histories are played, some 17 ms of a processor each; with modelFullEnv modelFullRuns, or
 	// as many as fit into modelFullTime: the race detector, which has nothing to find here, makes each ten times as long.
-	modelRuns     = 1000
+	modelRuns     = 2000
 	modelFullRuns = 50000
 	modelFullTime = 10 * time.Minute
 	// modelFailures is how many histories may go wrong before no more is played.
