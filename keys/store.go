@@ -95,7 +95,9 @@ func (s *Store) open() error {
 	if err := tidy(s.dir); err != nil {
 		return err
 	}
-	return s.load()
+	var err error
+	Secretly(func() { err = s.load() })
+	return err
 }
 
 func lockDir(dir string) (*os.File, error) {
@@ -187,11 +189,21 @@ func (s *Store) create() error {
 
 // save makes these generations and what goes with them durable, and only then takes them over.
 func (s *Store) save(generations []Generation, r Rotation) error {
+	r.MadeAt = r.MadeAt.UTC().Truncate(time.Second) // that is enough to tell by, and the same after it was read back
+	var err error
+	Secretly(func() { err = s.write(generations, r) })
+	if err != nil {
+		return err
+	}
+	s.take(generations, r)
+	return nil
+}
+
+func (s *Store) write(generations []Generation, r Rotation) error {
 	f := file{
-		Version:  formatVersion,
-		Identity: base64.StdEncoding.EncodeToString(s.identity.reveal().Seed()),
-		// To the second: that is enough to tell by, and the same after it was read back.
-		Announced: r.Announced, Requested: r.Requested, MadeAt: r.MadeAt.UTC().Truncate(time.Second),
+		Version:   formatVersion,
+		Identity:  base64.StdEncoding.EncodeToString(s.identity.reveal().Seed()),
+		Announced: r.Announced, Requested: r.Requested, MadeAt: r.MadeAt,
 	}
 	for _, g := range generations {
 		secret := g.Private.Bytes()
@@ -210,8 +222,6 @@ func (s *Store) save(generations []Generation, r Rotation) error {
 	if err != nil {
 		return fmt.Errorf("writing the key store: %w", err)
 	}
-	r.MadeAt = f.MadeAt
-	s.take(generations, r)
 	return nil
 }
 

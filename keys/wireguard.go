@@ -20,12 +20,14 @@ type PrivateKey struct {
 	// never looks into a function.
 	reveal func() wgtypes.Key
 	erase  func()
+	public PublicKey
 }
 
 // privateKey holds the one long-lived copy of a key: all copies of a PrivateKey are about it.
 func privateKey(key wgtypes.Key) PrivateKey {
 	var mu sync.RWMutex
 	return PrivateKey{
+		public: PublicKey(key.PublicKey()),
 		reveal: func() wgtypes.Key {
 			mu.RLock()
 			defer mu.RUnlock()
@@ -47,23 +49,24 @@ type Generation struct {
 
 const hidden = "(private key)"
 
-func newPrivateKey() (PrivateKey, error) {
-	key, err := wgtypes.GeneratePrivateKey()
+func newPrivateKey() (private PrivateKey, err error) {
+	Secretly(func() {
+		var key wgtypes.Key
+		if key, err = wgtypes.GeneratePrivateKey(); err == nil {
+			private = privateKey(key)
+		}
+	})
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("making a WireGuard key: %w", err)
 	}
-	return privateKey(key), nil
+	return private, nil
 }
 
 // Public returns the matching public key; of an unset key, an unset one.
-func (k PrivateKey) Public() PublicKey {
-	if k.reveal == nil {
-		return PublicKey{}
-	}
-	return PublicKey(k.reveal().PublicKey())
-}
+func (k PrivateKey) Public() PublicKey { return k.public }
 
-// Bytes returns a copy of the secret, for the one who hands it to the kernel; of an unset or erased key, zeros.
+// Bytes returns a copy of the secret, for the one who hands it to the kernel (see Secretly); of an unset or erased key,
+// zeros.
 func (k PrivateKey) Bytes() [wgtypes.KeyLen]byte {
 	if k.reveal == nil {
 		return [wgtypes.KeyLen]byte{}

@@ -106,13 +106,18 @@ func (p *pass) write(config wgtypes.Config) error {
 }
 
 func (p *pass) setKey() error {
-	private := wgtypes.Key(p.private.Bytes())
-	if p.current.PrivateKey == private {
+	if keys.PublicKey(p.current.PublicKey) == p.private.Public() {
 		return nil
 	}
 	// The peers' sessions end with the key that they were made with, and what is left of them would look alive.
 	stale := len(p.current.Peers) > 0
-	if err := p.write(wgtypes.Config{PrivateKey: &private, ReplacePeers: stale}); err != nil {
+	var err error
+	keys.Secretly(func() {
+		private := wgtypes.Key(p.private.Bytes())
+		err = p.write(wgtypes.Config{PrivateKey: &private, ReplacePeers: stale})
+		clear(private[:])
+	})
+	if err != nil {
 		return fmt.Errorf("setting its private key: %w", explain(err, 0))
 	}
 	p.current.Peers = nil

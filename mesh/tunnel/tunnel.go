@@ -142,7 +142,7 @@ func (a *Applier) eraseKey(name string) int {
 		return 0
 	}
 	defer client.Close() // it only lets go of a socket
-	if current == nil || current.PrivateKey == (wgtypes.Key{}) {
+	if current == nil || current.PublicKey == (wgtypes.Key{}) {
 		return 0
 	}
 	if err := client.ConfigureDevice(name, wgtypes.Config{PrivateKey: &wgtypes.Key{}}); err != nil {
@@ -231,9 +231,21 @@ func (a *Applier) wantedOf(device string) map[keys.PublicKey]wanted {
 	return a.wanted[device]
 }
 
-// read returns a WireGuard device, or nil if there is none.
+// read returns a WireGuard device without its private key, or nil if there is none. One that has no private key has no
+// public key either.
 func read(client Client, name string) (*wgtypes.Device, error) {
-	device, err := client.Device(name)
+	var device *wgtypes.Device
+	var err error
+	keys.Secretly(func() {
+		device, err = client.Device(name)
+		if err != nil {
+			return
+		}
+		if device.PrivateKey == (wgtypes.Key{}) { // wgctrl computes a public key even of none
+			device.PublicKey = wgtypes.Key{}
+		}
+		clear(device.PrivateKey[:])
+	})
 	// A refused connection is the socket of a userspace process that is gone, and its device with it.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, nil

@@ -66,12 +66,15 @@ func build(pkg string) (string, error) {
 	}
 	cmd := exec.Command("go", "build", "-o", path, pkg)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), BuildEnv...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
 	}
 	return path, nil
 }
+
+// BuildEnv is the environment that programs are built with for a release, as in the Makefile.
+var BuildEnv = []string{"CGO_ENABLED=0", "GOEXPERIMENT=runtimesecret"}
 
 // ModuleRoot is the nearest directory at or above the working directory that
 // has a go.mod.

@@ -62,7 +62,7 @@ func compile(t testing.TB, root string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", args...)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), lab.BuildEnv...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if errors.Is(t.Context().Err(), context.Canceled) {
 			t.Fatal("the test ended first")

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
+
+	"github.com/weaveguard/weaveguard/keys"
 )
 
 // wireguard is one tunnel device: WireGuard over TUN, and the socket by which it is configured.
@@ -133,7 +135,7 @@ func (s *configSocket) serve(conn net.Conn, d *device.Device) {
 	s.serves.Add(1)
 	go func() {
 		defer s.serves.Done()
-		d.IpcHandle(conn) // closes it
+		keys.Secretly(func() { d.IpcHandle(conn) }) // closes it
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.conns, conn)
