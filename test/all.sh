@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs all tests: those of the packages first, then the lanes, one package after the other, because they share the
 # machine's processors and count packets. `make test` calls it. With WEAVEGUARD_FULL=1 the packages run with the race
-# detector, the lanes lab and cluster five times, and tests that look at it in full; the emulated machine of the lane vm
-# is too slow for repeating. Fails if any test does, after all have run.
+# detector, the lanes lab and cluster five times, and tests that look at it in full; of the lane vm, where emulation is
+# slow, the rotations alone five times. Fails if any test does, after all have run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 full=${WEAVEGUARD_FULL:-} count=1 limit=30m
-[ -z "$full" ] || count=5 limit=240m
+[ -z "$full" ] || count=5 limit=400m
 begin=$SECONDS
 failed=()
 # The image that `make` has built for this run.
@@ -34,7 +34,12 @@ units() {
 	go test -count=1 -timeout 15m ${full:+-race} $packages
 }
 
-lane() { go test -count="${2:-$count}" -p 1 -timeout $limit "./test/$1/..."; }
+lane() { go test -count=$count -p 1 -timeout $limit "./test/$1/..."; }
+
+vm() {
+	go test -count=1 -timeout $limit ./test/vm/... || return
+	[ -z "$full" ] || go test -count=$((count - 1)) -timeout $limit ./test/vm -run '^TestRotation$'
+}
 
 stage "unit: all packages but the lanes${full:+, with the race detector}" units
 stage "lab: agents on hosts in network namespaces" lane lab
@@ -42,7 +47,7 @@ stage "lab: agents on hosts in network namespaces" lane lab
 if stage "cluster: build Kubernetes and the test images" build/cluster-bin/wgcluster build; then
 	stage "cluster: a real Kubernetes" lane cluster
 fi
-stage "vm: a kernel with WireGuard" lane vm 1
+stage "vm: a kernel with WireGuard" vm
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then

@@ -30,15 +30,11 @@ func TestAgents(t *testing.T) {
 	}
 }
 
-// TestRotation runs the lab's rotations over the kernel's WireGuard, at what an emulated machine carries; those that take
-// longest only when all are asked for. The clock is the machine's own, so it can be set.
+// TestRotation runs the lab's rotations over the kernel's WireGuard, at what an emulated machine carries. The clock is the
+// machine's own, so it can be set.
 func TestRotation(t *testing.T) {
-	rotations := "^(TestRotation|TestRotationWithoutAPeer|TestOldKeyIsGone|TestClockJumps)$"
-	if some("shortened") != "" {
-		rotations += "/^(one_node_rotates|all_nodes_rotate_at_once|the_agent_is_killed_at_each_step|on_disk|in_the_tunnels|in_memory)$"
-	}
 	vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40", fullEnv + "=" + os.Getenv(fullEnv)}}, vm.Tests{
-		Package: "./test/lab/agents", Run: rotations,
+		Package: "./test/lab/agents", Run: "^(TestRotation|TestRotationWithoutAPeer|TestOldKeyIsGone|TestClockJumps)$",
 		Tags: "ownclock", Binaries: agentBinaries,
 	})
 }
