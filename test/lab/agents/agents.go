@@ -38,6 +38,8 @@ type Node struct {
 	*lab.Host
 	CIDR netip.Prefix
 	Args []string // of the agent, beside the usual ones
+	// Capabilities are all that the node's programs have, such as "net_admin"; nil: all that root has.
+	Capabilities []string
 
 	mesh      *Mesh
 	Agent     *lab.Process
@@ -148,7 +150,9 @@ func (n *Node) Start(t testing.TB) {
 // StartUserspace starts the userspace WireGuard daemon.
 func (n *Node) StartUserspace(t testing.TB) {
 	t.Helper()
-	n.Userspace = n.MustStart(t, lab.Command{Name: "userspace", Path: n.mesh.agent, Args: []string{"userspace"}, Carrier: true})
+	command := n.confined(lab.Command{Name: "userspace", Path: n.mesh.agent, Args: []string{"userspace"}})
+	command.Carrier = true
+	n.Userspace = n.MustStart(t, command)
 }
 
 // RunAgent runs the agent with these flags alone, to its end.
@@ -179,7 +183,21 @@ func (n *Node) StartAgent(t testing.TB) {
 			args = append(args, "--peers", other.Addr4.String())
 		}
 	}
-	n.Agent = n.MustStart(t, lab.Command{Name: "agent", Path: n.mesh.agent, Args: append(args, n.Args...)})
+	n.Agent = n.MustStart(t, n.confined(lab.Command{Name: "agent", Path: n.mesh.agent, Args: append(args, n.Args...)}))
+}
+
+// confined is the command with the node's capabilities alone, and no way to get others, as a container has it.
+func (n *Node) confined(c lab.Command) lab.Command {
+	if n.Capabilities == nil {
+		return c
+	}
+	bounds := "-all"
+	for _, capability := range n.Capabilities {
+		bounds += ",+" + capability
+	}
+	c.Args = append([]string{"--bounding-set", bounds, "--inh-caps", bounds, "--no-new-privs", "--", c.Path}, c.Args...)
+	c.Path = "setpriv"
+	return c
 }
 
 // CLI runs the operator's CLI on the node.
