@@ -13,13 +13,15 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// transport is memberlist's own transport, with connections that end when the gossip stops. It is also the place
-// for limits on what others may send before it is decrypted.
+// transport is memberlist's own transport, with connections that end when the gossip stops, and limits on what
+// others may send before it is decrypted.
 type transport struct {
 	*memberlist.NetTransport
 	// ctx ends all dialling and all connections that were dialled: memberlist's interface has no context.
 	ctx  context.Context
 	from net.Addr // nil: the kernel chooses
+
+	capped *capped
 }
 
 // listen binds to the address that others are told of. That way gossip comes from the address that it names, also
@@ -44,8 +46,18 @@ func listen(ctx context.Context, advertise netip.Addr, port uint16, logger *log.
 		return nil, fmt.Errorf("listening for gossip on %s: %w; if another program has the port (Weave Net does), "+
 			"stop it", netip.AddrPortFrom(bind, port), err)
 	}
+	t.capped = newCapped(t.NetTransport, logger)
 	return t, nil
 }
+
+// StreamCh is where memberlist takes accepted streams from.
+func (t *transport) StreamCh() <-chan net.Conn { return t.capped.streams }
+
+// PacketCh is where memberlist takes packets from.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.capped.packets }
+
+// Shutdown ends listening.
+func (t *transport) Shutdown() error { return t.capped.shutdown() }
 
 // isLocal reports whether the host has the address.
 func isLocal(a netip.Addr) (bool, error) {
