@@ -80,8 +80,11 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err := host.Attach(index, sandbox, port); err != nil {
 		return undo(s, id, attachError(err, args))
 	}
+	if err := c.guard(a); err != nil {
+		return undo(s, id, also(err, host.Detach(a.HostIfName)))
+	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
-		return undo(s, id, errors.Join(err, host.Detach(a.HostIfName)))
+		return undo(s, id, errors.Join(err, host.Detach(a.HostIfName), unguard(a)))
 	}
 	return nil
 }
@@ -146,7 +149,11 @@ func reserve(s *store.Store, n network, a store.Attachment) (store.Attachment, e
 
 // undo forgets an attachment that couldn't be made. The error that it is given comes first.
 func undo(s *store.Store, id store.ID, cause error) error {
-	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })
+	return also(cause, change(s, func(tx *store.Tx) error { return tx.Remove(id) }))
+}
+
+// also adds to an error that undoing what came before it failed, if it did.
+func also(cause, err error) error {
 	if err == nil {
 		return cause
 	}

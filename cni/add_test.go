@@ -261,6 +261,10 @@ func TestReadyFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.fails(add, 11, "bridge weaveguard", "is missing", "kubectl logs")
+	n.fails(status, 50, "bridge weaveguard", "is missing")
+	n.wantNoLeftovers()
+	n.guardNode()
 	if _, err := n.run(status); err != nil {
 		t.Errorf("STATUS: %v", err)
 	}
@@ -269,7 +273,7 @@ func TestReadyFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := n.parse(out)
-	if got := fmt.Sprint(r.Interfaces[0].Name, r.IPs[0].Address.String(), r.IPs[0].Gateway, r.Interfaces[2].Mtu); got != "wgtest10.33.0.2/3210.33.0.1 1380" {
+	if got := fmt.Sprint(r.Interfaces[0].Name, r.IPs[0].Address.String(), r.IPs[0].Gateway, r.Interfaces[2].Mtu); got != "wgtest10.33.0.3/3210.33.0.1 1380" {
 		t.Errorf("ADD by the ready file gave %s", got)
 	}
 	n.fails(call{verb: "ADD", container: "c2", netns: newNS(t).Path(), stdin: n.config(map[string]any{

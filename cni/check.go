@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/weaveguard/weaveguard/cni/bridge"
+	"github.com/weaveguard/weaveguard/cni/guard"
 	"github.com/weaveguard/weaveguard/cni/store"
 )
 
@@ -55,6 +56,11 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 			return wrap(CodeKernel, "CHECK", err)
 		}
 		differs = append(differs, more...)
+		unguarded, err := c.checkGuard(a)
+		if err != nil {
+			return wrap(CodeKernel, "CHECK", err)
+		}
+		differs = append(differs, unguarded...)
 	}
 	if len(differs) > 0 {
 		return fail(CodeDiffers, fmt.Sprintf("CHECK: %s; DEL and ADD make it again", strings.Join(differs, "; ")))
@@ -132,5 +138,11 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	if errors.As(err, &coded) && coded.Code != types.ErrInvalidNetworkConfig && coded.Code != types.ErrUnsupportedField {
 		return fail(types.ErrPluginNotAvailable, coded.Msg)
 	}
-	return err
+	if err != nil || c.Subnets != nil {
+		return err
+	}
+	if err := guard.Ready(); err != nil {
+		return fail(types.ErrPluginNotAvailable, err.Error())
+	}
+	return nil
 }

@@ -37,6 +37,12 @@ func remove(s *store.Store, host *bridge.Host, id store.ID) error {
 	if err := host.Detach(id.HostInterface()); err != nil {
 		return wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", id), err)
 	}
+	// Of one that can't be read nobody knows the elements; the agent removes those of ports that are gone.
+	if a, err := s.Get(id); err == nil {
+		if err := unguard(a); err != nil {
+			return wrap(CodeKernel, fmt.Sprintf("removing %s from the sets of senders", id), err)
+		}
+	}
 	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })
 	if err != nil {
 		return wrap(types.ErrIOFailure, "forgetting the attachment", err)

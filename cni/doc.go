@@ -1,6 +1,7 @@
 // Package cni owns the verbs of the CNI spec, versions 0.3.1 to 1.1.0: ADD, DEL, CHECK, STATUS, GC and VERSION. It
 // reads the network configuration, and makes store, ipam and bridge act together: an attachment exists wholly or not
-// at all. It never needs the agent to be running, and never changes tunnels, remote routes or the firewall.
+// at all. It never needs the agent to be running, and never changes tunnels, remote routes or the firewall, except that
+// it says there what a sandbox may send from (package guard).
 //
 // Errors have the CNI spec's codes:
 //

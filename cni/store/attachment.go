@@ -22,9 +22,12 @@ func (id ID) String() string {
 	return fmt.Sprintf("container %s interface %s", id.ContainerID, id.IfName)
 }
 
+// PortPrefix begins the name of each interface that an attachment has on the host.
+const PortPrefix = "wv"
+
 // HostInterface returns the name of the attachment's interface on the host: wv and 12 hexadecimal digits, the same
 // that the name of its file ends with.
-func (id ID) HostInterface() string { return "wv" + id.digest() }
+func (id ID) HostInterface() string { return PortPrefix + id.digest() }
 
 func (id ID) digest() string {
 	sum := sha256.Sum256([]byte(id.ContainerID + "\x00" + id.IfName))

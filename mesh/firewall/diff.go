@@ -32,6 +32,7 @@ const (
 // before. So a packet can slip through when a table is deleted and added, even in one transaction (seen on kernel
 // 6.18). A chain's rules are swapped as one, and elements that stay are always there.
 type difference struct {
+	family nftables.TableFamily
 	whole  bool   // delete the table and add it
 	reason string // of whole
 	sets   []setChange
@@ -47,7 +48,7 @@ func (d difference) empty() bool { return !d.whole && len(d.sets) == 0 && len(d.
 
 // all is the difference from nothing.
 func (r ruleset) all(reason string) difference {
-	d := difference{whole: true, reason: reason, chains: r.chains}
+	d := difference{family: r.family, whole: true, reason: reason, chains: r.chains}
 	for _, set := range r.sets {
 		d.sets = append(d.sets, setChange{set: set, add: set.elements})
 	}
@@ -60,7 +61,7 @@ func (r ruleset) difference(have *kernelTable) (difference, error) {
 	if reason := r.misshapen(have); reason != "" {
 		return r.all(reason), nil
 	}
-	var d difference
+	d := difference{family: r.family}
 	for _, set := range r.sets {
 		kernel := have.sets[set.name].elements
 		change := setChange{set: set, add: missing(set.elements, kernel), remove: missing(kernel, set.elements)}
@@ -71,7 +72,7 @@ func (r ruleset) difference(have *kernelTable) (difference, error) {
 	for _, chain := range r.chains {
 		var want, kernel []string
 		for _, rule := range chain.rules {
-			comment, err := rule.comment()
+			comment, err := rule.comment(r.family)
 			if err != nil {
 				return d, err
 			}
@@ -127,10 +128,10 @@ func (r rule) expressions(counter expr.Counter) []expr.Any {
 }
 
 // comment names a rule, with a hash of all that the kernel is told of it, but for the count.
-func (r rule) comment() (string, error) {
+func (r rule) comment(family nftables.TableFamily) (string, error) {
 	hash := sha256.New()
 	for _, e := range r.expressions(expr.Counter{}) {
-		raw, err := expr.Marshal(byte(nftables.TableFamilyINet), e)
+		raw, err := expr.Marshal(byte(family), e)
 		if err != nil {
 			return "", fmt.Errorf("encoding the firewall rule %s: %w", r.name, err)
 		}
@@ -154,7 +155,7 @@ func (d difference) write(counters map[string]expr.Counter) error {
 	if err != nil {
 		return err
 	}
-	table := table()
+	table := table(d.family)
 	if d.whole {
 		conn.AddTable(table) // so that there is one to delete
 		conn.DelTable(table)
@@ -170,27 +171,31 @@ func (d difference) write(counters map[string]expr.Counter) error {
 			return err
 		}
 	}
-	return explain(conn.Flush())
+	return explain(d.family, conn.Flush())
 }
 
-func explain(err error) error {
+func explain(family nftables.TableFamily, err error) error {
+	name, modules := "inet "+view.FirewallTable, "nf_tables, nft_chain_nat, nft_nat, nft_masq"
+	if family == nftables.TableFamilyBridge {
+		name, modules = "bridge "+view.FirewallTable, "nf_tables with CONFIG_NF_TABLES_BRIDGE"
+	}
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("writing the firewall table %s: the kernel may lack a part of nftables (modules nf_tables, "+
-			"nft_chain_nat, nft_nat, nft_masq): %w", view.FirewallTable, err)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("writing the firewall table %s: the kernel may lack a part of nftables (modules %s): %w", name,
+			modules, err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("writing the firewall table %s: the capability NET_ADMIN is missing, or another program "+
-			"owns the table (`nft list tables`): %w", view.FirewallTable, err)
+			"owns the table (`nft list tables`): %w", name, err)
 	case err != nil:
-		return fmt.Errorf("writing the firewall table %s: %w", view.FirewallTable, err)
+		return fmt.Errorf("writing the firewall table %s: %w", name, err)
 	}
 	return nil
 }
 
 func (s setChange) write(conn *nftables.Conn, table *nftables.Table, create bool) error {
 	kernel := &nftables.Set{Table: table, Name: s.name, KeyType: s.keyType, KeyByteOrder: binaryutil.BigEndian,
-		Interval: s.keyType != nftables.TypeIFName}
-	if !kernel.Interval {
+		Interval: s.interval}
+	if s.keyType == nftables.TypeIFName {
 		kernel.KeyByteOrder = binaryutil.NativeEndian // how nft shows names
 	}
 	if create {
@@ -212,16 +217,16 @@ func (s setChange) write(conn *nftables.Conn, table *nftables.Table, create bool
 }
 
 func (c chain) write(conn *nftables.Conn, table *nftables.Table, create bool, counters map[string]expr.Counter) error {
-	accept := nftables.ChainPolicyAccept
+	policy := nftables.ChainPolicyAccept
 	kernel := &nftables.Chain{Name: c.name, Table: table, Type: c.kind, Hooknum: c.hook, Priority: &c.priority,
-		Policy: &accept}
+		Policy: &policy}
 	if create {
 		conn.AddChain(kernel)
 	} else {
 		conn.FlushChain(kernel)
 	}
 	for _, rule := range c.rules {
-		comment, err := rule.comment()
+		comment, err := rule.comment(table.Family)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -21,78 +22,129 @@ const (
 
 // Config is what an Applier needs.
 type Config struct {
-	Log *slog.Logger
+	// StoreDir is the plugin's store, which says what is attached to the bridge; "": nothing is.
+	StoreDir string
+	Log      *slog.Logger
 }
 
-// Applier keeps the table. It has no state: what it needs to know it reads from the kernel.
+// Applier keeps the tables. It has no state: what it needs to know it reads from the kernel and the store.
 type Applier struct {
-	log *slog.Logger
+	store string
+	log   *slog.Logger
 }
 
 // New returns an Applier for the network namespace of its callers.
-func New(config Config) *Applier { return &Applier{log: config.Log} }
+func New(config Config) *Applier { return &Applier{store: config.StoreDir, log: config.Log} }
 
-// Apply makes the table the wanted one, in one transaction, and as far as it can in place. It returns 1 when it
-// wrote, and 0 when the table was as wanted. Connections keep their NAT, and counters live on.
+// Apply makes the tables the wanted ones, each in one transaction, and as far as it can in place. It returns how many
+// it wrote. Connections keep their NAT, and counters live on. What keeps pods from sending as others comes first, and
+// one table's failure doesn't keep the other from being tried.
 func (a *Applier) Apply(ctx context.Context, want view.Firewall) (int, error) {
-	rules := plan(want)
-	have, err := read(ctx)
+	spoofed, errSpoofed := a.applySpoofing(ctx)
+	writes, err := a.applyFiltering(ctx, want)
+	return spoofed + writes, errors.Join(errSpoofed, err)
+}
+
+func (a *Applier) applyFiltering(ctx context.Context, want view.Firewall) (int, error) {
+	have, err := read(ctx, nftables.TableFamilyINet)
 	if err != nil {
 		return 0, err
 	}
+	return a.change(plan(want), have)
+}
+
+func (a *Applier) applySpoofing(ctx context.Context) (int, error) {
+	have, err := read(ctx, nftables.TableFamilyBridge)
+	if err != nil {
+		return 0, err
+	}
+	// In this order: the plugin stores an attachment before it adds its elements.
+	elements, err := a.senders(have)
+	if err != nil {
+		return 0, err
+	}
+	return a.change(planSpoofing(elements), have)
+}
+
+// change makes a table as it should be.
+func (a *Applier) change(rules ruleset, have *kernelTable) (int, error) {
 	d, err := rules.difference(have)
 	if err != nil || d.empty() {
 		return 0, err
 	}
 	if !d.whole {
 		if err = d.write(have.counters()); err == nil {
-			a.log.Debug("changed the firewall table", "sets", len(d.sets), "chains", len(d.chains))
+			a.log.Debug("changed the firewall table", "family", familyName(d.family), "sets", len(d.sets), "chains", len(d.chains))
 			return 1, nil
 		}
 		// Something in the way that reading doesn't show.
-		a.log.Debug("couldn't change the firewall table in place, replacing it", "err", err)
+		a.log.Debug("couldn't change the firewall table in place, replacing it", "family", familyName(d.family), "err", err)
 		d = rules.all("it can't be changed in place")
 	}
 	if err := d.write(have.counters()); err != nil {
 		return 0, err
 	}
-	a.log.Debug("replaced the firewall table", "reason", d.reason)
+	a.log.Debug("replaced the firewall table", "family", familyName(d.family), "reason", d.reason)
 	return 1, nil
 }
 
-// Cleanup removes the table. It returns 1 when there was one.
+// Cleanup removes the tables. It returns how many there were.
 func (a *Applier) Cleanup(ctx context.Context) (int, error) {
-	have, err := read(ctx)
-	if err != nil || have == nil {
-		return 0, err
+	removed := 0
+	for _, family := range families() {
+		have, err := read(ctx, family)
+		if err != nil {
+			return removed, err
+		}
+		if have == nil {
+			continue
+		}
+		conn, err := connect()
+		if err != nil {
+			return removed, err
+		}
+		conn.DelTable(table(family))
+		if err := conn.Flush(); err != nil {
+			return removed, fmt.Errorf("removing the firewall table %s %s: %w", familyName(family), view.FirewallTable, err)
+		}
+		removed++
 	}
-	conn, err := connect()
-	if err != nil {
-		return 0, err
-	}
-	conn.DelTable(table())
-	if err := conn.Flush(); err != nil {
-		return 0, fmt.Errorf("removing the firewall table %s: %w", view.FirewallTable, err)
-	}
-	return 1, nil
+	return removed, nil
 }
 
-// Counters returns the number of packets that each dropping rule has dropped, by ToPods or FromPods and the
-// address family: "to-pods-ipv4". It grows as long as nobody else removes the table.
+// Counters returns the number of packets that each dropping rule has dropped, by what it drops (ToPods, SpoofedARP, …)
+// and, where there is one rule for each address family, the family: "to-pods-ipv4". It grows as long as nobody else
+// removes the tables.
 func (a *Applier) Counters(ctx context.Context) (map[string]uint64, error) {
-	have, err := read(ctx)
-	if err != nil {
-		return nil, err
-	}
 	packets := make(map[string]uint64)
-	for name, counter := range have.counters() {
-		packets[name] = counter.Packets
+	for _, family := range families() {
+		have, err := read(ctx, family)
+		if err != nil {
+			return nil, err
+		}
+		for name, counter := range have.counters() {
+			packets[name] = counter.Packets
+		}
 	}
 	return packets, nil
 }
 
-func table() *nftables.Table {
-	return &nftables.Table{Name: view.FirewallTable, Family: nftables.TableFamilyINet}
+// families are those of our tables, all of the same name.
+func families() []nftables.TableFamily {
+	return []nftables.TableFamily{nftables.TableFamilyBridge, nftables.TableFamilyINet}
+}
+
+func ours(family nftables.TableFamily) bool { return slices.Contains(families(), family) }
+
+func familyName(family nftables.TableFamily) string {
+	if family == nftables.TableFamilyBridge {
+		return "bridge"
+	}
+	return "inet"
+}
+
+func table(family nftables.TableFamily) *nftables.Table {
+	return &nftables.Table{Name: view.FirewallTable, Family: family}
 }
 
 // connect returns a connection that opens a socket for each exchange.

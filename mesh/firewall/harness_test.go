@@ -46,6 +46,10 @@ func testFirewall() view.Firewall {
 		PodRanges: []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), netip.MustParsePrefix("fd00::/16")},
 		LocalPods: []netip.Prefix{netip.MustParsePrefix("10.32.5.0/24"), netip.MustParsePrefix("fd00:5::/64")},
 		Gateways:  []netip.Addr{netip.MustParseAddr("10.32.5.1"), netip.MustParseAddr("fd00:5::1")},
+		Nodes:     []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		// Ports that no test uses otherwise.
+		GuardedTCP: []uint16{6782, 6783},
+		GuardedUDP: []uint16{6783, 51820},
 	}
 }
 

@@ -27,10 +27,10 @@ type kernelSet struct {
 	elements []nftables.SetElement
 }
 
-// read returns the table, nil when there is none. It takes several exchanges, during which others may change things,
+// read returns our table of a family, nil when there is none. It takes several exchanges, during which others may change things,
 // so it reads again until nftables' generation is the same before and after. Where others never rest, the last look
 // has to do: at worst the table is written once too often, or what is amiss is seen the next time.
-func read(ctx context.Context) (*kernelTable, error) {
+func read(ctx context.Context, family nftables.TableFamily) (*kernelTable, error) {
 	const attempts = 5
 	conn, err := connect()
 	if err != nil {
@@ -48,7 +48,7 @@ func read(ctx context.Context) (*kernelTable, error) {
 		if err != nil {
 			return nil, err
 		}
-		have, readErr = readOnce(conn)
+		have, readErr = readOnce(conn, family)
 		after, err := generation()
 		if err != nil {
 			return nil, err
@@ -60,8 +60,8 @@ func read(ctx context.Context) (*kernelTable, error) {
 	return have, readErr
 }
 
-func readOnce(conn *nftables.Conn) (*kernelTable, error) {
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+func readOnce(conn *nftables.Conn, family nftables.TableFamily) (*kernelTable, error) {
+	tables, err := conn.ListTablesOfFamily(family)
 	if err != nil {
 		return nil, fmt.Errorf("listing the nftables tables: %w", err)
 	}
@@ -76,7 +76,7 @@ func readOnce(conn *nftables.Conn) (*kernelTable, error) {
 	if have == nil {
 		return nil, nil
 	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	chains, err := conn.ListChainsOfTableFamily(family)
 	if err != nil {
 		return nil, fmt.Errorf("listing the nftables chains: %w", err)
 	}
@@ -85,11 +85,11 @@ func readOnce(conn *nftables.Conn) (*kernelTable, error) {
 			continue
 		}
 		have.chains[c.Name] = c
-		if have.rules[c.Name], err = conn.GetRules(table(), c); err != nil {
+		if have.rules[c.Name], err = conn.GetRules(table(family), c); err != nil {
 			return nil, fmt.Errorf("listing the rules of the firewall chain %s: %w", c.Name, err)
 		}
 	}
-	sets, err := conn.GetSets(table())
+	sets, err := conn.GetSets(table(family))
 	if err != nil {
 		return nil, fmt.Errorf("listing the firewall's sets: %w", err)
 	}

@@ -94,6 +94,28 @@ func (f family) unicast() []expr.Any {
 	}
 }
 
+// protocol is a transport protocol, and the set of its guarded ports.
+type protocol struct {
+	name   string
+	number byte
+	set    string
+}
+
+func protocols() []protocol {
+	return []protocol{{"tcp", unix.IPPROTO_TCP, setTCP}, {"udp", unix.IPPROTO_UDP, setUDP}}
+}
+
+// to matches packets to the protocol's guarded ports.
+func (p protocol) to() []expr.Any {
+	const destinationAt = 2
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{p.number}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: destinationAt, Len: 2},
+		&expr.Lookup{SourceRegister: 1, SetName: p.set},
+	}
+}
+
 // by and notBy match packets by the name of their incoming or outgoing device.
 func by(direction expr.MetaKey, set string) []expr.Any {
 	return []expr.Any{
@@ -119,4 +141,4 @@ func marked(bits uint32) []expr.Any {
 	}
 }
 
-func join(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
+func join[T any](parts ...[]T) []T { return slices.Concat(parts...) }

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -11,10 +12,14 @@ import (
 
 // Names of sets. Of those that hold addresses there is one for each family, with 4 or 6 behind the name.
 const (
-	setTunnels = "tunnels" // names of tunnel devices
-	setInside  = "inside"  // names of all devices that may carry pods' packets
-	setPods    = "pods"    // pod ranges of the cluster
-	setLocal   = "local"   // pod CIDRs of this node
+	setTunnels = "tunnels"   // names of tunnel devices
+	setInside  = "inside"    // names of all devices that may carry pods' packets
+	setPods    = "pods"      // pod ranges of the cluster
+	setLocal   = "local"     // pod CIDRs of this node
+	setPodSide = "podside"   // names of devices by which pods' packets come to this node
+	setNodes   = "nodes"     // underlay addresses of all nodes
+	setTCP     = "tcp_ports" // of nodes, not for pods
+	setUDP     = "udp_ports"
 )
 
 // masqueradeMark is the bit of the packet mark by which kube-proxy asks for masquerading (its iptablesMasqueradeBit
@@ -27,10 +32,14 @@ const (
 	ToPods = "to-pods"
 	// FromPods is a packet from a pod's address that came in by such a device.
 	FromPods = "from-pods"
+	// ToNode is a packet from a pod to a port of this node that isn't for pods, and ToNodes one to another node's.
+	ToNode  = "to-node"
+	ToNodes = "to-nodes"
 )
 
-// ruleset is the table as it should be.
+// ruleset is a table as it should be.
 type ruleset struct {
+	family nftables.TableFamily
 	sets   []set
 	chains []chain
 }
@@ -38,6 +47,7 @@ type ruleset struct {
 type set struct {
 	name     string
 	keyType  nftables.SetDatatype
+	interval bool
 	elements []nftables.SetElement
 }
 
@@ -66,13 +76,20 @@ type rule struct {
 //   - segment_size, postrouting at -150 (mangle): any place does where the outgoing route is known.
 //   - source, postrouting at 99: just before kube-proxy's and others' source NAT at 100. Within one hook the first
 //     NAT rule that matches decides for a connection, and the later ones aren't asked.
+//   - to_nodes, postrouting at 98: just before source NAT, so that it sees which pod a packet comes from, and in
+//     postrouting for what IPVS sends on.
+//   - to_node, input at 200: after IPVS (98 and 99), which takes packets for Services from there.
 //   - to_pods, postrouting at 300: after all NAT, so that it sees the packet as it leaves; and in postrouting,
 //     because forwarding wouldn't show what this node sends by itself, or by IPVS.
 func plan(f view.Firewall) ruleset {
 	r := ruleset{
+		family: nftables.TableFamilyINet,
 		sets: []set{
 			nameSet(setTunnels, f.Tunnels),
 			nameSet(setInside, append(append([]string{"lo"}, f.Tunnels...), f.Bridges...)),
+			nameSet(setPodSide, append(slices.Clone(f.Tunnels), f.Bridges...)),
+			portSet(setTCP, f.GuardedTCP),
+			portSet(setUDP, f.GuardedUDP),
 		},
 		chains: []chain{
 			{name: "from_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, priority: -300},
@@ -82,11 +99,17 @@ func plan(f view.Firewall) ruleset {
 				rules: []rule{allowFragments()}},
 			{name: "source", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: 99},
 			{name: "to_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: 300},
+			{name: "to_node", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, priority: 200,
+				rules: toNode()},
+			{name: "to_nodes", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: 98,
+				rules: []rule{replies("to-nodes-replies")}},
 		},
 	}
-	fromPods, source, toPods := &r.chains[0], &r.chains[3], &r.chains[4]
+	fromPods, source, toPods, toNodes := &r.chains[0], &r.chains[3], &r.chains[4], &r.chains[6]
 	for _, family := range []family{ipv4, ipv6} {
-		r.sets = append(r.sets, prefixSet(family, setPods, f.PodRanges), prefixSet(family, setLocal, f.LocalPods))
+		r.sets = append(r.sets, prefixSet(family, setPods, f.PodRanges), prefixSet(family, setLocal, f.LocalPods),
+			prefixSet(family, setNodes, singles(f.Nodes)))
+		toNodes.rules = append(toNodes.rules, toOtherNodes(family)...)
 		fromPods.rules = append(fromPods.rules, rule{
 			name:    family.name(FromPods),
 			match:   join(family.is(), family.in(family.source(), setPods), notBy(expr.MetaKeyIIFNAME, setInside)),
@@ -107,6 +130,48 @@ func plan(f view.Firewall) ruleset {
 		source.rules = append(source.rules, masquerade(family))
 	}
 	return r
+}
+
+// toNode drops what pods send to ports of this node that aren't for them, at whichever of its addresses: pods of this
+// node by the bridge, and those of others by a tunnel, by which nodes themselves never gossip. After destination NAT,
+// so that a Service in front makes no difference.
+func toNode() []rule {
+	rules := []rule{replies("to-node-replies")}
+	for _, p := range protocols() {
+		rules = append(rules, rule{
+			name: ToNode + "-" + p.name, match: join(by(expr.MetaKeyIIFNAME, setPodSide), p.to()), verdict: drop(), counted: true,
+		})
+	}
+	return rules
+}
+
+// toOtherNodes drops what pods of this node send to such ports of other nodes.
+func toOtherNodes(family family) []rule {
+	var rules []rule
+	for _, p := range protocols() {
+		rules = append(rules, rule{
+			name: family.name(ToNodes + "-" + p.name),
+			match: join(family.is(), family.in(family.source(), setLocal), family.in(family.destination(), setNodes),
+				p.to()),
+			verdict: drop(),
+			counted: true,
+		})
+	}
+	return rules
+}
+
+// replies passes what answers a node: one may have called a pod from such a port. What isn't of a connection at all
+// doesn't match.
+func replies(name string) rule {
+	const reply = 1 // IP_CT_DIR_REPLY
+	return rule{
+		name: name,
+		match: []expr.Any{
+			&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{reply}},
+		},
+		verdict: accept(),
+	}
 }
 
 // ontoTunnel is the source NAT of what leaves by a tunnel: for connections that kube-proxy has marked, and for all
@@ -193,4 +258,5 @@ func allowFragments() rule {
 	}
 }
 
-func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }

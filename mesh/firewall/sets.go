@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"maps"
 	"net/netip"
 	"slices"
@@ -22,9 +23,28 @@ func nameSet(name string, interfaces []string) set {
 	return s
 }
 
+// portSet is a set of TCP or UDP ports.
+func portSet(name string, ports []uint16) set {
+	s := set{name: name, keyType: nftables.TypeInetService}
+	for _, port := range slices.Compact(slices.Sorted(slices.Values(ports))) {
+		s.elements = append(s.elements, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, port)})
+	}
+	return s
+}
+
+// singles are addresses as prefixes.
+func singles(addresses []netip.Addr) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, address := range addresses {
+		address = address.Unmap()
+		prefixes = append(prefixes, netip.PrefixFrom(address, address.BitLen()))
+	}
+	return prefixes
+}
+
 // prefixSet is a set of one family's addresses, as intervals.
 func prefixSet(family family, name string, prefixes []netip.Prefix) set {
-	s := set{name: family.setName(name), keyType: nftables.TypeIPAddr}
+	s := set{name: family.setName(name), keyType: nftables.TypeIPAddr, interval: true}
 	if family == ipv6 {
 		s.keyType = nftables.TypeIP6Addr
 	}

@@ -42,21 +42,27 @@ func generation(t *testing.T) uint32 {
 	return 0
 }
 
-// listed is the table as nft(8) shows it, without what may differ: the counts.
+// listed is both tables as nft(8) shows them, without what may differ: the counts.
 func listed(t *testing.T) string {
 	t.Helper()
-	out := run(t, "nft", "list", "table", "inet", "weaveguard")
+	out := run(t, "nft", "list", "table", "inet", "weaveguard") + run(t, "nft", "list", "table", "bridge", "weaveguard")
 	return regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(out, "packets N bytes N")
 }
 
-// changed applies once and checks that it was one transaction, and that once more is none.
+// changed applies once and checks that it was one transaction, or one for each table when there is none, and that once
+// more is none.
 func changed(t *testing.T, a *firewall.Applier, f view.Firewall) {
 	t.Helper()
+	want := 1
+	if tables := run(t, "nft", "list tables"); !strings.Contains(tables, "inet weaveguard") &&
+		!strings.Contains(tables, "bridge weaveguard") {
+		want = 2
+	}
 	before := generation(t)
 	writes, err := a.Apply(t.Context(), f)
 	must(t, err)
-	if after := generation(t); writes != 1 || after != before+1 {
-		t.Errorf("%d writes, %d transactions, want one", writes, after-before)
+	if after := generation(t); writes != want || int(after-before) != want {
+		t.Errorf("%d writes, %d transactions, want %d", writes, after-before, want)
 	}
 	unchanged(t, a, f)
 }
@@ -86,13 +92,22 @@ func TestTableIsRepaired(t *testing.T) {
 		"neighbour added": {"add element inet weaveguard pods4 { 10.48.0.0/12 }"},
 		"element replaced": {"delete element inet weaveguard pods6 { fd00::/16 }",
 			"add element inet weaveguard pods6 { fd00::/17 }"},
-		"set flushed":    {"flush set inet weaveguard local6"},
-		"device removed": {"delete element inet weaveguard inside { \"weave\" }"},
-		"device added":   {"add element inet weaveguard inside { \"eth0\" }"},
-		"policy":         {"chain inet weaveguard to_pods { policy drop; }"},
-		"dormant":        {"add table inet weaveguard { flags dormant; }"},
-		"chain added":    {"add chain inet weaveguard mine"},
-		"set added":      {"add set inet weaveguard mine { type ipv4_addr; }"},
+		"set flushed":       {"flush set inet weaveguard local6"},
+		"device removed":    {"delete element inet weaveguard inside { \"weave\" }"},
+		"device added":      {"add element inet weaveguard inside { \"eth0\" }"},
+		"policy":            {"chain inet weaveguard to_pods { policy drop; }"},
+		"dormant":           {"add table inet weaveguard { flags dormant; }"},
+		"chain added":       {"add chain inet weaveguard mine"},
+		"set added":         {"add set inet weaveguard mine { type ipv4_addr; }"},
+		"port removed":      {"delete element inet weaveguard udp_ports { 6783 }"},
+		"port added":        {"add element inet weaveguard tcp_ports { 80 }"},
+		"node removed":      {"delete element inet weaveguard nodes4 { 192.0.2.1 }"},
+		"bridge deleted":    {"delete table bridge weaveguard"},
+		"bridge flushed":    {"flush chain bridge weaveguard from_ports"},
+		"bridge rule":       {"insert rule bridge weaveguard from_ports accept"},
+		"bridge dormant":    {"add table bridge weaveguard { flags dormant; }"},
+		"bridge set gone":   {"flush table bridge weaveguard", "delete set bridge weaveguard pods6"},
+		"stranger's sender": {"add element bridge weaveguard pods4 { \"wv0123456789ab\" . 0a:57:0a:20:05:09 . 10.32.5.9 }"},
 		"chain replaced": {"delete chain inet weaveguard to_pods",
 			"add chain inet weaveguard to_pods { type filter hook forward priority 300; }"},
 	}
@@ -125,9 +140,11 @@ func TestTableFollowsThePlan(t *testing.T) {
 		"other pod CIDR": func(f *view.Firewall) {
 			f.LocalPods[0], f.Gateways[0] = netip.MustParsePrefix("10.32.9.0/24"), netip.MustParseAddr("10.32.9.1")
 		},
-		"IPv4 only": func(f *view.Firewall) { f.Gateways = f.Gateways[:1] },
-		"nothing":   func(f *view.Firewall) { *f = view.Firewall{} },
-		"bridge":    func(f *view.Firewall) { f.Bridges = append(f.Bridges, "weave2") },
+		"IPv4 only":   func(f *view.Firewall) { f.Gateways = f.Gateways[:1] },
+		"nothing":     func(f *view.Firewall) { *f = view.Firewall{} },
+		"other ports": func(f *view.Firewall) { f.GuardedTCP, f.GuardedUDP = []uint16{80}, nil },
+		"other nodes": func(f *view.Firewall) { f.Nodes = append(f.Nodes[1:], netip.MustParseAddr("192.0.2.7")) },
+		"bridge":      func(f *view.Firewall) { f.Bridges = append(f.Bridges, "weave2") },
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +229,7 @@ func TestOthersRulesAreLeftAlone(t *testing.T) {
 	if got := others(); got != want {
 		t.Errorf("others' rules were\n%s\nand are\n%s", want, got)
 	}
-	for want := 1; want >= 0; want-- { // the second time there is nothing left
+	for _, want := range []int{2, 0} { // the second time there is nothing left
 		writes, err := a.Cleanup(t.Context())
 		must(t, err)
 		if writes != want {
@@ -222,7 +239,7 @@ func TestOthersRulesAreLeftAlone(t *testing.T) {
 	if got := others(); got != want {
 		t.Errorf("others' rules were\n%s\nand after cleaning up are\n%s", want, got)
 	}
-	if tables := run(t, "nft", "list tables"); strings.Contains(tables, "inet weaveguard") {
+	if tables := run(t, "nft", "list tables"); strings.Contains(tables, "inet weaveguard") || strings.Contains(tables, "bridge weaveguard") {
 		t.Errorf("the tables are %s", tables)
 	}
 }
@@ -304,7 +321,11 @@ func TestCountersLiveOn(t *testing.T) {
 		t.Helper()
 		counters, err := a.Counters(t.Context())
 		must(t, err)
-		if counters[firewall.ToPods+"-ipv4"] != 3 || counters[firewall.FromPods+"-ipv4"] != 0 || len(counters) != 4 {
+		var sum uint64
+		for _, packets := range counters {
+			sum += packets
+		}
+		if _, ok := counters[firewall.SpoofedARP]; counters[firewall.ToPods+"-ipv4"] != 3 || sum != 3 || !ok {
 			t.Errorf("the counters are %v", counters)
 		}
 	}

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls changed after each change of the table, whoever made it, until ctx ends; then it returns nil.
+// Watch calls changed after each change of our tables, whoever made it, until ctx ends; then it returns nil.
 // Changed must not block: it sets a latch. Changes that came too fast to be told count as one.
 func (a *Applier) Watch(ctx context.Context, changed func()) error {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
@@ -41,11 +42,11 @@ func (a *Applier) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// concernsTable reports whether a message is about our table. Tables, chains, rules, sets and elements all name
+// concernsTable reports whether a message is about one of our tables. Tables, chains, rules, sets and elements all name
 // their table in attribute 1 (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, …).
 func concernsTable(message netlink.Message) bool {
 	const headerSize = 4 // struct nfgenmsg: family, version, resource
-	if len(message.Data) < headerSize || message.Data[0] != unix.NFPROTO_INET {
+	if len(message.Data) < headerSize || !ours(nftables.TableFamily(message.Data[0])) {
 		return false
 	}
 	attributes, err := netlink.UnmarshalAttributes(message.Data[headerSize:])

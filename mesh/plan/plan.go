@@ -186,11 +186,55 @@ func (p *planner) planFirewall() {
 		PodRanges: p.ranges,
 		LocalPods: p.ownCIDRs(),
 		Gateways:  p.ownGateways(),
+		Nodes:     p.nodeAddresses(),
 	}
 	for i := range view.MaxDevices {
 		f.Tunnels = append(f.Tunnels, view.DeviceName(i))
 	}
+	f.GuardedTCP, f.GuardedUDP = p.guardedPorts()
 	p.out.Firewall = f
+}
+
+// nodeAddresses are the underlay addresses of all nodes, as far as they are known.
+func (p *planner) nodeAddresses() []netip.Addr {
+	all := slices.Clone(p.View.Self.Addresses)
+	if e := p.View.Self.Endpoint; e.IsValid() {
+		all = append(all, e)
+	}
+	for _, n := range p.View.Peers {
+		for _, e := range n.Endpoints {
+			all = append(all, e.Addr())
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}
+
+// guardedPorts are the ports of nodes that pods mustn't reach. Other nodes may serve on the usual ports what this one
+// serves on others.
+func (p *planner) guardedPorts() (tcp, udp []uint16) {
+	self := p.View.Self
+	allowed := func(service string) bool { return slices.Contains(self.AllowPodsTo, service) }
+	if !allowed(view.ServiceMetrics) {
+		tcp = append(tcp, view.MetricsPort)
+	}
+	if !allowed(view.ServiceHealth) {
+		tcp = append(tcp, view.HealthPort)
+	}
+	for _, own := range self.OwnPorts {
+		if !allowed(own.Service) {
+			tcp = append(tcp, own.Port)
+		}
+	}
+	if !allowed(view.ServiceGossip) {
+		tcp, udp = append(tcp, view.GossipPort), append(udp, view.GossipPort)
+	}
+	for i := range uint16(view.MaxDevices) {
+		udp = append(udp, self.BasePort+i)
+	}
+	slices.Sort(tcp)
+	slices.Sort(udp)
+	return slices.Compact(tcp), slices.Compact(udp)
 }
 
 func (p *planner) reportWaiting() {

@@ -180,6 +180,11 @@ func TestGolden(t *testing.T) {
 			in.View.Self.Name, in.View.Peers = "node-007", []view.Node{node(2), node(3)}
 			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Overdue: true, Attempt: 4}}
 		}),
+		"pods-may-reach-metrics": with(dualStack(2), func(in *plan.Input) {
+			in.View.Self.AllowPodsTo = []string{view.ServiceMetrics}
+			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}}
+			in.View.Self.Endpoint = netip.MustParseAddr("203.0.113.7")
+		}),
 		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
 		// The next key is there, and nobody is to know of it: its peers are silent.
 		"rotation-prepared": with(mesh(3), func(in *plan.Input) {

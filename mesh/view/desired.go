@@ -99,6 +99,9 @@ type Firewall struct {
 	PodRanges []netip.Prefix // what only tunnels and bridges may carry
 	LocalPods []netip.Prefix // the pod CIDRs of this node
 	Gateways  []netip.Addr   // at most one of each family: what foreign sources become on a tunnel
+	Nodes     []netip.Addr   // underlay addresses of all nodes, this one too
+	// GuardedTCP and GuardedUDP are ports of nodes that pods mustn't reach.
+	GuardedTCP, GuardedUDP []uint16
 }
 
 // Ready says that pods can be attached, and how.

@@ -40,6 +40,16 @@ const (
 	AnnotationEndpoint = "weaveguard.io/endpoint"
 )
 
+// What of a node pods don't reach unless they are allowed to.
+const (
+	ServiceMetrics = "metrics"
+	ServiceHealth  = "health"
+	ServiceGossip  = "gossip"
+)
+
+// GuardedServices are the names of what pods may be allowed to reach. WireGuard's ports aren't among them.
+func GuardedServices() []string { return []string{ServiceMetrics, ServiceHealth, ServiceGossip} }
+
 // Paths on a node.
 const (
 	RunDir      = "/run/weaveguard"

@@ -35,6 +35,8 @@ func (d Desired) String() string {
 	f := d.Firewall
 	fmt.Fprintf(&b, "firewall tunnels %s bridges %s ranges %s local %s gateways %s\n", list(f.Tunnels),
 		list(f.Bridges), list(f.PodRanges), list(f.LocalPods), list(f.Gateways))
+	fmt.Fprintf(&b, "firewall nodes %s not for pods: tcp %s udp %s\n", list(f.Nodes), list(f.GuardedTCP),
+		list(f.GuardedUDP))
 	if r := d.Ready; r != nil {
 		fmt.Fprintf(&b, "ready bridge %s subnets %s gateways %s mtu %d\n", r.Bridge, list(r.Subnets),
 			list(r.Gateways), r.MTU)
@@ -84,7 +86,9 @@ func (v View) String() string {
 	fmt.Fprintf(&b, "self %s identity %s generations %s pods %s addresses %s bridge %s port %d wireguard %s age %d%s%s\n",
 		s.Name, s.Identity, generations(s.Generations), list(s.PodCIDRs), list(s.Addresses), s.Bridge, s.BasePort,
 		s.WireGuard, s.Age, when(s.MTU != 0, fmt.Sprintf(" mtu %d", s.MTU)),
-		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String())+when(s.Unannounced, " newest unannounced"))
+		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String())+when(s.Unannounced, " newest unannounced")+
+			when(len(s.AllowPodsTo) > 0, " pods may reach "+list(s.AllowPodsTo))+
+			when(len(s.OwnPorts) > 0, fmt.Sprintf(" own ports %s", list(s.OwnPorts))))
 	for _, n := range v.Peers {
 		fmt.Fprintf(&b, "node %s identity %s sequence %d generations %s endpoints %s pods %s mtu %d age %d%s\n", n.Name,
 			n.Identity, n.Sequence, generations(n.Generations), list(n.Endpoints), list(n.PodCIDRs), n.MTU, n.Age,

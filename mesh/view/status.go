@@ -136,6 +136,8 @@ type PeerStatus struct {
 type GossipStatus struct {
 	Address string `json:"address"`
 	Members int    `json:"members"` // alive, this node among them
+	// Keys are the fingerprints of the gossip keys that this node has, as of keys.Fingerprint; the first encrypts.
+	Keys []string `json:"keys,omitempty"`
 }
 
 // Counters grow from the agent's start.

@@ -2,6 +2,7 @@ package view
 
 import (
 	"net/netip"
+	"strconv"
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
@@ -40,7 +41,20 @@ type Self struct {
 	Age int64
 	// WireGuard is how tunnel devices are made: kernel or userspace.
 	WireGuard string
+	// AllowPodsTo names what of nodes pods may reach: GuardedServices has the names.
+	AllowPodsTo []string
+	// OwnPorts are this node's TCP ports of services that it serves on others than usual.
+	OwnPorts []OwnPort
 }
+
+// OwnPort is a TCP port of one of GuardedServices.
+type OwnPort struct {
+	Service string
+	Port    uint16
+}
+
+// String is the port as text.
+func (o OwnPort) String() string { return o.Service + ":" + strconv.Itoa(int(o.Port)) }
 
 // Node is another node: its verified record, and what the cluster says of it.
 type Node struct {

@@ -1,0 +1,130 @@
+package guard
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// ErrMissing says that the table isn't there, or not whole: the agent hasn't made it yet.
+var ErrMissing = errors.New("the table bridge weaveguard of nftables is missing")
+
+// Add lets the pod behind a port send from its own addresses, in one transaction. It is safe to repeat.
+func Add(p Port) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("connecting to nftables: %w", err)
+	}
+	elements := p.Elements()
+	for _, name := range slices.Sorted(maps.Keys(elements)) {
+		if err := conn.SetAddElements(set(name), elements[name]); err != nil {
+			return fmt.Errorf("encoding the elements of %s: %w", p.Name, err)
+		}
+	}
+	if err := conn.Flush(); missing(err) {
+		return ErrMissing
+	} else if err != nil {
+		return fmt.Errorf("letting %s send from its own addresses: %w", p.Name, err)
+	}
+	return nil
+}
+
+// Remove is the reverse of Add. What is gone already is no error.
+func Remove(p Port) error {
+	elements := p.Elements()
+	err := remove(p, elements)
+	if !missing(err) {
+		return err
+	}
+	// Something isn't there, and so nothing was removed: one by one.
+	for name, list := range elements {
+		for _, element := range list {
+			one := map[string][]nftables.SetElement{name: {element}}
+			if err := remove(p, one); err != nil && !missing(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func remove(p Port, elements map[string][]nftables.SetElement) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("connecting to nftables: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(elements)) {
+		if err := conn.SetDeleteElements(set(name), elements[name]); err != nil {
+			return fmt.Errorf("encoding the elements of %s: %w", p.Name, err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("taking %s from nftables' sets: %w", p.Name, err)
+	}
+	return nil
+}
+
+// Has reports whether all elements of a port are there. Errors: ErrMissing, else the kernel's.
+func Has(p Port) (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("connecting to nftables: %w", err)
+	}
+	if err := whole(conn); err != nil {
+		return false, err
+	}
+	for name, want := range p.Elements() {
+		have, err := conn.GetSetElements(set(name))
+		if err != nil {
+			return false, fmt.Errorf("listing nftables' set %s: %w", name, err)
+		}
+		for _, element := range want {
+			if !slices.ContainsFunc(have, func(h nftables.SetElement) bool { return bytes.Equal(h.Key, element.Key) }) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// missing reports whether the kernel says that something isn't there, be it nftables itself.
+func missing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) }
+
+// Ready returns ErrMissing unless Add would find the table.
+func Ready() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("connecting to nftables: %w", err)
+	}
+	return whole(conn)
+}
+
+// whole returns ErrMissing unless the table and its sets are there.
+func whole(conn *nftables.Conn) error {
+	tables, err := conn.ListTablesOfFamily(Table().Family)
+	if err != nil {
+		return fmt.Errorf("listing nftables' tables: %w", err)
+	}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == Table().Name }) {
+		return ErrMissing
+	}
+	sets, err := conn.GetSets(Table())
+	if err != nil {
+		return fmt.Errorf("listing nftables' sets: %w", err)
+	}
+	for _, name := range Names() {
+		if !slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == name }) {
+			return ErrMissing
+		}
+	}
+	return nil
+}
+
+func set(name string) *nftables.Set {
+	return &nftables.Set{Table: Table(), Name: name, KeyType: KeyType(name)}
+}

@@ -1,0 +1,70 @@
+package firewall
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+
+	"github.com/google/nftables"
+	"github.com/weaveguard/weaveguard/cni/guard"
+	"github.com/weaveguard/weaveguard/cni/store"
+)
+
+// senders are the elements that the sets of senders should have: those of all that is attached. Beside them stay those
+// of ports that exist and that the store doesn't have, which are of a plugin with another store. Elements of ports that
+// are gone go.
+func (a *Applier) senders(have *kernelTable) (map[string][]nftables.SetElement, error) {
+	attached, err := a.attached()
+	if err != nil {
+		return nil, err
+	}
+	elements, known := map[string][]nftables.SetElement{}, map[string]bool{}
+	for _, attachment := range attached {
+		port, err := guard.PortOf(attachment)
+		if err != nil {
+			a.log.Warn("a pod can't send", "error", err)
+			continue
+		}
+		known[port.Name] = true
+		for name, more := range port.Elements() {
+			elements[name] = append(elements[name], more...)
+		}
+	}
+	if have == nil {
+		return elements, nil
+	}
+	for _, name := range guard.Names() {
+		for _, element := range have.sets[name].elements {
+			if port := guard.PortName(element.Key); !known[port] && exists(port) {
+				elements[name] = append(elements[name], nftables.SetElement{Key: element.Key})
+			}
+		}
+	}
+	return elements, nil
+}
+
+func exists(device string) bool {
+	_, err := net.InterfaceByName(device)
+	return err == nil
+}
+
+// attached is what the store has. Files that can't be read don't keep the pods of others from sending; what their ports
+// may send stays as it is.
+func (a *Applier) attached() ([]store.Attachment, error) {
+	if a.store == "" {
+		return nil, nil
+	}
+	if _, err := os.Stat(a.store); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nothing has ever been attached, and looking makes no directories
+	}
+	s, err := store.Open(a.store)
+	if err != nil {
+		return nil, err
+	}
+	attached, err := s.List()
+	if err != nil {
+		a.log.Debug("attachments that can't be read", "error", err)
+	}
+	return attached, nil
+}
