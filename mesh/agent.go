@@ -59,11 +59,14 @@ type Config struct {
 	PodRanges   []netip.Prefix // as configured; none: what is seen
 	// PodRangeSource says where PodRanges were configured, for operators.
 	PodRangeSource string
-	CachePath      string
-	Remembered     Remembered
-	Version        string
-	Log            *slog.Logger
-	Latch          Latch
+	// AllowPodsTo and OwnPorts are those of view.Self.
+	AllowPodsTo []string
+	OwnPorts    []view.OwnPort
+	CachePath   string
+	Remembered  Remembered
+	Version     string
+	Log         *slog.Logger
+	Latch       Latch
 
 	Keys     Keys
 	Gossip   Gossip
@@ -93,6 +96,8 @@ type Agent struct {
 	said       map[string]bool // problems that were logged and still stand
 	up         map[string]bool // peers that were logged as up
 	late       map[string]bool // peers that were logged as waiting for their session
+	// accusations are the records of others that aren't taken, and when an Event was asked for last.
+	accusations map[suspect]time.Time
 
 	mu       sync.Mutex // guards counters
 	counters view.Counters
@@ -133,6 +138,10 @@ func New(c Config) *Agent {
 		a.Silent = defaultSilent
 	}
 	a.links.silentAfter = a.Silent
+	a.book.ownCIDRs, a.book.settle = c.PodCIDRs, a.Settle
+	if !a.ready { // else pods run with them
+		a.book.ownSince = a.started
+	}
 	a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
 		r := c.Remembered.Nodes[node]
@@ -186,7 +195,8 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 		return drainInterval // nothing but time is missing
 	}
 	switch {
-	case p.failed || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
+	case p.failed || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now) ||
+		a.book.undecided():
 		return busyInterval
 	case rotating:
 		return heldUpInterval

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
@@ -19,6 +20,7 @@ type entry struct {
 	raw    []byte
 	record record.Record
 	age    int64
+	since  time.Time // when its pod CIDRs began to count here; zero: before this agent started
 }
 
 // refusal is why a candidate doesn't count: a word for counters, and words for people.
@@ -35,6 +37,7 @@ type verdict struct {
 	record record.Record
 	err    error
 	word   string // that it was refused with last
+	taken  bool   // it counts, or did
 }
 
 // waitingWord is for candidates that aren't refused: what they need may be under way.
@@ -67,6 +70,22 @@ type book struct {
 	ownSeen       uint64 // highest sequence number of this identity that others know of
 	ownGeneration uint32 // highest number of its WireGuard keys that others know of
 	impostor      string // who else says that it is this node, in words
+
+	// What the loop sets before it has candidates judged: where this node is, and its pod CIDRs without Kubernetes,
+	// since when they count, and how long that takes to settle.
+	ownAddresses []netip.Addr
+	ownCIDRs     []netip.Prefix
+	ownSince     time.Time
+	settle       time.Duration
+	ownSequence  uint64 // of the record that others were told last
+
+	// What take was given.
+	now     time.Time
+	cluster *ClusterState
+	heard   map[string][]Heard // by node
+
+	suspects       map[suspect]suspicion
+	suspectsBefore map[suspect]suspicion
 }
 
 func newBook(self string, identity keys.PublicIdentity) *book {
@@ -77,18 +96,30 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 	}
 }
 
-// load takes in a record of the cache. It was verified when it was written; its signature is checked again.
+// load takes in a record of the cache. It was verified when it was written; what can be checked without the others is
+// checked again.
 func (b *book) load(node string, raw []byte, age int64) error {
 	r, err := record.Open(node, raw)
 	if err != nil {
 		return err
+	}
+	if node == b.self { // this node had another name when it was written
+		return fmt.Errorf("it is of %s, which is this node", node)
+	}
+	if owner := b.keyOwner(node, r); owner != "" {
+		return fmt.Errorf("it has a WireGuard key of node %s", owner)
 	}
 	b.entries[node] = entry{raw: raw, record: r, age: age}
 	return nil
 }
 
 // take judges what was heard against the pins, and returns whether the book changed.
-func (b *book) take(heard []Heard, cluster *ClusterState) bool {
+func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
+	b.now, b.cluster, b.heard = now, cluster, make(map[string][]Heard, len(heard))
+	for _, h := range heard {
+		b.heard[h.Node] = append(b.heard[h.Node], h)
+	}
+	b.suspectsBefore, b.suspects = b.suspects, map[suspect]suspicion{}
 	changed := b.prune(cluster)
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
@@ -103,7 +134,8 @@ func (b *book) take(heard []Heard, cluster *ClusterState) bool {
 		}
 		took, no := b.judge(h, v, cluster)
 		changed = changed || took
-		v.word = b.note(h, no, v.word)
+		v.taken = v.taken || bytes.Equal(b.entries[h.Node].raw, h.Raw)
+		v.word = b.note(h, v, no)
 		b.judged[id] = v
 	}
 	for node := range b.entries {
@@ -113,21 +145,26 @@ func (b *book) take(heard []Heard, cluster *ClusterState) bool {
 }
 
 // note keeps why a candidate doesn't count, and counts it when that is new. It returns the word.
-func (b *book) note(h Heard, no *refusal, before string) string {
+func (b *book) note(h Heard, v verdict, no *refusal) string {
 	if no == nil {
 		return ""
 	}
-	if no.word != before && no.word != waitingWord {
+	b.suspected(h, v.record, *no)
+	late := v.taken && (no.word == oldWord || no.word == replayWord)
+	if s, known := b.suspects[suspect{h.Node, no.word}]; late && !(known && s.due(b.now)) {
+		return v.word // it has its successor by now, and is still around
+	}
+	if no.word != v.word && no.word != waitingWord {
 		b.refused[no.word]++
 	}
 	switch {
-	case h.Node == b.self:
+	case h.Node == b.self, no.word == oldWord, no.word == twiceWord, no.word == replayWord:
 	case no.word == unknownWord:
 		if h.Alive { // what gossip remembers of a Node that was deleted is nobody speaking
 			b.unknown[h.Node] = h.From
 		}
 	case no.word == disputedWord || no.word == backwardsWord:
-		if h.Alive {
+		if len(h.At) > 0 {
 			b.disputed[h.Node] = *no
 		}
 	default:
@@ -172,7 +209,7 @@ func (b *book) prune(cluster *ClusterState) bool {
 	return changed
 }
 
-// judge takes in a candidate, or says why not. A record that is older than what counts is neither.
+// judge takes in a candidate, or says why not.
 func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal) {
 	r := v.record
 	if v.err != nil {
@@ -183,23 +220,39 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal)
 	}
 	known, counts := b.entries[h.Node]
 	if counts && bytes.Equal(known.raw, h.Raw) {
-		return false, nil
+		return false, b.replayed(h)
 	}
 	age, no := b.pinned(h, r, known, counts, cluster)
 	if no != nil {
 		return false, no
 	}
-	if counts && known.record.Identity == r.Identity && r.Sequence <= known.record.Sequence {
-		return false, nil
+	if no := outdated(known, r); counts && no != nil {
+		return false, no
 	}
 	if why := goesBack(known, r); counts && why != "" {
 		return false, &refusal{backwardsWord, why}
 	}
 	if owner := b.keyOwner(h.Node, r); owner != "" {
-		return false, &refusal{"key", fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
+		return false, &refusal{keyWord, fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
 	}
-	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age}
+	since := b.now
+	if counts && subset(r.PodCIDRs(), known.record.PodCIDRs()) {
+		since = known.since
+	}
+	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age, since: since}
 	return true, nil
+}
+
+// outdated says what is wrong with the sequence number of a record, if anything.
+func outdated(known entry, r record.Record) *refusal {
+	switch {
+	case known.record.Identity != r.Identity || r.Sequence > known.record.Sequence:
+		return nil
+	case r.Sequence == known.record.Sequence:
+		return &refusal{twiceWord, fmt.Sprintf("it is another record with the sequence number %d", r.Sequence)}
+	}
+	return &refusal{oldWord, fmt.Sprintf("it is an old record, number %d, and the node has said number %d since",
+		r.Sequence, known.record.Sequence)}
 }
 
 // goesBack says what is wrong with the WireGuard keys of a later record of the same identity, if anything: a node never
@@ -235,28 +288,35 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 		return 0, &refusal{disputedWord, fmt.Sprintf("%s says that it is %s, with another identity than before", h.From, h.Node)}
 	case cluster != nil && !cluster.Synced && (!counts || changed):
 		return 0, &refusal{waitingWord, "the Kubernetes API doesn't answer, so its Node can't be checked"}
-	case cluster == nil || !cluster.Synced:
+	case cluster == nil:
+		if owner := b.cidrOwner(h.Node, r, known); owner != "" {
+			return 0, &refusal{cidrWord, fmt.Sprintf("it announces pod CIDRs %v, and node %s had (part of) them first", r.PodCIDRs(), owner)}
+		}
+		return known.age, nil
+	case !cluster.Synced && !subset(r.PodCIDRs(), known.record.PodCIDRs()):
+		return 0, &refusal{waitingWord, "the Kubernetes API doesn't answer, so its new pod CIDRs can't be checked"}
+	case !cluster.Synced:
 		return known.age, nil
 	}
 	n := cluster.node(h.Node)
 	switch {
 	case n == nil:
 		return 0, &refusal{unknownWord, fmt.Sprintf("Kubernetes has no Node %s", h.Node)}
+	case n.Unreadable && !(counts && !changed):
+		return 0, &refusal{waitingWord, fmt.Sprintf("the annotation %s of its Node can't be read; its agent writes it anew",
+			view.AnnotationIdentity)}
+	case n.Unreadable: // what counted goes on to
 	case n.Identity.IsZero():
 		return 0, &refusal{waitingWord, fmt.Sprintf("its Node has no annotation %s yet, which its agent writes",
 			view.AnnotationIdentity)}
 	case n.Identity != r.Identity:
-		return 0, &refusal{"pin", fmt.Sprintf("its record is by another identity than its Node's annotation %s says",
+		return 0, &refusal{pinWord, fmt.Sprintf("its record is by another identity than its Node's annotation %s says",
 			view.AnnotationIdentity)}
-	case !ownsCIDRs(*n, r):
-		return 0, &refusal{"cidr", fmt.Sprintf("it announces pod CIDRs %v, and its Node has %v", r.PodCIDRs(), n.PodCIDRs)}
+	}
+	if !ownsCIDRs(*n, r) {
+		return 0, &refusal{cidrWord, fmt.Sprintf("it announces pod CIDRs %v, and its Node has %v", r.PodCIDRs(), n.PodCIDRs)}
 	}
 	return n.Created.Unix(), nil
-}
-
-// ownsCIDRs reports whether all that the record announces belongs to the Node.
-func ownsCIDRs(n ClusterNode, r record.Record) bool {
-	return !slices.ContainsFunc(r.PodCIDRs(), func(p netip.Prefix) bool { return !slices.Contains(n.PodCIDRs, p) })
 }
 
 // judgeOwn looks at what others have heard under this node's own name.
@@ -264,12 +324,15 @@ func (b *book) judgeOwn(h Heard, r record.Record) *refusal {
 	if r.Identity == b.identity {
 		b.ownSeen = max(b.ownSeen, r.Sequence)
 		b.ownGeneration = max(b.ownGeneration, r.Generations[len(r.Generations)-1].Number)
-		return nil
+		if r.Sequence > b.ownSequence || len(h.At) == 0 {
+			return nil
+		}
+		return &refusal{oldWord, "it is a record that this node made itself, and somebody else announces"}
 	}
-	if h.Alive {
+	if len(without(h.At, b.ownAddresses)) > 0 {
 		b.impostor = fmt.Sprintf("another node at %s says that it is %s too, with another identity", h.From, b.self)
 	}
-	return &refusal{"name", b.impostor}
+	return &refusal{nameWord, "another node says that it is " + b.self + " too, with another identity"}
 }
 
 // keyOwner names the node that announced a WireGuard key of r before: a key that two nodes announce would take

@@ -13,6 +13,9 @@ import (
 
 const cacheVersion = 1
 
+// maxCache is the largest cache that is read, in bytes: gossip's 8,192 nodes need a fifth of it.
+const maxCache = 64 << 20
+
 // Remembered is what the agent keeps on disk of the mesh, so that one that starts while others, or the API server,
 // are away goes on with what was verified before. It holds no secret.
 type Remembered struct {
@@ -45,10 +48,14 @@ type RememberedRecord struct {
 // what it held is heard again from the others.
 func Recall(path string) (Remembered, error) {
 	empty := Remembered{Version: cacheVersion, Nodes: map[string]RememberedRecord{}}
-	raw, err := os.ReadFile(path)
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return empty, nil
 	}
+	if err == nil && info.Size() > maxCache {
+		return empty, fmt.Errorf("the view cache %s has %d bytes, and at most %d are read; it is made anew from gossip", path, info.Size(), maxCache)
+	}
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return empty, fmt.Errorf("reading the view cache: %w", err)
 	}

@@ -355,7 +355,7 @@ func (s *speaker) says(t *testing.T, change func(*record.Record)) mesh.Heard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mesh.Heard{Node: s.name, Raw: raw, From: s.address(), Alive: true}
+	return mesh.Heard{Node: s.name, Raw: raw, From: s.address(), At: []netip.Addr{s.address()}, Alive: true}
 }
 
 // journal is a log that may be read while it is written.

@@ -27,7 +27,12 @@ func (a *Agent) look(p *pass) {
 		p.problems = append(p.problems, state.Problems...)
 	}
 	heard := a.Gossip.Heard()
-	changed := a.book.take(heard, p.cluster)
+	self := a.self()
+	a.book.ownAddresses, a.book.ownSequence = self.Addresses, a.announced.record.Sequence
+	if a.GossipAddress.IsValid() {
+		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
+	}
+	changed := a.book.take(heard, p.cluster, time.Now())
 	alive := map[string]bool{}
 	for _, h := range heard {
 		alive[h.Node] = alive[h.Node] || h.Alive
@@ -105,6 +110,7 @@ func (a *Agent) notice(p *pass) {
 			break // the count of refused records says how many
 		}
 	}
+	a.accuse(p)
 	p.problems = append(p.problems, a.Gossip.Problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
 }
@@ -167,6 +173,7 @@ func (a *Agent) self() view.Self {
 	s := view.Self{
 		Name: a.Node, Identity: a.Keys.Identity().Public(), PodCIDRs: a.PodCIDRs, Addresses: a.Addresses,
 		Bridge: a.Bridge, BasePort: a.BasePort, MTU: a.MTU, WireGuard: a.WireGuard,
+		AllowPodsTo: a.AllowPodsTo, OwnPorts: a.OwnPorts,
 	}
 	for _, g := range a.Keys.Generations() {
 		s.Generations = append(s.Generations, record.Generation{Number: g.Number, Key: g.Private.Public()})

@@ -27,6 +27,8 @@ type Heard struct {
 	Raw   []byte
 	From  netip.Addr // who said it, as far as known
 	Alive bool       // the node is a live member now
+	// At are the addresses of the live members that announce it now, in this node's name of others alone.
+	At []netip.Addr
 }
 
 // Seed is an address where gossip may find a node; Node is "" when it isn't known which.
@@ -57,6 +59,8 @@ type ClusterNode struct {
 	PodCIDRs  []netip.Prefix
 	Addresses []netip.Addr // InternalIPs, at most one of each family
 	Identity  keys.PublicIdentity
+	// Unreadable: there is something in Identity's place that isn't one.
+	Unreadable bool
 	// Endpoint overrides the address that peers send to; zero: none.
 	Endpoint netip.Addr
 }
@@ -84,7 +88,7 @@ type Own struct {
 type Cluster interface {
 	State() ClusterState
 	Report(own Own)
-	// Event tells people what happened to this node.
+	// Event tells people what happened to a node.
 	Event(e Event)
 }
 
@@ -92,6 +96,9 @@ type Cluster interface {
 type Event struct {
 	Kind    EventKind
 	Message string
+	// Node is whose it is, and Topic the word for what it is about: of each a Node gets one in ten minutes, whichever
+	// agents ask for it. "": this node's, and told each time.
+	Node, Topic string
 }
 
 // EventKind says what an Event is about.
@@ -104,6 +111,7 @@ const (
 	RotationFinished
 	RotationWaiting
 	RotationFailed
+	RecordRefused // somebody says what only Node may say, or what it can't have said
 )
 
 // Network makes the kernel's links, addresses, routes and settings as desired. Counts are of changes made.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -19,13 +20,14 @@ import (
 type gossipAdapter struct {
 	*gossip.Gossip
 	address netip.AddrPort
+	keyring *keyringFollower
 }
 
 func (g gossipAdapter) Heard() []mesh.Heard {
 	heard := g.Gossip.Heard()
 	all := make([]mesh.Heard, len(heard))
 	for i, h := range heard {
-		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, Alive: h.Alive}
+		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, At: h.At, Alive: h.Alive}
 	}
 	return all
 }
@@ -39,7 +41,11 @@ func (g gossipAdapter) Seek(seeds []mesh.Seed) {
 }
 
 func (g gossipAdapter) Status() view.GossipStatus {
-	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members())}
+	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members()), Keys: g.Keys()}
+}
+
+func (g gossipAdapter) Problems() []view.Problem {
+	return append(g.Gossip.Problems(), g.keyring.problems()...)
 }
 
 func (g gossipAdapter) Refused() map[string]uint64 { return g.Counters() }
@@ -90,10 +96,13 @@ func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
 	}
 	if n.Identity != "" {
 		identity, err := keys.ParsePublicIdentity(n.Identity)
-		if err != nil {
-			bad(view.AnnotationIdentity, err, "remove the annotation: the node's agent writes it anew")
+		if err == nil && identity.IsZero() {
+			err = errors.New("it is all zeros")
 		}
-		node.Identity = identity
+		if err != nil {
+			bad(view.AnnotationIdentity, err, "its agent writes it anew, if it runs; what was known of the node stays in use until then")
+		}
+		node.Identity, node.Unreadable = identity, err != nil
 	}
 	if n.Endpoint != "" {
 		endpoint, err := netip.ParseAddr(n.Endpoint)
@@ -142,5 +151,7 @@ func (c *clusterAdapter) Event(e mesh.Event) {
 		c.Kube.Event(kube.Warning, kube.ReasonRotationWaiting, e.Message)
 	case mesh.RotationFailed:
 		c.Kube.Event(kube.Warning, kube.ReasonRotationFailed, e.Message)
+	case mesh.RecordRefused:
+		c.Accuse(e.Node, e.Topic, e.Message)
 	}
 }

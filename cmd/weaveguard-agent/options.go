@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -39,6 +40,7 @@ type options struct {
 	PluginDir     string
 	MetricsAddr   string
 	HealthAddr    string
+	AllowPodsTo   []string
 	RotateEvery   time.Duration
 	SilentAfter   time.Duration
 	LogLevel      string
@@ -47,6 +49,7 @@ type options struct {
 	address   netip.Addr
 	podCIDRs  []netip.Prefix
 	podRanges []netip.Prefix
+	ownPorts  []view.OwnPort
 }
 
 func (o *options) register(f *pflag.FlagSet) {
@@ -57,8 +60,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.Address, "address", "", "underlay address of this node (default the Node's InternalIP; without Kubernetes, the "+
 		"one that reaches the first peer)")
 	f.StringSliceVar(&o.Peers, "peers", nil, "hosts of the mesh to join, by name or address; without Kubernetes")
-	f.StringVar(&o.GossipKeyFile, "gossip-key-file", "", "file with the gossip keyring: a line for each key, 32 bytes in base64; "+
-		"without Kubernetes")
+	f.StringVar(&o.GossipKeyFile, "gossip-key-file", "", "file with the gossip keyring, followed as it changes: a line for each "+
+		"key, 32 bytes in base64; without Kubernetes")
 	f.StringSliceVar(&o.PodCIDRs, "pod-cidr", nil, "pod CIDR of this node, one for each address family; without Kubernetes")
 	f.StringSliceVar(&o.PodRanges, "pod-range", nil, "all addresses that pods of any node have (default kubeadm's podSubnet, else "+
 		"the pod CIDRs seen)")
@@ -73,6 +76,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.StateDir, "state-dir", view.StateDir, "directory for keys and the view cache, kept across reboots")
 	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
 	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
+	f.StringSliceVar(&o.AllowPodsTo, "allow-pods-to", nil, "what of nodes pods may reach: "+
+		strings.Join(view.GuardedServices(), ", ")+" (default none of these)")
 }
 
 // registerLog registers what all modes have.
@@ -121,10 +126,11 @@ func (o *options) complete() error {
 	if o.RotateEvery != 0 && o.RotateEvery < minRotateEvery {
 		return fmt.Errorf("--rotate-every is %s: it takes %s or more, or 0 for never", o.RotateEvery, minRotateEvery)
 	}
-	var errs [3]error
+	var errs [4]error
 	o.podCIDRs, errs[0] = parsePrefixes("--pod-cidr", o.PodCIDRs)
 	o.podRanges, errs[1] = parsePrefixes("--pod-range", o.PodRanges)
 	errs[2] = o.checkMode()
+	errs[3] = o.checkPodPorts()
 	return errors.Join(errs[:]...)
 }
 

@@ -46,11 +46,13 @@ type starter struct {
 	addresses  []netip.Addr
 	seeds      []netip.Addr
 	ring       keys.Keyring
+	unread     bool // ring is of the last start, as the Secret couldn't be read
 	ranges     []netip.Prefix
 	source     string
 	maker      tunnel.Maker
 	kind       string
 	gossip     *gossip.Gossip
+	keyring    *keyringFollower
 }
 
 // run starts the parts in the order in which they need each other, and returns when the context ends or a part
@@ -168,19 +170,21 @@ func (s *starter) findKeyring(ctx context.Context) error {
 		s.ring, err = keys.LoadKeyring(s.GossipKeyFile)
 		return err
 	}
+	kept, errKept := keys.LoadKeyring(s.keyringPath())
 	asking, cancel := context.WithTimeout(ctx, apiPatience)
 	defer cancel()
-	ring, err := s.kube.Keyring(asking)
+	ring, err := s.kube.Keyring(asking, kept)
 	if err == nil {
 		s.ring = ring
 		return s.ring.Save(s.keyringPath())
 	}
-	kept, errKept := keys.LoadKeyring(s.keyringPath())
 	if errKept != nil {
 		return err
 	}
 	s.log.Warn("the gossip keyring is the one of the last start", "error", err)
 	s.ring = kept
+	faulty := (*kube.KeyringError)(nil)
+	s.unread = !errors.As(err, &faulty)
 	return nil
 }
 
@@ -236,7 +240,22 @@ func (s *starter) startGossip(context.Context) error {
 		return err
 	}
 	s.gossip = g
+	s.followKeyring()
 	return nil
+}
+
+// followKeyring makes gossip use the keyring as an operator changes it.
+func (s *starter) followKeyring() {
+	var source keyringSource = &keyringFile{path: s.GossipKeyFile}
+	if s.kube != nil {
+		source = keyringSecret{s.kube}
+	}
+	s.keyring = newKeyringFollower(source, s.ring, s.gossip.SetKeyring)
+	s.keyring.changed, s.keyring.unread = s.latch.Set, s.unread
+	if s.kube != nil {
+		s.keyring.keep = func(ring keys.Keyring) error { return ring.Save(s.keyringPath()) }
+	}
+	s.ring = nil // the follower has it
 }
 
 func (o *options) attachConfig(log *slog.Logger) attach.Config {
@@ -249,14 +268,14 @@ func (o *options) attachConfig(log *slog.Logger) attach.Config {
 // startAgent makes the loop, and hooks it to what changes.
 func (s *starter) startAgent(ctx context.Context) {
 	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot})
-	rules := firewall.New(firewall.Config{Log: s.log})
+	rules := firewall.New(firewall.Config{StoreDir: s.attachConfig(s.log).StoreDir, Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
 		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,
 		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
-		RotateEvery: s.RotateEvery, Silent: s.SilentAfter,
+		RotateEvery: s.RotateEvery, Silent: s.SilentAfter, AllowPodsTo: s.AllowPodsTo, OwnPorts: s.ownPorts,
 		Keys:     s.store,
-		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], view.GossipPort)},
+		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], view.GossipPort), s.keyring},
 		Network:  network,
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
@@ -269,6 +288,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		config.Addresses = slices.Clone(s.addresses)
 	}
 	s.board.run(mesh.New(config))
+	s.group.Go(func() error { return s.keyring.run(ctx) })
 	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })
 	s.group.Go(func() error { return rules.Watch(ctx, s.latch.Set) })
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"weaveguard": main})
+	testscript.Main(m, map[string]func(){"weaveguard": main, "kubectl": fakeKubectl})
 }
 
 // TestScripts runs testdata/*.txtar, which are the specification of what operators see. After a change on purpose,

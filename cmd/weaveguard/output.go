@@ -189,6 +189,10 @@ func explain(err error) (message, remedy string) {
 	if errors.As(err, &agentErr) {
 		return agentErr.Message, agentErr.Remedy
 	}
+	var advice *adviceError
+	if errors.As(err, &advice) {
+		return advice.message, advice.remedy
+	}
 	return err.Error(), ""
 }
 

@@ -102,14 +102,22 @@ func nodeFacts(s view.Status) [][2]string {
 	if s.PodRangeSource != "" {
 		ranges += " (" + s.PodRangeSource + ")"
 	}
-	return append(facts,
+	facts = append(facts,
 		[2]string{"endpoints", orNone(joined(s.Endpoints))},
 		[2]string{"pod CIDRs", orNone(joined(s.PodCIDRs))},
 		[2]string{"pod ranges", ranges},
 		[2]string{"attached", count(s.Attachments, "pod interface")},
 		[2]string{"gossip", gossip},
-		[2]string{"kubernetes", orNone(s.Kubernetes)},
 	)
+	if len(s.Gossip.Keys) > 0 { // an agent that starts, or an old one, doesn't say
+		facts = append(facts, [2]string{"gossip keys", gossipKeys(s.Gossip.Keys)})
+	}
+	return append(facts, [2]string{"kubernetes", orNone(s.Kubernetes)})
+}
+
+// gossipKeys names the keys that this node's gossip has now.
+func gossipKeys(fingerprints []string) string {
+	return fingerprints[0] + " (encrypts)" + strings.Join(append([]string{""}, fingerprints[1:]...), ", ")
 }
 
 // rotationFact is how far the change of this node's key is.

@@ -28,6 +28,8 @@ type Heard struct {
 	Raw  []byte // as record.Sign made it, if it is what it claims to be
 	// From is the address of the member that announced it; zero when another member handed it on.
 	From netip.Addr
+	// At are the addresses of the members that announce it now, sorted; of this node's own none.
+	At []netip.Addr
 	// Alive: a member of this node name is alive now, whether or not the record is its own. Under this node's name
 	// only another one counts.
 	Alive bool
@@ -159,7 +161,7 @@ func (b *book) evict() bool {
 }
 
 // add puts c behind the other candidates, and drops the oldest if there are too many: one that no living member
-// announces, if there is one.
+// announces, if there is one, and else one from where most of them come, so that nobody crowds out the node itself.
 func (e *entry) add(c candidate) (news bool) {
 	if len(c.raw) == 0 {
 		return false
@@ -171,11 +173,29 @@ func (e *entry) add(c candidate) (news bool) {
 	}
 	e.candidates = slices.DeleteFunc(e.candidates, func(old candidate) bool { return bytes.Equal(old.raw, c.raw) })
 	if len(e.candidates) >= maxCandidates {
-		drop := max(0, slices.IndexFunc(e.candidates, func(old candidate) bool { return !e.announced(old.raw) }))
+		drop := slices.IndexFunc(e.candidates, func(old candidate) bool { return !e.announced(old.raw) })
+		if drop < 0 {
+			drop = e.crowded(c.from)
+		}
 		e.candidates = slices.Delete(e.candidates, drop, drop+1)
 	}
 	e.candidates = append(e.candidates, c)
 	return true
+}
+
+// crowded returns the oldest candidate of the address that most come from, with one more from there to be added.
+func (e *entry) crowded(more netip.Addr) int {
+	number := map[netip.Addr]int{more: 1}
+	for _, c := range e.candidates {
+		number[c.from]++
+	}
+	drop := 0
+	for i, c := range e.candidates {
+		if number[c.from] > number[e.candidates[drop].from] {
+			drop = i
+		}
+	}
+	return drop
 }
 
 // announced reports whether a living member announces raw.
@@ -186,6 +206,18 @@ func (e *entry) announced(raw []byte) bool {
 		}
 	}
 	return false
+}
+
+// announcers returns where the living members are that announce raw, but for the one named self.
+func (e *entry) announcers(raw []byte, self string) []netip.Addr {
+	var at []netip.Addr
+	for name, m := range e.members {
+		if name != self && m.addr.IsValid() && bytes.Equal(m.raw, raw) && !slices.Contains(at, m.addr.Addr()) {
+			at = append(at, m.addr.Addr())
+		}
+	}
+	slices.SortFunc(at, netip.Addr.Compare)
+	return at
 }
 
 // heard returns copies of all candidates, sorted by node, each node's oldest first.
@@ -200,7 +232,9 @@ func (b *book) heard() []Heard {
 			others--
 		}
 		for _, c := range e.candidates {
-			all = append(all, Heard{Node: node, Raw: bytes.Clone(c.raw), From: c.from, Alive: others > 0})
+			all = append(all, Heard{
+				Node: node, Raw: bytes.Clone(c.raw), From: c.from, At: e.announcers(c.raw, b.self), Alive: others > 0,
+			})
 		}
 	}
 	return all

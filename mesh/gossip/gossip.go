@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,6 +71,9 @@ type Gossip struct {
 	seeker *seeker
 	list   *memberlist.Memberlist
 
+	keying sync.Mutex // held by who changes ring
+	ring   *memberlist.Keyring
+
 	news   chan struct{} // one token: something was heard
 	sought chan struct{} // one token: there is a new target
 
@@ -128,13 +130,8 @@ func (c *Config) check() error {
 	if c.Port == 0 {
 		return errors.New("the port is missing")
 	}
-	if len(c.Keyring) == 0 {
-		return errors.New("the gossip key is missing: gossip is never sent in the clear")
-	}
-	for i, key := range c.Keyring {
-		if memberlist.ValidateKey(key) != nil {
-			return fmt.Errorf("gossip key %d has %d bytes, want 16, 24 or 32", i+1, len(key))
-		}
+	if err := checkKeyring(c.Keyring); err != nil {
+		return err
 	}
 	if c.Log == nil {
 		return errors.New("the logger is missing")
@@ -144,15 +141,12 @@ func (c *Config) check() error {
 
 // create makes the memberlist. Its settings that aren't here are those for local networks.
 func (g *Gossip) create(dialling context.Context, self string) error {
-	var secrets [][]byte
-	for _, key := range g.config.Keyring {
-		secrets = append(secrets, bytes.Clone(key))
-	}
-	g.config.Keyring = nil // the fields of a Gossip hold no secret
-	ring, err := memberlist.NewKeyring(secrets, secrets[0])
+	ring, err := makeKeyring(g.config.Keyring)
 	if err != nil {
-		return fmt.Errorf("making the keyring: %w", err)
+		return err
 	}
+	g.config.Keyring = nil // memberlist's own has the secrets, and nothing else
+	g.ring = ring
 	logger := log.New(g.logs, "", 0)
 	transport, err := listen(dialling, g.config.Advertise, g.config.Port, logger)
 	if err != nil {

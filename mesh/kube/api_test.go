@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,11 +56,13 @@ type api struct {
 	patches []string // that were accepted: subresource and body
 	denied  []string // attempts that the admission policy refuses
 	down    error    // what every request gets; nil: it works
+	probed  int      // dry-run patches of Nodes
+	probe   error    // what those get
 }
 
 func newAPI(t *testing.T, objects ...runtime.Object) *api {
 	t.Helper()
-	a := &api{client: fake.NewClientset()}
+	a := &api{client: fake.NewClientset(), probe: policyRefusal()}
 	known := metadatafake.NewTestScheme()
 	if err := metav1.AddMetaToScheme(known); err != nil {
 		t.Fatal(err)
@@ -134,6 +137,9 @@ func (a *api) node(t *testing.T, name string) *corev1.Node {
 
 func (a *api) patchNode(action ktesting.Action) (bool, runtime.Object, error) {
 	patch := action.(ktesting.PatchAction)
+	if impl, ok := action.(ktesting.PatchActionImpl); ok && len(impl.PatchOptions.DryRun) > 0 {
+		return a.dryRun(impl)
+	}
 	a.writing.Lock()
 	defer a.writing.Unlock()
 	object, err := a.client.Tracker().Get(nodesResource, "", patch.GetName())
@@ -156,6 +162,26 @@ func (a *api) patchNode(action ktesting.Action) (bool, runtime.Object, error) {
 	a.mu.Unlock()
 	after.ResourceVersion = a.next()
 	return true, after, a.client.Tracker().Update(nodesResource, after, "")
+}
+
+// dryRun answers the probe for the admission policy.
+func (a *api) dryRun(patch ktesting.PatchActionImpl) (bool, runtime.Object, error) {
+	object, err := a.client.Tracker().Get(nodesResource, "", patch.GetName())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.probed++
+	if patch.GetName() == agentNode || patch.GetSubresource() != "" {
+		a.denied = append(a.denied, "a dry run on "+patch.GetName()+" "+patch.GetSubresource())
+	}
+	return true, object, cmp.Or(err, a.probe)
+}
+
+// policyRefusal is how the API server words what the manifest's policy refuses.
+func policyRefusal() error {
+	err := apierrors.NewForbidden(nodesResource.GroupResource(), "n2", errors.New("ValidatingAdmissionPolicy 'weaveguard-nodes' "+
+		`with binding 'weaveguard-nodes' denied request: the Weaveguard agent on node "n1" may not change another node`))
+	err.ErrStatus.Code, err.ErrStatus.Reason = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid
+	return err
 }
 
 // patched returns what the patch makes of the Node.

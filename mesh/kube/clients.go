@@ -7,6 +7,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 )
 
 const (
@@ -27,6 +28,7 @@ func Clients(kubeconfig, version string) (kubernetes.Interface, metadata.Interfa
 	config.UserAgent = "weaveguard-agent/" + version
 	config.QPS, config.Burst = clientQPS, clientBurst
 	config.WarningHandlerWithContext = rest.NoWarnings{}
+	followToken(config)
 	meta, err := metadata.NewForConfig(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the Kubernetes metadata client: %w", err)
@@ -38,6 +40,16 @@ func Clients(kubeconfig, version string) (kubernetes.Interface, metadata.Interfa
 		return nil, nil, fmt.Errorf("making the Kubernetes client: %w", err)
 	}
 	return client, meta, nil
+}
+
+// followToken has the token's file read again as soon as the API server refuses the token, as well as each minute, which
+// is all that client-go does by itself.
+func followToken(config *rest.Config) {
+	if config.BearerTokenFile == "" || !rest.IsConfigTransportTLS(*config) {
+		return
+	}
+	config.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(config.BearerTokenFile)))
+	config.BearerToken, config.BearerTokenFile = "", ""
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {

@@ -23,6 +23,7 @@ const (
 	writingAnnotations  = "writing the annotations of this Node"
 	writingCondition    = "writing the condition NetworkUnavailable of this Node"
 	writingPolicyEvents = "writing Events on NetworkPolicies"
+	readingKeyring      = "reading the Secret with the gossip keyring"
 	removingRequest     = "removing the annotation " + view.AnnotationRotateKeys + " from this Node"
 )
 
@@ -40,6 +41,7 @@ type contact struct {
 type failure struct {
 	since   time.Time
 	refused bool // the API server answered, and said no; else it didn't answer, or not usefully
+	unknown bool // it doesn't know who asks: the token isn't valid any more
 	err     error
 }
 
@@ -71,14 +73,14 @@ func (c *contact) keep(what string, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before, failed := c.failing[what]
-	now := failure{since: time.Now(), refused: isRefusal(err), err: err}
+	now := failure{since: time.Now(), refused: isRefusal(err), unknown: apierrors.IsUnauthorized(err), err: err}
 	first := !c.answered && (err == nil || now.refused)
 	c.answered = c.answered || first
 	switch {
 	case err == nil:
 		delete(c.failing, what)
 		return failed || first
-	case failed && before.refused == now.refused:
+	case failed && before.refused == now.refused && before.unknown == now.unknown:
 		return first
 	}
 	c.failing[what] = now
@@ -91,12 +93,20 @@ func (c *contact) state() (bool, []view.Problem) {
 	defer c.mu.Unlock()
 	var problems []view.Problem
 	var silence *failure // the first of those that have the same cause
+	stranger := false
 	for _, what := range slices.Sorted(maps.Keys(c.failing)) {
 		f := c.failing[what]
 		if !f.refused {
 			if silence == nil || f.since.Before(silence.since) {
 				silence = &f
 			}
+			continue
+		}
+		if f.unknown {
+			if !stranger {
+				problems = append(problems, unauthorized(what, f.err))
+			}
+			stranger = true
 			continue
 		}
 		problems = append(problems, view.Problem{
@@ -118,6 +128,18 @@ func (c *contact) state() (bool, []view.Problem) {
 	}
 	_, nodesFail := c.failing[watchingNodes]
 	return c.answered && !nodesFail && silence == nil, problems
+}
+
+// unauthorized is the problem of a token that isn't valid any more. The API server revokes it with the pod that it was
+// made for, so also some time after the Node was deleted. The token's file is read again after each such answer.
+func unauthorized(what string, err error) view.Problem {
+	return view.Problem{
+		Subject: "Kubernetes API server",
+		Message: fmt.Sprintf("it doesn't accept this agent's token, at first for %s: %v; what it said last stays in use", what, err),
+		Remedy: "if the Node was deleted and made again, Kubernetes replaces this agent's pod by itself within minutes; if this lasts, " +
+			"delete the pod, or with --kubeconfig put a valid token there: the agent reads it again, and needs no restart",
+		Warning: true,
+	}
 }
 
 // cause leaves out what a client adds to an error of the network: URLs of a line each, and earlier attempts.

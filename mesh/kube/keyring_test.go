@@ -49,7 +49,7 @@ func TestKeyringOfManyAgents(t *testing.T) {
 	for i := range agents {
 		running.Go(func() {
 			var err error
-			if keyrings[i], err = kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context()); err != nil {
+			if keyrings[i], err = kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -77,7 +77,7 @@ func TestKeyringOfSeveralKeys(t *testing.T) {
 	key := func(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
 	text := base64.StdEncoding.EncodeToString(key(7)) + "\r\n\n  " + base64.StdEncoding.EncodeToString(key(3))
 	api := newAPI(t, testSecret(map[string]string{"keyring": text}))
-	got, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context())
+	got, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestKeyringErrors(t *testing.T) {
 			if tt.secret != nil {
 				api.add(t, tt.secret)
 			}
-			_, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context())
+			_, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context(), nil)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -129,7 +129,7 @@ func TestKeyringOfSilentServer(t *testing.T) {
 	api.client.PrependReactor("get", "secrets", func(ktesting.Action) (bool, runtime.Object, error) {
 		return true, nil, fmt.Errorf("asking: %w", context.DeadlineExceeded)
 	})
-	ring, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context())
+	ring, err := kube.New(api.config(agentNode, &logBuffer{}, nil)).Keyring(t.Context(), nil)
 	if !errors.Is(err, context.DeadlineExceeded) || len(ring) != 0 {
 		t.Errorf("got %v, %v", ring, err)
 	}

@@ -49,8 +49,8 @@ type Snapshot struct {
 	// NetworkPolicies is how many NetworkPolicies the cluster has.
 	NetworkPolicies int
 	// Problems are what an operator should know about: parts of Nodes that can't be used, requests that the API server
-	// doesn't answer or refuses, and a rotation that is asked for and can't be noted. They keep their text while they
-	// last, and aren't logged here.
+	// doesn't answer or refuses, a rotation that is asked for and can't be noted, and that no admission policy protects
+	// the Nodes. They keep their text while they last, and only the last is logged here.
 	Problems []view.Problem
 }
 
@@ -75,23 +75,28 @@ type Kube struct {
 	policies cache.SharedIndexInformer // of *metav1.PartialObjectMetadata, trimmed
 	own      *ownWriter
 	requests *requests
-	events   chan event
+	// protection finds out whether the manifest's admission policy is in force.
+	protection *protection
+	events     chan event
+	// accusations wait for recordAccusations.
+	accusations chan accusation
 
 	mu       sync.Mutex
 	snapshot *Snapshot // nil: make it again
 }
 
-// New makes a Kube. Nothing is read or written before Run, except by Keyring and PodSubnet.
+// New makes a Kube. Nothing is read or written before Run, except by Keyring, ReadKeyring and PodSubnet.
 func New(config Config) *Kube {
 	if config.Changed == nil {
 		config.Changed = func() {}
 	}
-	k := &Kube{config: config, events: make(chan event, maxPendingEvents)}
+	k := &Kube{config: config, events: make(chan event, maxPendingEvents), accusations: make(chan accusation, maxAccusations)}
 	k.contact = newContact(k.changed)
 	k.nodes = newNodeInformer(config.Client, k.contact)
 	k.policies = newPolicyInformer(config.Metadata, k.contact)
 	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)
 	k.requests = newRequests(config, k.own, k.contact, k.Event, k.changed)
+	k.protection = newProtection(config, func() []Node { return k.Snapshot().Nodes }, k.Event, k.changed)
 	return k
 }
 
@@ -117,6 +122,8 @@ func (k *Kube) Run(ctx context.Context) error {
 	k.config.Log.Info("watching Kubernetes", "nodes", len(k.nodes.GetStore().ListKeys()))
 	running.Go(func() { k.own.run(ctx) })
 	running.Go(func() { k.requests.run(ctx) })
+	running.Go(func() { k.protection.run(ctx) })
+	running.Go(func() { k.recordAccusations(ctx) })
 	running.Go(func() { notices.run(ctx) })
 	<-ctx.Done()
 	return nil
@@ -191,6 +198,7 @@ func (k *Kube) takeSnapshot() *Snapshot {
 	var problems []view.Problem
 	s.Nodes, problems = readNodes(k.nodes.GetStore().List())
 	s.Problems = append(append(s.Problems, problems...), k.requests.problems()...)
+	s.Problems = append(s.Problems, k.protection.problems()...)
 	return s
 }
 

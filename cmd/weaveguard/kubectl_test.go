@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// fakeKubectl is kubectl and an API server with one Secret, in secret.json. It patches that by resource version alone,
+// and appends its command lines to kubectl.log. It fails with what is in $KUBECTL_FAILS, and with $KUBECTL_RACES
+// somebody changes the Secret after each time that it is read.
+func fakeKubectl() {
+	if err := kubectlOn("secret.json", os.Args[1:], os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) error {
+	log, err := os.OpenFile("kubectl.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	line := strings.Join(args, " ")
+	if _, err := fmt.Fprintln(log, line); err != nil {
+		return err
+	}
+	if fails := os.Getenv("KUBECTL_FAILS"); fails != "" {
+		return fmt.Errorf("%s", fails)
+	}
+	has, err := os.ReadFile(path)
+	switch {
+	case strings.HasSuffix(line, "get secret weaveguard-gossip --ignore-not-found --output json"):
+		if err != nil {
+			return nil
+		}
+		if _, err := stdout.Write(has); err != nil {
+			return err
+		}
+		if os.Getenv("KUBECTL_RACES") != "" {
+			return store(path, has)
+		}
+		return nil
+	case strings.HasSuffix(line, "patch secret weaveguard-gossip --type merge --patch-file /dev/stdin"):
+		patch, err := io.ReadAll(stdin)
+		if err != nil {
+			return err
+		}
+		if versionOf(patch) != versionOf(has) {
+			return fmt.Errorf("Error from server (Conflict): Operation cannot be fulfilled on secrets \"weaveguard-gossip\": the object " +
+				"has been modified; please apply your changes to the latest version and try again")
+		}
+		merged, err := merge(has, patch)
+		if err != nil {
+			return err
+		}
+		return store(path, merged)
+	}
+	return fmt.Errorf("error: unknown command %q", line)
+}
+
+// merge sets the Secret's data that the patch has, and leaves the rest.
+func merge(has, patch []byte) ([]byte, error) {
+	var secret map[string]any
+	var change struct{ Data map[string]string }
+	if err := errors.Join(json.Unmarshal(has, &secret), json.Unmarshal(patch, &change)); err != nil {
+		return nil, err
+	}
+	data, _ := secret["data"].(map[string]any)
+	if data == nil {
+		data = map[string]any{}
+	}
+	for name, value := range change.Data {
+		data[name] = value
+	}
+	secret["data"] = data
+	return json.Marshal(secret)
+}
+
+func versionOf(raw []byte) string {
+	var secret struct {
+		Metadata struct{ ResourceVersion string }
+	}
+	_ = json.Unmarshal(raw, &secret) // then there is none
+	return secret.Metadata.ResourceVersion
+}
+
+// store writes the Secret with the next resource version.
+func store(path string, raw []byte) error {
+	var secret map[string]any
+	if err := json.Unmarshal(raw, &secret); err != nil {
+		return err
+	}
+	version, err := strconv.Atoi(versionOf(raw))
+	if err != nil {
+		return err
+	}
+	secret["metadata"].(map[string]any)["resourceVersion"] = strconv.Itoa(version + 1)
+	raw, err = json.MarshalIndent(secret, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(raw, '\n'), 0o600)
+}

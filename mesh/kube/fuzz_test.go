@@ -1,0 +1,48 @@
+package kube
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// FuzzReadNode reads Nodes with anything in the fields and annotations that matter: never a panic, and what is taken
+// over is one usable prefix and address of each family at most.
+func FuzzReadNode(f *testing.F) {
+	f.Add("10.32.5.0/24", "fd00:5::/64", "192.0.2.1", "2001:db8::1", "aWRlbnRpdHk=", "203.0.113.9")
+	f.Add("10.32.5.9/24", "10.32.6.0/24", "127.0.0.1", "fe80::1%eth0", "", "")
+	f.Add("::ffff:10.0.0.0/120", "0.0.0.0/0", "::ffff:192.0.2.1", "0.0.0.0", "\x00", "\xff")
+	f.Add("", "/", "", "224.0.0.1", "=", " ")
+	f.Fuzz(func(t *testing.T, cidr1, cidr2, address1, address2, identity, endpoint string) {
+		object := &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{
+				view.AnnotationIdentity: identity, view.AnnotationEndpoint: endpoint, view.AnnotationRotateKeys: identity,
+			}},
+			Spec: corev1.NodeSpec{PodCIDR: cidr1, PodCIDRs: []string{cidr1, cidr2}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+				{Type: corev1.NodeInternalIP, Address: address1}, {Type: corev1.NodeInternalIP, Address: address2},
+			}},
+		}
+		trimmed := trimNode(object, true)
+		node, problems := readNode(trimmed)
+		if len(node.PodCIDRs) > 2 || len(node.Addresses) > 2 || len(problems) > 4 {
+			t.Fatalf("%+v, %v", node, problems)
+		}
+		for i, p := range node.PodCIDRs {
+			if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() || i > 0 && sameFamily(p.Addr(), node.PodCIDRs[0].Addr()) {
+				t.Errorf("pod CIDRs %v", node.PodCIDRs)
+			}
+		}
+		for i, a := range node.Addresses {
+			if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsLoopback() || i > 0 && sameFamily(a, node.Addresses[0]) {
+				t.Errorf("addresses %v", node.Addresses)
+			}
+		}
+		if node.Identity != identity || node.Endpoint != endpoint {
+			t.Errorf("annotations %q and %q became %q and %q", identity, endpoint, node.Identity, node.Endpoint)
+		}
+	})
+}
