@@ -92,6 +92,10 @@ func TestManifestHasJustTheseObjects(t *testing.T) {
 		"RoleBinding kube-system/weaveguard",
 		"Secret kube-system/weaveguard-gossip",
 		"ServiceAccount kube-system/weaveguard",
+		"ValidatingAdmissionPolicy /weaveguard-claims",
+		"ValidatingAdmissionPolicy /weaveguard-nodes",
+		"ValidatingAdmissionPolicyBinding /weaveguard-claims",
+		"ValidatingAdmissionPolicyBinding /weaveguard-nodes",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("objects (-want +got):\n%s", diff)

@@ -120,7 +120,7 @@ func agentAccess(t *testing.T) []access {
 		)
 		k := kube.New(kube.Config{Client: client, Metadata: policies, Node: "n1", Namespace: "kube-system",
 			Log: slog.New(slog.DiscardHandler), Rotate: func() error { return nil }})
-		if _, err := k.Keyring(t.Context()); err != nil {
+		if _, err := k.Keyring(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
 		if _, err := k.PodSubnet(t.Context()); err != nil {
