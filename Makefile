@@ -85,6 +85,10 @@ test: deps image wgcluster ## run all tests once: units, then the lanes lab, clu
 test-full: deps image wgcluster ## the same in full: units with -race, lanes five times
 	@WEAVEGUARD_FULL=1 test/all.sh
 
+.PHONY: fuzz
+fuzz: ## fuzz the decoders of what comes from outside, each for FUZZTIME=30s
+	@FUZZTIME=$(or $(FUZZTIME),30s) test/fuzz.sh
+
 .PHONY: bench
 bench: ## run the benchmarks
 	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=build '^func Benchmark' . | xargs -r dirname | sort -u || true); \

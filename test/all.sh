@@ -34,6 +34,9 @@ units() {
 	go test -count=1 -timeout 15m ${full:+-race} $packages
 }
 
+# A moment for each target; `make fuzz` takes longer. The inputs that are kept run with the packages' tests.
+fuzz() { FUZZTIME=$([ -n "$full" ] && echo 10s || echo 1s) test/fuzz.sh; }
+
 lane() { go test -count=$count -p 1 -timeout $limit "./test/$1/..."; }
 
 vm() {
@@ -42,6 +45,7 @@ vm() {
 }
 
 stage "unit: all packages but the lanes${full:+, with the race detector}" units
+stage "fuzz: the decoders of what comes from outside" fuzz
 stage "lab: agents on hosts in network namespaces" lane lab
 # What the lane needs from source is built before, so that one sees how far it is.
 if stage "cluster: build Kubernetes and the test images" build/cluster-bin/wgcluster build; then

@@ -273,6 +273,18 @@ func (p *Process) Log() string {
 	return string(b)
 }
 
+// Logs is what all processes that Start began have printed so far, by name.
+func (l *Lab) Logs() map[string]string {
+	l.mu.Lock()
+	processes := l.processes
+	l.mu.Unlock()
+	logs := map[string]string{}
+	for _, p := range processes {
+		logs[p.Name] += p.Log()
+	}
+	return logs
+}
+
 // showLogs writes the ends of all logs to the test's.
 func (l *Lab) showLogs(t testing.TB) {
 	l.mu.Lock()

@@ -22,7 +22,8 @@ func some(tests string) string {
 // TestAgents runs whole agents on hosts of a lab, over the kernel's WireGuard.
 func TestAgents(t *testing.T) {
 	out := vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}, vm.Tests{
-		Package: "./test/lab/agents", Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing)$"),
+		Package: "./test/lab/agents", Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing|" +
+			"TestPodsSpeakForThemselvesAlone)$"),
 		Binaries: agentBinaries,
 	})
 	if !strings.Contains(out, "WireGuard of the kernel") {

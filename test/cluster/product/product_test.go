@@ -13,10 +13,12 @@ func TestProduct(t *testing.T) {
 	t.Run("a NetworkPolicy isn't ignored in silence", w.testNetworkPolicy)
 	t.Run("hostPorts work", w.testHostPort)
 	t.Run("the manifest is applied again", w.testApplyAgain)
+	t.Run("the gossip key changes, and is taken away", w.testKeyring)
 	t.Run("the service account may do little", w.testAccess)
 	t.Run("keys rotate under traffic", w.testRotation)
 	t.Run("an agent's pod is deleted under traffic", w.testAgentRestart)
 	t.Run("a node's agent and kubelet end", w.testAgentsEnd)
 	t.Run("a node is cut off its power", w.testPowerCut)
+	t.Run("a node's disk is wiped", w.testWipedDisk)
 	t.Run("a node joins, and is deleted", w.testJoinAndDelete)
 }

@@ -31,6 +31,7 @@ type Mesh struct {
 
 	agent, plugins string
 	keyFile        string
+	secrets        watch
 }
 
 // Node is one host with its agent.
@@ -70,6 +71,7 @@ func New(t testing.TB, hosts int) *Mesh {
 	for _, h := range m.Lab.Hosts {
 		m.Adopt(h)
 	}
+	m.watchSecrets(t)
 	return m
 }
 
@@ -229,6 +231,7 @@ func (n *Node) Peers(ctx context.Context, others ...*Node) error {
 // WaitUp waits until all nodes have all others as peers, with sessions.
 func (m *Mesh) WaitUp(t testing.TB, deadline time.Duration) time.Duration {
 	t.Helper()
+	defer m.learnSecrets()
 	return lab.Eventually(t, deadline, "all links are up", func() error {
 		for _, n := range m.Nodes {
 			if err := n.Peers(t.Context(), m.others(n)...); err != nil {

@@ -77,6 +77,7 @@ func (n *Node) Keys(t testing.TB) KeyFile {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.learnKeys(raw)
 	var f KeyFile
 	if err := json.Unmarshal(raw, &f); err != nil || len(f.Generations) == 0 {
 		t.Fatalf("reading the key store of %s: %v", n.Name, err)

@@ -1,0 +1,253 @@
+package product_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/cluster"
+)
+
+// TestAdmission takes a node's credentials, and tries with them, and as an administrator, what the manifest's admission
+// policies are there to refuse.
+func TestAdmission(t *testing.T) {
+	w := &world{manifest: readManifest(t)}
+	image := imageTar(t)
+	w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 2})
+	w.nodes = []string{"node-1", "node-2"}
+	if err := w.LoadImage(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WaitNodesReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitMesh(t)
+	t.Run("agents write on their own Nodes", w.testAgentsWrite)
+	t.Run("a stolen node speaks for itself alone", w.testStolenNode)
+	t.Run("an administrator can't write what agents say", w.testAdministrator)
+	t.Run("a stolen node can't replace the gossip key", w.testStolenKeyring)
+	t.Run("kubelets and a node that joins aren't affected", w.testKubelets)
+	t.Run("missing protection is said, and its return", w.testProtection)
+}
+
+// testAgentsWrite sees that the agents in their containers write what they should under the policy.
+func (w *world) testAgentsWrite(t *testing.T) {
+	for _, name := range w.nodes {
+		w.eventually(t, name+" has its annotations", func(ctx context.Context) error {
+			node, err := w.Client().CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, key := range []string{view.AnnotationIdentity, view.AnnotationPublicKey, view.AnnotationKeyGeneration} {
+				if node.Annotations[key] == "" {
+					return fmt.Errorf("it lacks %s", key)
+				}
+			}
+			if c := cluster.Condition(*node, corev1.NodeNetworkUnavailable); c.Status != corev1.ConditionFalse {
+				return fmt.Errorf("NetworkUnavailable is %q: %s", c.Status, c.Message)
+			}
+			return nil
+		})
+	}
+}
+
+// thief is a client with the token of a node's agent: the one that its pod has, which names the node.
+func (w *world) thief(t *testing.T, node string) kubernetes.Interface {
+	t.Helper()
+	pod, err := w.agentPod(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kubelet keeps the projected token on the node, where whoever has taken it over reads it.
+	token := w.on(t, node, "sh", "-c", "cat /var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/*/token")
+	config, err := clientcmd.BuildConfigFromFlags("", w.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.BearerToken, config.BearerTokenFile = strings.TrimSpace(token), ""
+	config.CertData, config.KeyData, config.CertFile, config.KeyFile, config.Username, config.Password = nil, nil, "", "", "", ""
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// try patches a Node, in a dry run: what is allowed must not be in the way of what comes after.
+func try(ctx context.Context, client kubernetes.Interface, node, patch string, subresources ...string) error {
+	_, err := client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}, subresources...)
+	return err
+}
+
+// wantRefused wants a refusal by a policy of the manifest that says all of the words.
+func wantRefused(t *testing.T, what string, err error, policy string, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("%s: allowed", what)
+		return
+	}
+	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) || !saysAll(err.Error(), append(words, policy)) {
+		t.Errorf("%s: %v, want it refused by %s with %q", what, err, policy, words)
+	}
+}
+
+func annotate(key, value string) string {
+	return fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, key, value)
+}
+
+func (w *world) testStolenNode(t *testing.T) {
+	thief, own, other := w.thief(t, w.nodes[0]), w.nodes[0], w.nodes[1]
+	words := []string{own, "may not change another node"}
+	for _, key := range []string{view.AnnotationEndpoint, "example.com/other"} {
+		wantRefused(t, key+" of another", try(t.Context(), thief, other, annotate(key, "192.0.2.1")), kube.NodePolicy, words...)
+		wantRefused(t, key+" of another by its status", try(t.Context(), thief, other, annotate(key, "192.0.2.1"), "status"),
+			kube.NodePolicy, words...)
+	}
+	// What agents probe for the policy with: it changes nothing, and is refused all the same.
+	wantRefused(t, "the probe", try(t.Context(), thief, other, `{"metadata":{"annotations":{"weaveguard.io/protection-probe":null}}}`),
+		kube.NodePolicy, words...)
+	// The first rule to refuse is the one that speaks.
+	for _, sub := range [][]string{nil, {"status"}} {
+		wantRefused(t, fmt.Sprint("identity of another ", sub), try(t.Context(), thief, other, annotate(view.AnnotationIdentity, "mine"),
+			sub...), kube.NodePolicy, "only the Weaveguard agent on this node")
+	}
+	for what, patch := range map[string]string{
+		"foreign annotation": annotate("example.com/other", "x"),
+		"endpoint":           annotate(view.AnnotationEndpoint, "192.0.2.1"),
+		"request":            annotate(view.AnnotationRotateKeys, view.RotateNow),
+		"label":              `{"metadata":{"labels":{"example.com/other":"x"}}}`,
+		"finalizer":          `{"metadata":{"finalizers":["example.com/other"]}}`,
+		"taint":              `{"spec":{"taints":[{"key":"example.com/other","effect":"NoSchedule"}]}}`,
+	} {
+		wantRefused(t, "own "+what, try(t.Context(), thief, own, patch), kube.NodePolicy, "the Weaveguard agent")
+	}
+	wantRefused(t, "own addresses", try(t.Context(), thief, own, `{"status":{"addresses":[]}}`, "status"), kube.NodePolicy,
+		"NetworkUnavailable")
+	if err := try(t.Context(), thief, own, annotate(view.AnnotationIdentity, "mine")); err != nil {
+		t.Errorf("an agent may not write its own identity: %v", err)
+	}
+}
+
+func (w *world) testAdministrator(t *testing.T) {
+	admin, node := w.Client(), w.nodes[1]
+	for _, key := range []string{view.AnnotationIdentity, view.AnnotationPublicKey, view.AnnotationRotation} {
+		wantRefused(t, "admin "+key, try(t.Context(), admin, node, annotate(key, "x")), kube.NodePolicy, "only the Weaveguard agent")
+	}
+	wantRefused(t, "another value", try(t.Context(), admin, node, annotate(view.AnnotationRotateKeys, "tomorrow")), kube.NodePolicy,
+		"takes one value: now")
+	for key, value := range map[string]string{view.AnnotationRotateKeys: view.RotateNow, view.AnnotationEndpoint: "192.0.2.1",
+		"weaveguard.io/persistent-keepalive": "25", "example.com/other": "x"} {
+		if err := try(t.Context(), admin, node, annotate(key, value)); err != nil {
+			t.Errorf("admin %s=%s: %v", key, value, err)
+		}
+	}
+	// For real: the agent removes the request, which the policy must let it do.
+	w.kubectl(t, "annotate", "node", node, view.AnnotationRotateKeys+"="+view.RotateNow)
+	w.eventually(t, "the request is answered", func(ctx context.Context) error {
+		object, err := w.Client().CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if _, ok := object.Annotations[view.AnnotationRotateKeys]; ok || object.Annotations[view.AnnotationKeyGeneration] != "1" {
+			return fmt.Errorf("the annotations are %v", object.Annotations)
+		}
+		return nil
+	})
+}
+
+func (w *world) testStolenKeyring(t *testing.T) {
+	secrets := w.thief(t, w.nodes[0]).CoreV1().Secrets(system)
+	secret, err := secrets.Get(t.Context(), kube.SecretName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(secret.Data) == 0 {
+		t.Fatal("the Secret is empty")
+	}
+	for what, data := range map[string]map[string][]byte{"replaced": {kube.SecretKey: []byte("x")}, "emptied": nil} {
+		changed := secret.DeepCopy()
+		changed.Data = data
+		_, err := secrets.Update(t.Context(), changed, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
+		wantRefused(t, what, err, "weaveguard-claims", "fills an empty gossip Secret only")
+	}
+}
+
+func (w *world) testKubelets(t *testing.T) {
+	name, err := w.AddNode(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.LoadImage(t.Context(), imageTar(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WaitNodesReady(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range w.nodes {
+		w.eventually(t, "the heartbeat of "+node, func(ctx context.Context) error {
+			lease, err := w.Client().CoordinationV1().Leases("kube-node-lease").Get(ctx, node, metav1.GetOptions{})
+			if err == nil && time.Since(lease.Spec.RenewTime.Time) > 15*time.Second {
+				err = fmt.Errorf("it was renewed at %s", lease.Spec.RenewTime)
+			}
+			return err
+		})
+		if c := cluster.Condition(*w.nodeObject(t, node), corev1.NodeReady); c.Status != corev1.ConditionTrue {
+			t.Errorf("%s is Ready %q: %s", node, c.Status, c.Message)
+		}
+	}
+}
+
+// testProtection takes the policy out of force and applies the manifest again.
+func (w *world) testProtection(t *testing.T) {
+	node := w.nodes[0]
+	says := func(ctx context.Context) (bool, error) {
+		status, err := w.status(ctx, node)
+		for _, problem := range status.Problems {
+			if problem.Subject == "admission policy" {
+				return true, err
+			}
+		}
+		return false, err
+	}
+	if missing, err := says(t.Context()); missing || err != nil {
+		t.Errorf("under the policy: it says that protection is missing: %t, %v", missing, err)
+	}
+	w.kubectl(t, "delete", "validatingadmissionpolicybinding", kube.NodePolicy)
+	// An agent that runs looks each ten minutes; one that starts, at once.
+	pod, err := w.agentPod(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
+	w.awaitProblem(t, node, "change another Node", "apply Weaveguard's manifest")
+	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(t, "the warning goes", func(ctx context.Context) error {
+		missing, err := says(ctx)
+		if missing {
+			err = errors.New("it is still there")
+		}
+		return err
+	})
+	// It isn't that the agent doesn't know.
+	if log, err := w.log(t.Context(), node); err != nil || !strings.Contains(log, "protects the Nodes again") {
+		t.Errorf("the log doesn't say that protection is back (%v):\n%s", err, log)
+	}
+}

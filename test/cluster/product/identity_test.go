@@ -1,0 +1,77 @@
+package product_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// comeback is how long a node whose disk was wiped may be without its peers once its agent runs again.
+const comeback = 5 * time.Second
+
+// testWipedDisk takes a node's identity and keys away, and restarts its agent: it comes back as somebody else, its Node
+// says so, and its pods are reached again at once.
+func (w *world) testWipedDisk(t *testing.T) {
+	node := w.nodes[1] // where pod2 is
+	before, err := w.status(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := w.agentPod(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := w.podIP(t, pod2).String()
+	w.on(t, node, "sh", "-c", "rm -rf "+view.StateDir+"/*")
+	w.kubectl(t, "delete", "pod", agent.Name, "-n", system, "--wait=false")
+	w.eventually(t, "the agent of "+node+" runs again, as somebody else", func(ctx context.Context) error {
+		pod, err := w.agentPod(ctx, node)
+		if err != nil || pod.Name == agent.Name {
+			return errors.Join(errors.New("there is no new pod yet"), err)
+		}
+		after, err := w.status(ctx, node)
+		if err == nil && (!after.Ready || after.Identity == before.Identity || after.Identity.IsZero()) {
+			err = fmt.Errorf("ready %t, identity %s, before %s", after.Ready, after.Identity, before.Identity)
+		}
+		return err
+	})
+	began := time.Now()
+	w.eventually(t, "pods of "+node+" are reached again", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := w.get(ctx, place{pod1, true}, address, httpPort)
+		return err
+	})
+	took := time.Since(began)
+	t.Logf("pods were reached again %.1f s after the new agent was seen to be ready", took.Seconds())
+	if took > comeback {
+		t.Errorf("that took %s, want at most %s", took, comeback)
+	}
+	after, err := w.status(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said := w.nodeObject(t, node).Annotations[view.AnnotationIdentity]; said != after.Identity.String() {
+		t.Errorf("the Node says %q, and its agent is %s", said, after.Identity)
+	}
+	if g := after.Generations; len(g) != 1 || g[0].Number != 0 || g[0].PublicKey == before.Generations[0].PublicKey {
+		t.Errorf("its keys are %+v, and were %+v", g, before.Generations)
+	}
+	w.awaitMesh(t)
+	// What it left behind is nobody who speaks for it.
+	for _, other := range w.nodes {
+		s, err := w.status(t.Context(), other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range s.Problems {
+			if p.Subject == "node "+node {
+				t.Errorf("%s says: %v", other, p)
+			}
+		}
+	}
+}

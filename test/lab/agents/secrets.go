@@ -1,0 +1,121 @@
+package agents
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/test/internal/secrets"
+	"github.com/weaveguard/weaveguard/test/lab"
+)
+
+// secretsTimeout is how long a node has to say its status when the test is over.
+const secretsTimeout = 5 * time.Second
+
+// watch is what a mesh knows of its secrets, and has looked for at the end of each test.
+type watch struct {
+	mu      sync.Mutex
+	checker secrets.Checker
+	known   map[string]bool
+}
+
+// add remembers a secret in base64. What isn't one (a test may spoil the files) is none.
+func (w *watch) add(name, text string) {
+	secret, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.known[text] || w.checker.Add(name, secret) != nil {
+		return
+	}
+	if w.known == nil {
+		w.known = map[string]bool{}
+	}
+	w.known[text] = true
+}
+
+// check fails the test for each secret that the output has.
+func (w *watch) check(t secrets.Reporter, output, text string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.checker.Check(t, output, []byte(text))
+}
+
+// learnKeys remembers what the node's key store holds now; a rotation erases old keys from it.
+func (n *Node) learnKeys(raw []byte) {
+	var store struct {
+		Identity    string
+		Generations []struct {
+			Number     uint32
+			PrivateKey string
+		}
+	}
+	if json.Unmarshal(raw, &store) != nil {
+		return
+	}
+	n.mesh.secrets.add("identity of "+n.Name, store.Identity)
+	for _, g := range store.Generations {
+		n.mesh.secrets.add(fmt.Sprintf("private key %d of %s", g.Number, n.Name), g.PrivateKey)
+	}
+}
+
+// learnSecrets remembers the secrets that the mesh has now.
+func (m *Mesh) learnSecrets() {
+	if raw, err := os.ReadFile(m.keyFile); err == nil {
+		for _, key := range strings.Fields(string(raw)) {
+			m.secrets.add("gossip key", key)
+		}
+	}
+	for _, n := range m.Nodes {
+		if raw, err := os.ReadFile(n.StateFile("keys.json")); err == nil {
+			n.learnKeys(raw)
+		}
+	}
+}
+
+// CheckSecrets fails the test for each secret of the mesh that a process' log or an agent's status has. The end of each
+// test does so.
+func (m *Mesh) CheckSecrets(t secrets.Reporter, cli string) {
+	t.Helper()
+	m.learnSecrets()
+	for name, log := range m.Lab.Logs() {
+		m.secrets.check(t, "log of "+name, log)
+	}
+	for _, n := range m.Nodes {
+		if n.Agent == nil {
+			continue
+		}
+		select {
+		case <-n.Agent.Done():
+			continue
+		default:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), secretsTimeout)
+		out, err := n.Run(ctx, cli, "status", "-o", "json")
+		cancel()
+		m.secrets.check(t, "status of "+n.Name, fmt.Sprint(out, err))
+	}
+}
+
+// CheckText fails the test for each secret of the mesh that a text has, such as what a command printed.
+func (m *Mesh) CheckText(t secrets.Reporter, name, text string) {
+	t.Helper()
+	m.secrets.check(t, name, text)
+}
+
+// watchSecrets makes the test's end look for secrets, while the hosts still run.
+func (m *Mesh) watchSecrets(t testing.TB) {
+	t.Helper()
+	cli := lab.Build(t, "./cmd/weaveguard")
+	m.learnSecrets()
+	t.Cleanup(func() { m.CheckSecrets(t, cli) })
+}
