@@ -50,10 +50,15 @@ type Node struct {
 // Pod is a sandbox that the CNI plugin attached.
 type Pod struct {
 	*lab.NetNS
-	Addr netip.Addr
+	Addr   netip.Addr
+	Config string // of the plugin
+
 	node *Node
 	id   string
 }
+
+// usualConfig is what the container runtime gives to the plugin where the agent has set it up.
+const usualConfig = `{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"}`
 
 // New opens a lab and puts what the agents need on its hosts. No agent runs yet.
 func New(t testing.TB, hosts int) *Mesh {
@@ -255,23 +260,37 @@ func (m *Mesh) others(n *Node) []*Node {
 // AddPod makes a sandbox on the node and attaches it with the plugin that the agent installed.
 func (n *Node) AddPod(t testing.TB, name string) *Pod {
 	t.Helper()
+	p := n.NewPod(t, name)
+	if err := p.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// NewPod makes a sandbox that isn't attached yet.
+func (n *Node) NewPod(t testing.TB, name string) *Pod {
+	t.Helper()
 	ns, err := n.NewNetNS(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Pod{NetNS: ns, node: n, id: n.Name + "-" + name}
-	out, err := p.plugin(t.Context(), "ADD")
+	return &Pod{NetNS: ns, Config: usualConfig, node: n, id: n.Name + "-" + name}
+}
+
+// Attach attaches the pod.
+func (p *Pod) Attach(ctx context.Context) error {
+	out, err := p.plugin(ctx, "ADD")
 	if err != nil {
-		t.Fatalf("attaching pod %s on %s: %v\n%s", name, n.Name, err, out)
+		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
 	}
 	var result struct {
 		IPs []struct{ Address netip.Prefix }
 	}
 	if err := json.Unmarshal([]byte(out), &result); err != nil || len(result.IPs) != 1 {
-		t.Fatalf("attaching pod %s on %s: %v\n%s", name, n.Name, err, out)
+		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
 	}
 	p.Addr = result.IPs[0].Address.Addr()
-	return p
+	return nil
 }
 
 // Remove detaches the pod.
@@ -291,6 +310,6 @@ func (p *Pod) plugin(ctx context.Context, verb string) (string, error) {
 		Env: []string{
 			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
 		},
-		Stdin: strings.NewReader(`{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"}`),
+		Stdin: strings.NewReader(p.Config),
 	})
 }

@@ -1,57 +1,224 @@
 package agents_test
 
 import (
+	"crypto/rand"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// The agent is killed and the tunnel's device is gone: what a pod sends to another node's pod doesn't leave in the clear,
-// though the host has a default route. Without the table and the unreachable route it does, so the capture can tell.
-func TestNothingLeaksWithoutAgentAndDevice(t *testing.T) {
-	m := agents.Up(t, 2)
-	if m.Kernel {
-		t.Skip("the device goes with the userspace daemon, and here the kernel has WireGuard")
+// unreachable is the route behind the tunnels'.
+var unreachable = []string{"unreachable", agents.PodRange.String()}
+
+// leaks looks for what leaves a mesh of two nodes in the clear. Both have the other as default route, so that whatever isn't
+// held back leaves.
+type leaks struct {
+	*agents.Mesh
+	marker  string
+	senders []*lab.Process
+}
+
+func newLeaks(t *testing.T, m *agents.Mesh) *leaks {
+	l := &leaks{Mesh: m, marker: rand.Text()}
+	for i, n := range m.Nodes {
+		n.MustRun(t, "ip", "route", "add", "default", "via", m.Nodes[1-i].Addr4.String())
 	}
-	n := m.Nodes[0]
-	pods := podsOn(t, m.Nodes, "leak")
-	n.MustRun(t, "ip", "route", "add", "default", "via", m.Nodes[1].Addr4.String())
-	const marker = "weaveguard-leak-marker-31415926535"
-	capture := m.Lab.Capture(t, "", []byte(marker))
-	sender := pods[0].MustStart(t, lab.Command{Name: "sender", Path: "bash", Args: []string{"-c", fmt.Sprintf(
-		"while :; do echo -n %s >/dev/udp/%s/9999 && echo sent; sleep 0.005; done 2>/dev/null", marker, pods[1].Addr)}})
-	more := func() {
-		t.Helper()
-		before := strings.Count(sender.Log(), "sent")
-		lab.Eventually(t, 10*time.Second, "100 more datagrams are sent", func() error {
-			if got := strings.Count(sender.Log(), "sent") - before; got < 100 {
-				return fmt.Errorf("%d are", got)
+	return l
+}
+
+// starter is a place to send from: a pod, or a host.
+type starter interface {
+	MustStart(t testing.TB, c lab.Command) *lab.Process
+}
+
+// send sends the marker to an address without pause, whatever comes of it.
+func (l *leaks) send(t *testing.T, from starter, to netip.Addr) {
+	t.Helper()
+	l.senders = append(l.senders, from.MustStart(t, lab.Command{Name: fmt.Sprintf("sender-%d", len(l.senders)), Path: "bash", Args: []string{"-c",
+		fmt.Sprintf("while :; do echo -n %s 2>/dev/null >/dev/udp/%s/9999; echo tried; sleep 0.005; done 2>/dev/null", l.marker, to)}}))
+}
+
+// seen is what a capture sees while something is done, and until each sender has tried 50 times more.
+func (l *leaks) seen(t *testing.T, do func()) lab.CaptureReport {
+	t.Helper()
+	capture := l.Lab.Capture(t, "", []byte(l.marker))
+	do()
+	for _, s := range l.senders {
+		before := strings.Count(s.Log(), "tried")
+		lab.Eventually(t, 30*time.Second, s.Name+" has tried 50 times more", func() error {
+			if tried := strings.Count(s.Log(), "tried") - before; tried < 50 {
+				return fmt.Errorf("%d times", tried)
 			}
 			return nil
 		})
 	}
-	more()
-	if err := n.Agent.Kill(); err != nil {
-		t.Log(err)
+	l.signal(t, unix.SIGSTOP) // a capture ends when it is quiet
+	report := capture.Stop()
+	l.signal(t, unix.SIGCONT)
+	if report.Dropped != 0 || report.Err != nil {
+		t.Errorf("the capture hasn't seen all: %v", report)
 	}
-	if err := n.Userspace.Kill(); err != nil {
-		t.Log(err)
-	}
-	more()
-	guarded := capture.Stop()
-	if guarded.Marked != 0 || guarded.Packets == 0 || guarded.Dropped != 0 {
-		t.Errorf("with the guards the capture has seen %v\n%s", guarded, guarded.First)
-	}
+	return report
+}
 
-	bare := m.Lab.Capture(t, "", []byte(marker))
-	n.MustRun(t, "nft", "delete", "table", "inet", "weaveguard")
-	n.MustRun(t, "ip", "route", "del", "unreachable", agents.PodRange.String())
-	more()
-	if seen := bare.Stop(); seen.Marked == 0 {
-		t.Errorf("without the guards the capture has seen %v, so it can't tell", seen)
+func (l *leaks) signal(t *testing.T, s unix.Signal) {
+	t.Helper()
+	for _, sender := range l.senders {
+		if err := sender.Signal(s); err != nil {
+			t.Fatal(err)
+		}
 	}
+}
+
+// none fails the test if anything leaves in the clear while something is done, and after that.
+func (l *leaks) none(t *testing.T, doing string, do func()) {
+	t.Helper()
+	if report := l.seen(t, do); report.Marked != 0 {
+		t.Errorf("%s: %v\n%s", doing, report, report.First)
+	}
+}
+
+// guards shows that of the two guards on a node without an agent each is enough, and that without both the marker leaves.
+func (l *leaks) guards(t *testing.T, n *agents.Node) {
+	t.Helper()
+	l.none(t, "the table alone", func() { n.MustRun(t, "ip", slices.Concat([]string{"route", "del"}, unreachable)...) })
+	l.none(t, "both again", func() { n.MustRun(t, "ip", slices.Concat([]string{"route", "add"}, unreachable)...) })
+	l.none(t, "the route alone", func() { n.MustRun(t, "nft", "delete", "table", "inet", view.FirewallTable) })
+	report := l.seen(t, func() { n.MustRun(t, "ip", slices.Concat([]string{"route", "del"}, unreachable)...) })
+	if report.Marked == 0 {
+		t.Errorf("without the guards the capture has seen %v: it can't tell", report)
+	}
+}
+
+// What pods and hosts send to pods of other nodes never leaves in the clear, whatever is missing; and it does leave when the
+// guards are missing as well.
+func TestNothingLeaks(t *testing.T) {
+	m := agents.Up(t, 2)
+	l := newLeaks(t, m)
+	a, b := m.Nodes[0], m.Nodes[1]
+	pods := podsOn(t, m.Nodes, "leak")
+	l.send(t, pods[0], pods[1].Addr)
+	l.send(t, pods[1], pods[0].Addr)
+	l.send(t, a, pods[1].Addr)
+	device := view.DeviceName(0)
+	l.none(t, "at rest", func() {})
+	l.none(t, "the device is deleted", func() {
+		a.MustRun(t, "ip", "link", "del", device)
+		m.WaitUp(t, time.Minute)
+	})
+	l.none(t, "the device is set down", func() {
+		a.MustRun(t, "ip", "link", "set", device, "down")
+		m.WaitUp(t, time.Minute)
+	})
+	l.none(t, "both nodes rotate", func() {
+		for _, n := range m.Nodes {
+			n.Rotate(t)
+		}
+		for _, n := range m.Nodes {
+			n.AwaitKey(t, 1, rotationDeadline)
+		}
+	})
+	device = strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]
+	for name, change := range map[string][]string{
+		"device deleted":  {"link", "del", device},
+		"device set down": {"link", "set", device, "down"},
+		"route deleted":   {"route", "del", b.CIDR.String()},
+	} {
+		t.Run(name+", and no agent", func(t *testing.T) {
+			l.none(t, "the agent is killed", func() {
+				if err := a.Agent.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			})
+			l.none(t, name, func() { a.MustRun(t, "ip", change...) })
+			l.guards(t, a)
+			a.StartAgent(t)
+			m.WaitUp(t, time.Minute)
+			l.none(t, "the agent is back", func() {})
+		})
+	}
+}
+
+// At first boot, and with a peer that has no key yet, nothing leaves in the clear: no pod is attached before the guards
+// stand.
+func TestNothingLeaksAtFirstBoot(t *testing.T) {
+	m := agents.New(t, 2)
+	l := newLeaks(t, m)
+	a, b := m.Nodes[0], m.Nodes[1]
+	pod := a.NewPod(t, "early")
+	to := b.CIDR.Addr().Next().Next() // the first pod there
+	l.none(t, "first boot", func() {
+		if pod.Attach(t.Context()) == nil {
+			t.Error("a pod was attached before the agent ever ran")
+		}
+		a.Start(t)
+		lab.Eventually(t, time.Minute, "the pod is attached", func() error { return pod.Attach(t.Context()) })
+		l.send(t, pod, to)
+	})
+	l.none(t, "the peer comes", func() {
+		b.Start(t)
+		m.WaitUp(t, time.Minute)
+		if got := b.AddPod(t, "first").Addr; got != to {
+			t.Errorf("the first pod has %s, want %s", got, to)
+		}
+	})
+	pod.MustRun(t, "ping", "-c", "1", "-W", "5", to.String())
+}
+
+// After a reboot pods can be started before the agent: none is attached until the guards stand. With a configuration that
+// doesn't wait for them, one is, and what it sends leaves.
+func TestNothingLeaksAfterReboot(t *testing.T) {
+	m := agents.Up(t, 2)
+	l := newLeaks(t, m)
+	a, b := m.Nodes[0], m.Nodes[1]
+	to := b.AddPod(t, "far").Addr
+	if err := a.Agent.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if a.Userspace != nil {
+		if err := a.Userspace.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What a reboot takes: devices, routes, rules, /run.
+	for _, device := range strings.Fields(a.MustRun(t, "wg", "show", "interfaces")) {
+		a.MustRun(t, "ip", "link", "del", device)
+	}
+	a.MustRun(t, "ip", "link", "del", view.BridgeName)
+	a.MustRun(t, "ip", slices.Concat([]string{"route", "del"}, unreachable)...)
+	a.MustRun(t, "nft", "flush", "ruleset")
+	a.MustRun(t, "sh", "-c", "rm -rf "+view.RunDir+"/*")
+
+	pod := a.NewPod(t, "early")
+	l.none(t, "no pod before the agent", func() {
+		if pod.Attach(t.Context()) == nil {
+			t.Error("a pod was attached before the agent ran")
+		}
+	})
+	unguarded := a.NewPod(t, "unguarded")
+	unguarded.Config = fmt.Sprintf(`{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard","subnets":["%s"]}`, a.CIDR)
+	if err := unguarded.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if report := l.seen(t, func() { l.send(t, unguarded, to) }); report.Marked == 0 {
+		t.Errorf("of the pod without guards the capture has seen %v: it can't tell", report)
+	}
+	a.Userspace = nil
+	a.Start(t)
+	m.WaitUp(t, time.Minute)
+	l.none(t, "the agent is back", func() {
+		if err := pod.Attach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.send(t, pod, to)
+	})
 }
