@@ -35,6 +35,22 @@ func NewFollowed(ring Keyring) *Followed {
 	return f
 }
 
+// ResumeFollowed begins where an earlier run with the keyring last has ended: with the key that encrypted then, if it is
+// still wanted. The others may be new, also to other agents, and encrypt after a hold.
+func ResumeFollowed(last, wanted Keyring, now time.Time) *Followed {
+	if len(last) == 0 || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, last[0]) }) {
+		return NewFollowed(wanted)
+	}
+	f := NewFollowed(slices.Concat(Keyring{last[0]}, wanted))
+	for i := range f.keys[1:] {
+		f.keys[i+1].added = now
+	}
+	for i := range f.keys {
+		f.keys[i].wanted = now
+	}
+	return f
+}
+
 // Ring is the keyring to gossip with: what Step returned last, or the first one.
 func (f *Followed) Ring() Keyring {
 	ring := make(Keyring, len(f.keys))

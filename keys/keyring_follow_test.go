@@ -102,3 +102,33 @@ func TestKeyringEdits(t *testing.T) {
 		}
 	}
 }
+
+// An agent that starts in the middle of a change goes on with the key that encrypted before, as the others may not know
+// the new one yet.
+func TestResumeFollowedKeyring(t *testing.T) {
+	t.Parallel()
+	begin := time.Now()
+	const hold = 30 * time.Second
+	for _, c := range []struct{ last, wanted, at, after string }{
+		{"", "ba", "ba", "ba"},
+		{"a", "a", "a", "a"},
+		{"a", "ba", "ab", "ba"},
+		{"ab", "ba", "ab", "ba"},
+		{"a", "b", "b", "b"}, // taken away while the agent was
+		{"ab", "cb", "cb", "cb"},
+	} {
+		f := keys.ResumeFollowed(letters(c.last), letters(c.wanted), begin)
+		if got := inLetters(f.Ring()); got != c.at {
+			t.Errorf("after %q, %q begins as %q, want %q", c.last, c.wanted, got, c.at)
+		}
+		for at := begin; at.Before(begin.Add(2 * hold)); at = at.Add(10 * time.Second) {
+			ring, err := f.Step(at, letters(c.wanted), hold)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := inLetters(ring); at.Before(begin.Add(hold)) && got != c.at || !at.Before(begin.Add(hold)) && got != c.after {
+				t.Errorf("after %q, %q is %q %s later", c.last, c.wanted, got, at.Sub(begin))
+			}
+		}
+	}
+}

@@ -85,6 +85,9 @@ func (b *book) suspected(h Heard, r record.Record, no refusal) {
 	if len(h.At) == 0 && !(handed && forged(no.word)) || no.word == waitingWord || no.word == unknownWord {
 		return // else whoever announced it is gone
 	}
+	if (no.word == pinWord || no.word == cidrWord) && b.cluster != nil && !b.cluster.Reachable {
+		return // what Kubernetes said last may be wrong by now
+	}
 	s := suspicion{suspect: suspect{h.Node, no.word}, reason: no.reason, at: h.At, since: b.now}
 	own := b.addresses(h.Node)
 	if no.word == oldWord {
@@ -98,7 +101,8 @@ func (b *book) suspected(h Heard, r record.Record, no refusal) {
 		s.own = len(h.At) > 0
 	}
 	if before, known := b.suspectsBefore[s.suspect]; known {
-		s.since = before.since
+		// With the words of the first one: else whoever sends others all the time fills the logs.
+		s.since, s.reason = before.since, before.reason
 	}
 	if other, known := b.suspects[s.suspect]; known { // two candidates of one kind
 		s.own = s.own && other.own
@@ -196,7 +200,8 @@ func (s suspicion) problem() view.Problem {
 		p.Remedy = "bring all agents to the same version"
 	case cidrWord:
 		p.Remedy = "compare the pod CIDRs of the node with what its agent was given; if they are right, somebody has the gossip " +
-			"key and this node's identity: change both"
+			"key and this node's identity: change both; without Kubernetes, if the other node gave them up, stop this agent, remove " +
+			view.StateDir + "/view.json and start it"
 	case keyWord:
 		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
 			"its agent; if not, it speaks with another node's key: find out what runs at " + where

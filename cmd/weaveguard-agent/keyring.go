@@ -55,8 +55,9 @@ type keyringFollower struct {
 	problem *view.Problem
 }
 
-func newKeyringFollower(source keyringSource, ring keys.Keyring, use func(keys.Keyring) error) *keyringFollower {
-	return &keyringFollower{source: source, use: use, changed: func() {}, followed: keys.NewFollowed(ring), kept: ring}
+// newKeyringFollower returns a follower for gossip that runs with the keyring of followed.
+func newKeyringFollower(source keyringSource, followed *keys.Followed, use func(keys.Keyring) error) *keyringFollower {
+	return &keyringFollower{source: source, use: use, changed: func() {}, followed: followed, kept: followed.Ring()}
 }
 
 // run follows until the context ends.
@@ -113,13 +114,13 @@ func (f *keyringFollower) take(wanted keys.Keyring) error {
 	if err != nil {
 		return err
 	}
-	if f.keep == nil || wanted.Equal(f.kept) {
+	if f.keep == nil || ring.Equal(f.kept) {
 		return nil
 	}
-	if err := f.keep(wanted); err != nil {
+	if err := f.keep(ring); err != nil { // as it is used: a start goes on from there
 		return err
 	}
-	f.kept = wanted
+	f.kept = ring
 	return nil
 }
 

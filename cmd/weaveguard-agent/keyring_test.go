@@ -47,7 +47,7 @@ func follows(t *testing.T, unread bool, script func(s *fakeSource, wait func(tim
 	synctest.Test(t, func(t *testing.T) {
 		source := &fakeSource{ring: lettered("a")}
 		used, kept, changes := lettered("a"), lettered("a"), 0
-		f := newKeyringFollower(source, used, func(ring keys.Keyring) error {
+		f := newKeyringFollower(source, keys.NewFollowed(used), func(ring keys.Keyring) error {
 			used = ring
 			return nil
 		})
@@ -93,10 +93,10 @@ func TestFollowKeyring(t *testing.T) {
 		}
 		check(time.Minute, "a a")
 		s.ring = lettered("ba")
-		check(13*time.Second, "ab ba")
+		check(13*time.Second, "ab ab")
 		s.ring = lettered("b")
-		check(13*time.Second, "ab b")
-		check(40*time.Second, "ba b")
+		check(13*time.Second, "ab ab")
+		check(40*time.Second, "ba ba")
 		check(time.Minute, "b b")
 	})
 }

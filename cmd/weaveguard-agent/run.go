@@ -45,7 +45,7 @@ type starter struct {
 	kube       *kube.Kube // nil without Kubernetes
 	addresses  []netip.Addr
 	seeds      []netip.Addr
-	ring       keys.Keyring
+	ring       *keys.Followed
 	unread     bool // ring is of the last start, as the Secret couldn't be read
 	ranges     []netip.Prefix
 	source     string
@@ -165,9 +165,9 @@ func (s *starter) startKube(ctx context.Context) error {
 
 // findKeyring reads the gossip keyring, and keeps a copy for a start without the API server.
 func (s *starter) findKeyring(ctx context.Context) error {
-	var err error
 	if s.kube == nil {
-		s.ring, err = keys.LoadKeyring(s.GossipKeyFile)
+		ring, err := keys.LoadKeyring(s.GossipKeyFile)
+		s.ring = keys.NewFollowed(ring)
 		return err
 	}
 	kept, errKept := keys.LoadKeyring(s.keyringPath())
@@ -175,14 +175,14 @@ func (s *starter) findKeyring(ctx context.Context) error {
 	defer cancel()
 	ring, err := s.kube.Keyring(asking, kept)
 	if err == nil {
-		s.ring = ring
-		return s.ring.Save(s.keyringPath())
+		s.ring = keys.ResumeFollowed(kept, ring, time.Now())
+		return s.ring.Ring().Save(s.keyringPath())
 	}
 	if errKept != nil {
 		return err
 	}
 	s.log.Warn("the gossip keyring is the one of the last start", "error", err)
-	s.ring = kept
+	s.ring = keys.NewFollowed(kept)
 	faulty := (*kube.KeyringError)(nil)
 	s.unread = !errors.As(err, &faulty)
 	return nil
@@ -234,7 +234,7 @@ func (s *starter) findWireGuard(ctx context.Context) error {
 
 func (s *starter) startGossip(context.Context) error {
 	g, err := gossip.Start(gossip.Config{
-		Node: s.NodeName, Advertise: s.addresses[0], Port: view.GossipPort, Keyring: s.ring, Log: s.log, Changed: s.latch.Set,
+		Node: s.NodeName, Advertise: s.addresses[0], Port: view.GossipPort, Keyring: s.ring.Ring(), Log: s.log, Changed: s.latch.Set,
 	})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -15,7 +16,7 @@ import (
 // of ports that exist and that the store doesn't have, which are of a plugin with another store. Elements of ports that
 // are gone go.
 func (a *Applier) senders(have *kernelTable) (map[string][]nftables.SetElement, error) {
-	attached, err := a.attached()
+	attached, problems, err := a.attached()
 	if err != nil {
 		return nil, err
 	}
@@ -23,7 +24,7 @@ func (a *Applier) senders(have *kernelTable) (map[string][]nftables.SetElement, 
 	for _, attachment := range attached {
 		port, err := guard.PortOf(attachment)
 		if err != nil {
-			a.log.Warn("a pod can't send", "error", err)
+			problems = append(problems, err)
 			continue
 		}
 		known[port.Name] = true
@@ -31,6 +32,7 @@ func (a *Applier) senders(have *kernelTable) (map[string][]nftables.SetElement, 
 			elements[name] = append(elements[name], more...)
 		}
 	}
+	a.warn(problems)
 	if have == nil {
 		return elements, nil
 	}
@@ -49,22 +51,40 @@ func exists(device string) bool {
 	return err == nil
 }
 
-// attached is what the store has. Files that can't be read don't keep the pods of others from sending; what their ports
-// may send stays as it is.
-func (a *Applier) attached() ([]store.Attachment, error) {
+// attached is what the store has. Files that can't be read are problems, and don't keep the pods of others from sending;
+// what their ports may send stays as it is, as long as the table does.
+func (a *Applier) attached() (attached []store.Attachment, problems []error, err error) {
 	if a.store == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if _, err := os.Stat(a.store); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // nothing has ever been attached, and looking makes no directories
+		return nil, nil, nil // nothing has ever been attached, and looking makes no directories
 	}
 	s, err := store.Open(a.store)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	attached, err := s.List()
+	// Else a table without anybody in it would be made, and all pods be mute.
+	if _, err := os.ReadDir(s.AttachmentsDir()); err != nil {
+		return nil, nil, fmt.Errorf("listing who may send: %w", err)
+	}
+	attached, err = s.List()
 	if err != nil {
-		a.log.Debug("attachments that can't be read", "error", err)
+		problems = append(problems, err)
 	}
-	return attached, nil
+	return attached, problems, nil
+}
+
+// warn tells of pods that may not be able to send, each once as long as it lasts.
+func (a *Applier) warn(problems []error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := map[string]bool{}
+	for _, problem := range problems {
+		text := problem.Error()
+		if now[text] = true; !a.warned[text] {
+			a.log.Warn("a pod can't send if its node's nftables were emptied; delete the pod, so that it is made again", "error", problem)
+		}
+	}
+	a.warned = now
 }

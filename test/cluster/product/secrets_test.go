@@ -1,0 +1,100 @@
+package product_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/internal/secrets"
+)
+
+// testSecrets looks for the cluster's secrets in all that Weaveguard has said so far: logs, Events, Nodes, status, metrics.
+func (w *world) testSecrets(t *testing.T) {
+	known := w.knownSecrets(t)
+	said := map[string]string{
+		"Events": w.kubectl(t, "get", "events", "-A", "-o", "yaml"),
+		"Nodes":  w.kubectl(t, "get", "nodes", "-o", "yaml"),
+		"Pods":   w.kubectl(t, "get", "pods", "-n", system, "-o", "yaml"),
+		"logs": w.kubectl(t, "logs", "-n", system, "-l", "app.kubernetes.io/name=weaveguard", "--all-containers",
+			"--prefix", "--tail=-1", "--max-log-requests=20"),
+	}
+	for _, node := range w.nodes {
+		status, err := w.cli(t.Context(), node, "status", "-o", "json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		said["status of "+node] = status
+		// An agent that was here before has another log.
+		said["earlier log of "+node] = w.on(t, node, "sh", "-c", "cat /var/log/pods/kube-system_weaveguard*/*/*.log")
+		said["metrics of "+node] = w.on(t, node, "bash", "-c",
+			fmt.Sprintf(`exec 3<>/dev/tcp/127.0.0.1/%d && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`, view.MetricsPort))
+	}
+	for name, text := range said {
+		if !strings.Contains(text, "weaveguard") {
+			t.Errorf("%s: nothing of Weaveguard is in there, in %d bytes", name, len(text))
+		}
+		known.Check(t, name, []byte(text))
+	}
+	secret := w.kubectl(t, "get", "secret", kube.SecretName, "-n", system, "-o", `go-template={{.data.keyring | base64decode}}`)
+	if len(known.Scan("the Secret", []byte(secret))) == 0 {
+		t.Error("the gossip key isn't found where it is: this test can't tell")
+	}
+}
+
+// knownSecrets are the gossip keys, and of each node its keys and its agent's token.
+func (w *world) knownSecrets(t *testing.T) *secrets.Checker {
+	t.Helper()
+	var known secrets.Checker
+	add := func(name string, secret []byte) {
+		t.Helper()
+		if err := known.Add(name, secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decoded := func(name, text string) {
+		t.Helper()
+		secret, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			t.Fatalf("%s isn't base64", name)
+		}
+		add(name, secret)
+	}
+	secret, err := w.Client().CoreV1().Secrets(system).Get(t.Context(), kube.SecretName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range strings.Fields(string(secret.Data[kube.SecretKey])) {
+		decoded("gossip key", key)
+	}
+	for _, node := range w.nodes {
+		var store struct {
+			Identity    string
+			Generations []struct{ PrivateKey string }
+		}
+		if err := json.Unmarshal([]byte(w.on(t, node, "cat", view.StateDir+"/keys.json")), &store); err != nil {
+			t.Fatalf("the key store of %s can't be read", node)
+		}
+		decoded("identity of "+node, store.Identity)
+		for _, g := range store.Generations {
+			decoded("private key of "+node, g.PrivateKey)
+		}
+		pod, err := w.agentPod(t.Context(), node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := strings.TrimSpace(w.on(t, node, "sh", "-c", "cat /var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/*/token"))
+		// The signature alone makes it a token; the rest says whose it is.
+		signature, err := base64.RawURLEncoding.DecodeString(token[strings.LastIndex(token, ".")+1:])
+		if err != nil {
+			t.Fatalf("the token of %s isn't a JWT", node)
+		}
+		add("token of "+node, signature)
+	}
+	return &known
+}
