@@ -23,7 +23,7 @@ func some(tests string) string {
 func TestAgents(t *testing.T) {
 	out := vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}, vm.Tests{
 		Package: "./test/lab/agents", Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing|" +
-			"TestPodsSpeakForThemselvesAlone)$"),
+			"TestNothingLeaksAtFirstBoot|TestNothingLeaksAfterReboot)$"),
 		Binaries: agentBinaries,
 	})
 	if !strings.Contains(out, "WireGuard of the kernel") {
