@@ -20,6 +20,6 @@ func TestProduct(t *testing.T) {
 	t.Run("a node's agent and kubelet end", w.testAgentsEnd)
 	t.Run("a node is cut off its power", w.testPowerCut)
 	t.Run("a node's disk is wiped", w.testWipedDisk)
+	t.Run("no secret was said anywhere", w.testSecrets)
 	t.Run("a node joins, and is deleted", w.testJoinAndDelete)
-	t.Run("no secret is said anywhere", w.testSecrets)
 }
