@@ -9,6 +9,8 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/test/packet"
 )
 
 // ethernet makes a frame.
@@ -25,39 +27,7 @@ func tagged(frame []byte) []byte {
 // datagram makes an IP packet with text in UDP.
 func datagram(from, to netip.Addr, text string) []byte {
 	segment := binary.BigEndian.AppendUint16([]byte{0x1f, 0x40, 0x1f, 0x40}, uint16(8+len(text)))
-	return packet(from, to, unix.IPPROTO_UDP, 6, append(append(segment, 0, 0), text...))
-}
-
-// packet puts a checksum and an IP header to a message.
-func packet(from, to netip.Addr, protocol byte, checksumAt int, message []byte) []byte {
-	pseudo := append(from.AsSlice(), to.AsSlice()...)
-	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(message)))
-	pseudo = append(pseudo, 0, 0, 0, protocol)
-	binary.BigEndian.PutUint16(message[checksumAt:], checksum(append(pseudo, message...)))
-	if from.Is4() {
-		header := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0}
-		binary.BigEndian.PutUint16(header[2:], uint16(20+len(message)))
-		header = append(append(header, from.AsSlice()...), to.AsSlice()...)
-		binary.BigEndian.PutUint16(header[10:], checksum(header))
-		return append(header, message...)
-	}
-	header := []byte{0x60, 0, 0, 0, 0, 0, protocol, 255}
-	binary.BigEndian.PutUint16(header[4:], uint16(len(message)))
-	return append(append(append(header, from.AsSlice()...), to.AsSlice()...), message...)
-}
-
-func checksum(data []byte) uint16 {
-	if len(data)%2 == 1 {
-		data = append(data, 0)
-	}
-	var sum uint32
-	for i := 0; i < len(data); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(data[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
+	return packet.IP(from, to, unix.IPPROTO_UDP, 6, append(append(segment, 0, 0), text...))
 }
 
 // arp makes a message of RFC 826: 1 asks, 2 answers.
@@ -71,7 +41,7 @@ func arp(operation byte, senderMAC net.HardwareAddr, sender netip.Addr, targetMA
 func discovery(from, to netip.Addr, kind, flags byte, target netip.Addr, option byte, mac net.HardwareAddr) []byte {
 	message := append([]byte{kind, 0, 0, 0, flags, 0, 0, 0}, target.AsSlice()...)
 	message = append(append(message, option, 1), mac...)
-	return packet(from, to, unix.IPPROTO_ICMPV6, 2, message)
+	return packet.IP(from, to, unix.IPPROTO_ICMPV6, 2, message)
 }
 
 // routerAdvertisement offers a default route, and a prefix.
@@ -80,7 +50,7 @@ func routerAdvertisement(from, to netip.Addr, mac net.HardwareAddr) []byte {
 	message = append(message, mac...)
 	message = append(message, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0)
 	message = append(message, netip.MustParseAddr("2001:db8:bad::").AsSlice()...)
-	return packet(from, to, unix.IPPROTO_ICMPV6, 2, message)
+	return packet.IP(from, to, unix.IPPROTO_ICMPV6, 2, message)
 }
 
 // wire is a socket for whole frames on an interface.

@@ -12,6 +12,8 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/test/packet"
 )
 
 // rogueFrames are what the rogue pod sends, and it has no right to; by the counter that tells of it.
@@ -62,7 +64,7 @@ func (s *street) rogueFrames() map[string][]struct {
 		routerAdvertisement(r.linkLocal(), allNodes, r.mac)))
 	redirect := append([]byte{137, 0, 0, 0, 0, 0, 0, 0}, r.v6.AsSlice()...)
 	redirect = append(redirect, outside6.AsSlice()...)
-	add("nd-redirect", "to the gateway", nd(packet(r.linkLocal(), gateway6, unix.IPPROTO_ICMPV6, 2, redirect)))
+	add("nd-redirect", "to the gateway", nd(packet.IP(r.linkLocal(), gateway6, unix.IPPROTO_ICMPV6, 2, redirect)))
 	own := ethernet(s.gateway, r.mac, unix.ETH_P_IP, datagram(r.v4, gateway4, "rogue"))
 	add("foreign-frame", "VLAN tag", tagged(own))
 	add("foreign-frame", "two VLAN tags", tagged(tagged(own)))
@@ -183,7 +185,7 @@ func TestRogueAdvertisementsHaveNoEffect(t *testing.T) {
 		}
 		return b.String()
 	}
-	time.Sleep(2 * time.Second) // link-local addresses are checked for duplicates
+	await(t, "link-local addresses aren't checked for duplicates any more", func() bool { return !strings.Contains(state(), "tentative") })
 	want := state()
 	rogue := openWire(t, s.rogue.ns, "eth0")
 	for range 10 {
@@ -269,26 +271,20 @@ func TestNeighbourProbesPass(t *testing.T) {
 		})
 		return string(out)
 	}
-	for end := time.Now().Add(10 * time.Second); inPod("-6 address show dev eth0 scope link tentative") != ""; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the pod's link-local address stays tentative")
-		}
-	}
+	await(t, "the pod's link-local address isn't tentative any more", func() bool {
+		return inPod("-6 address show dev eth0 scope link tentative") == ""
+	})
 	for _, gateway := range []netip.Addr{gateway4, gateway6} {
 		inPod(fmt.Sprintf("neigh replace %s lladdr %s dev eth0 nud probe", gateway, s.gateway))
-		for end := time.Now().Add(10 * time.Second); !strings.Contains(inPod("neigh show "+gateway.String()), "REACHABLE"); time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("the pod's kernel doesn't find its gateway: %s", inPod("neigh show"))
-			}
-		}
+		await(t, "the pod's kernel finds "+gateway.String(), func() bool {
+			return strings.Contains(inPod("neigh show "+gateway.String()), "REACHABLE")
+		})
 	}
 	for _, address := range []netip.Addr{v.v4, v.v6} {
 		s.tool("ip", "neigh", "replace", address.String(), "lladdr", v.mac.String(), "dev", "weave", "nud", "probe")
-		for end := time.Now().Add(10 * time.Second); !strings.Contains(s.tool("ip", "neigh", "show", address.String()), "REACHABLE"); time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("the node doesn't find the pod: %s", s.tool("ip", "neigh"))
-			}
-		}
+		await(t, "the node finds "+address.String(), func() bool {
+			return strings.Contains(s.tool("ip", "neigh", "show", address.String()), "REACHABLE")
+		})
 	}
 	for _, to := range []netip.Addr{gateway4, gateway6, outside4, outside6} { // in fragments
 		in(t, v.ns, func() error {

@@ -141,6 +141,16 @@ func (p pod) linkLocal() netip.Addr {
 		14: p.mac[4], 15: p.mac[5]})
 }
 
+// await waits for a condition.
+func await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 10s: %s", what)
+		}
+	}
+}
+
 // until reads frames up to one with this text, and reports whether one with these bytes came before. A frame's VLAN tag
 // isn't in the bytes that a socket gives, so the header is compared without what follows the addresses.
 func until(t *testing.T, w wire, last string, want []byte) bool {

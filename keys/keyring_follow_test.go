@@ -1,31 +1,14 @@
 package keys_test
 
 import (
-	"bytes"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/keys/keystest"
 )
-
-// letters makes a keyring of one key for each letter.
-func letters(text string) keys.Keyring {
-	var ring keys.Keyring
-	for _, letter := range []byte(text) {
-		ring = append(ring, bytes.Repeat([]byte{letter}, keys.GossipKeySize))
-	}
-	return ring
-}
-
-func inLetters(ring keys.Keyring) string {
-	var b strings.Builder
-	for _, key := range ring {
-		b.WriteByte(key[0])
-	}
-	return b.String()
-}
 
 // Each step is at a second, what the followed keyring is then, and what is gossiped with.
 func TestFollowedKeyring(t *testing.T) {
@@ -48,19 +31,19 @@ func TestFollowedKeyring(t *testing.T) {
 		"one key twice":           {{0, "aab", "ab"}, {40, "bb", "ba"}, {80, "b", "b"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			followed := keys.NewFollowed(letters("a"))
+			followed := keys.NewFollowed(keystest.Ring("a"))
 			begin := time.Unix(1_000_000, 0)
 			for _, s := range steps {
-				before := inLetters(followed.Ring())
-				got, err := followed.Step(begin.Add(time.Duration(s.at)*time.Second), letters(s.wanted), 30*time.Second)
+				before := keystest.Letters(followed.Ring())
+				got, err := followed.Step(begin.Add(time.Duration(s.at)*time.Second), keystest.Ring(s.wanted), 30*time.Second)
 				if s.want == foreign {
-					if !errors.Is(err, keys.ErrForeignKeyring) || inLetters(followed.Ring()) != before {
-						t.Errorf("at %d s: %v, and the keyring %s became %s", s.at, err, before, inLetters(followed.Ring()))
+					if !errors.Is(err, keys.ErrForeignKeyring) || keystest.Letters(followed.Ring()) != before {
+						t.Errorf("at %d s: %v, and the keyring %s became %s", s.at, err, before, keystest.Letters(followed.Ring()))
 					}
 					continue
 				}
-				if err != nil || inLetters(got) != s.want || !got.Equal(followed.Ring()) {
-					t.Errorf("at %d s with %s followed: %s, %v; want %s", s.at, s.wanted, inLetters(got), err, s.want)
+				if err != nil || keystest.Letters(got) != s.want || !got.Equal(followed.Ring()) {
+					t.Errorf("at %d s with %s followed: %s, %v; want %s", s.at, s.wanted, keystest.Letters(got), err, s.want)
 				}
 			}
 		})
@@ -68,37 +51,37 @@ func TestFollowedKeyring(t *testing.T) {
 }
 
 func TestKeyringEdits(t *testing.T) {
-	ring := letters("ab")
+	ring := keystest.Ring("ab")
 	a, b := keys.Fingerprint(ring[0]), keys.Fingerprint(ring[1])
 	if len(a) != 8 || a == b || strings.Join(ring.Fingerprints(), " ") != a+" "+b {
 		t.Fatalf("fingerprints %s, %s, %v", a, b, ring.Fingerprints())
 	}
-	added, err := ring.Add(letters("c")[0])
-	if err != nil || inLetters(added) != "abc" || inLetters(ring) != "ab" {
-		t.Errorf("added: %s, %v", inLetters(added), err)
+	added, err := ring.Add(keystest.Ring("c")[0])
+	if err != nil || keystest.Letters(added) != "abc" || keystest.Letters(ring) != "ab" {
+		t.Errorf("added: %s, %v", keystest.Letters(added), err)
 	}
 	used, err := ring.Use(strings.ToUpper(b))
-	if err != nil || inLetters(used) != "ba" || inLetters(ring) != "ab" {
-		t.Errorf("used: %s, %v", inLetters(used), err)
+	if err != nil || keystest.Letters(used) != "ba" || keystest.Letters(ring) != "ab" {
+		t.Errorf("used: %s, %v", keystest.Letters(used), err)
 	}
 	if same, err := ring.Use(a); err != nil || !same.Equal(ring) {
-		t.Errorf("used again: %s, %v", inLetters(same), err)
+		t.Errorf("used again: %s, %v", keystest.Letters(same), err)
 	}
 	removed, err := ring.Remove(b)
-	if err != nil || inLetters(removed) != "a" || inLetters(ring) != "ab" {
-		t.Errorf("removed: %s, %v", inLetters(removed), err)
+	if err != nil || keystest.Letters(removed) != "a" || keystest.Letters(ring) != "ab" {
+		t.Errorf("removed: %s, %v", keystest.Letters(removed), err)
 	}
 	for name, try := range map[string]func() (keys.Keyring, error){
 		"again":       func() (keys.Keyring, error) { return ring.Add(ring[1]) },
 		"short":       func() (keys.Keyring, error) { return ring.Add(ring[1][:16]) },
-		"too many":    func() (keys.Keyring, error) { return letters("abcdefgh").Add(letters("i")[0]) },
+		"too many":    func() (keys.Keyring, error) { return keystest.Ring("abcdefgh").Add(keystest.Ring("i")[0]) },
 		"unknown":     func() (keys.Keyring, error) { return ring.Use("00000000") },
 		"nothing":     func() (keys.Keyring, error) { return ring.Remove("") },
 		"that in use": func() (keys.Keyring, error) { return ring.Remove(a) },
 		"the last":    func() (keys.Keyring, error) { return removed.Remove(a) },
 	} {
 		if got, err := try(); err == nil {
-			t.Errorf("%s: got %s", name, inLetters(got))
+			t.Errorf("%s: got %s", name, keystest.Letters(got))
 		}
 	}
 }
@@ -117,16 +100,16 @@ func TestResumeFollowedKeyring(t *testing.T) {
 		{"a", "b", "b", "b"}, // taken away while the agent was
 		{"ab", "cb", "cb", "cb"},
 	} {
-		f := keys.ResumeFollowed(letters(c.last), letters(c.wanted), begin)
-		if got := inLetters(f.Ring()); got != c.at {
+		f := keys.ResumeFollowed(keystest.Ring(c.last), keystest.Ring(c.wanted), begin)
+		if got := keystest.Letters(f.Ring()); got != c.at {
 			t.Errorf("after %q, %q begins as %q, want %q", c.last, c.wanted, got, c.at)
 		}
 		for at := begin; at.Before(begin.Add(2 * hold)); at = at.Add(10 * time.Second) {
-			ring, err := f.Step(at, letters(c.wanted), hold)
+			ring, err := f.Step(at, keystest.Ring(c.wanted), hold)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := inLetters(ring); at.Before(begin.Add(hold)) && got != c.at || !at.Before(begin.Add(hold)) && got != c.after {
+			if got := keystest.Letters(ring); at.Before(begin.Add(hold)) && got != c.at || !at.Before(begin.Add(hold)) && got != c.after {
 				t.Errorf("after %q, %q is %q %s later", c.last, c.wanted, got, at.Sub(begin))
 			}
 		}

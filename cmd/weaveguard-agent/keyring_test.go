@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -12,24 +11,8 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/keys/keystest"
 )
-
-// lettered makes a keyring of one key for each letter.
-func lettered(text string) keys.Keyring {
-	var ring keys.Keyring
-	for _, letter := range []byte(text) {
-		ring = append(ring, bytes.Repeat([]byte{letter}, keys.GossipKeySize))
-	}
-	return ring
-}
-
-func inLetters(ring keys.Keyring) string {
-	var b strings.Builder
-	for _, key := range ring {
-		b.WriteByte(key[0])
-	}
-	return b.String()
-}
 
 // fakeSource is a keyring that a test changes.
 type fakeSource struct {
@@ -45,8 +28,8 @@ func (s *fakeSource) pace() (interval, hold time.Duration)       { return 10 * t
 func follows(t *testing.T, unread bool, script func(s *fakeSource, wait func(time.Duration), state func() string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		source := &fakeSource{ring: lettered("a")}
-		used, kept, changes := lettered("a"), lettered("a"), 0
+		source := &fakeSource{ring: keystest.Ring("a")}
+		used, kept, changes := keystest.Ring("a"), keystest.Ring("a"), 0
 		f := newKeyringFollower(source, keys.NewFollowed(used), func(ring keys.Keyring) error {
 			used = ring
 			return nil
@@ -64,7 +47,7 @@ func follows(t *testing.T, unread bool, script func(s *fakeSource, wait func(tim
 			time.Sleep(d)
 			synctest.Wait()
 		}, func() string {
-			text := inLetters(used) + " " + inLetters(kept)
+			text := keystest.Letters(used) + " " + keystest.Letters(kept)
 			for _, p := range f.problems() {
 				text += " " + p.Message
 			}
@@ -92,9 +75,9 @@ func TestFollowKeyring(t *testing.T) {
 			}
 		}
 		check(time.Minute, "a a")
-		s.ring = lettered("ba")
+		s.ring = keystest.Ring("ba")
 		check(13*time.Second, "ab ab")
-		s.ring = lettered("b")
+		s.ring = keystest.Ring("b")
 		check(13*time.Second, "ab ab")
 		check(40*time.Second, "ba ba")
 		check(time.Minute, "b b")
@@ -105,7 +88,7 @@ func TestFollowKeyring(t *testing.T) {
 func TestFollowKeyringKeepsWhatItHas(t *testing.T) {
 	t.Parallel()
 	follows(t, false, func(s *fakeSource, wait func(time.Duration), state func() string) {
-		has := "; the agent keeps the keyring that it has (" + keys.Fingerprint(lettered("a")[0]) + ")"
+		has := "; the agent keeps the keyring that it has (" + keys.Fingerprint(keystest.Ring("a")[0]) + ")"
 		for _, step := range []struct {
 			ring keys.Keyring
 			err  error
@@ -113,11 +96,11 @@ func TestFollowKeyringKeepsWhatItHas(t *testing.T) {
 		}{
 			{nil, errors.New("emptied"), "a a emptied" + has},
 			{nil, errUnknown, "a a emptied" + has},
-			{lettered("x"), nil, "a a foreign" + has},
-			{lettered("a"), nil, "a a"},
+			{keystest.Ring("x"), nil, "a a foreign" + has},
+			{keystest.Ring("a"), nil, "a a"},
 			{nil, errUnknown, "a a"},
 			{nil, errors.New("deleted"), "a a deleted" + has},
-			{lettered("a"), nil, "a a"},
+			{keystest.Ring("a"), nil, "a a"},
 		} {
 			s.ring, s.err = step.ring, step.err
 			wait(5 * time.Minute)
@@ -134,12 +117,12 @@ func TestFollowKeyringAfterAStartInTheDark(t *testing.T) {
 	follows(t, true, func(s *fakeSource, wait func(time.Duration), state func() string) {
 		s.ring, s.err = nil, errUnknown
 		wait(time.Minute)
-		s.ring, s.err = lettered("x"), nil
+		s.ring, s.err = keystest.Ring("x"), nil
 		wait(time.Minute)
 		if got := state(); got != "x x" {
 			t.Errorf("%q, want the new keyring", got)
 		}
-		s.ring = lettered("y")
+		s.ring = keystest.Ring("y")
 		wait(time.Minute)
 		if got := state(); !strings.HasPrefix(got, "x x foreign") {
 			t.Errorf("%q, want the keyring kept this time", got)
@@ -167,9 +150,9 @@ func TestKeyringFile(t *testing.T) {
 		t.Errorf("no file: %q, %q", message, remedy)
 	}
 	for text, want := range map[string]string{
-		"":                                   "no gossip key",
-		"secretly":                           "line 1",
-		string(lettered("a").Text()) + "sec": "line 2",
+		"":         "no gossip key",
+		"secretly": "line 1",
+		string(keystest.Ring("a").Text()) + "sec": "line 2",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -180,13 +163,13 @@ func TestKeyringFile(t *testing.T) {
 			t.Errorf("%q, %q; want %q in it", message, remedy, want)
 		}
 	}
-	if err := lettered("ab").Save(path); err != nil {
+	if err := keystest.Ring("ab").Save(path); err != nil {
 		t.Fatal(err)
 	}
-	if ring, err := read(); err != nil || inLetters(ring) != "ab" {
-		t.Errorf("%s, %v", inLetters(ring), err)
+	if ring, err := read(); err != nil || keystest.Letters(ring) != "ab" {
+		t.Errorf("%s, %v", keystest.Letters(ring), err)
 	}
-	if ring, err := f.read(t.Context()); err != nil || inLetters(ring) != "ab" {
-		t.Errorf("read again: %s, %v", inLetters(ring), err)
+	if ring, err := f.read(t.Context()); err != nil || keystest.Letters(ring) != "ab" {
+		t.Errorf("read again: %s, %v", keystest.Letters(ring), err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	rawpacket "github.com/weaveguard/weaveguard/test/packet"
 )
 
 // packet is an IP packet without options or extension headers.
@@ -75,37 +77,7 @@ func syn(from, to netip.AddrPort, segmentSize uint16) []byte {
 func assemble(from, to netip.AddrPort, protocol byte, segment []byte, checksumAt int) []byte {
 	binary.BigEndian.PutUint16(segment, from.Port())
 	binary.BigEndian.PutUint16(segment[2:], to.Port())
-	pseudo := append(from.Addr().AsSlice(), to.Addr().AsSlice()...)
-	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(segment)))
-	pseudo = append(pseudo, 0, 0, 0, protocol)
-	binary.BigEndian.PutUint16(segment[checksumAt:], checksum(append(pseudo, segment...)))
-	if from.Addr().Is4() {
-		header := make([]byte, 12, 20)
-		header[0], header[8], header[9] = 0x45, 64, protocol
-		binary.BigEndian.PutUint16(header[2:], uint16(20+len(segment)))
-		header = append(append(header, from.Addr().AsSlice()...), to.Addr().AsSlice()...)
-		binary.BigEndian.PutUint16(header[10:], checksum(header))
-		return append(header, segment...)
-	}
-	header := make([]byte, 8, 40)
-	header[0], header[6], header[7] = 0x60, protocol, 64
-	binary.BigEndian.PutUint16(header[4:], uint16(len(segment)))
-	header = append(append(header, from.Addr().AsSlice()...), to.Addr().AsSlice()...)
-	return append(header, segment...)
-}
-
-func checksum(data []byte) uint16 {
-	if len(data)%2 == 1 {
-		data = append(data, 0)
-	}
-	var sum uint32
-	for i := 0; i < len(data); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(data[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
+	return rawpacket.IP(from.Addr(), to.Addr(), protocol, checksumAt, segment)
 }
 
 // fromTunnel returns the next packet that leaves by a tunnel and that is wanted.

@@ -11,21 +11,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/keys/keystest"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
-func testRing(letters string) keys.Keyring {
-	var ring keys.Keyring
-	for _, letter := range []byte(letters) {
-		ring = append(ring, bytes.Repeat([]byte{letter}, keys.GossipKeySize))
-	}
-	return ring
-}
-
 // An agent that starts puts the keyring that its node had into an empty Secret, and nothing into a full one.
 func TestKeyringIsPutBack(t *testing.T) {
-	had := testRing("ab")
+	had := keystest.Ring("ab")
 	api := newAPI(t, testSecret(nil))
 	log := &logBuffer{}
 	k := kube.New(api.config(agentNode, log, nil))
@@ -34,7 +26,7 @@ func TestKeyringIsPutBack(t *testing.T) {
 			t.Fatalf("got %v, %v", got, err)
 		}
 	}
-	if got, err := k.Keyring(t.Context(), testRing("x")); err != nil || !got.Equal(had) {
+	if got, err := k.Keyring(t.Context(), keystest.Ring("x")); err != nil || !got.Equal(had) {
 		t.Errorf("with another keyring before: %v, %v", got.Fingerprints(), err)
 	}
 	object, err := api.client.Tracker().Get(secretsResource, "kube-system", "weaveguard-gossip")
