@@ -38,15 +38,15 @@ func NewFollowed(ring Keyring) *Followed {
 // ResumeFollowed begins where an earlier run with the keyring last has ended: with the key that encrypted then, if it is
 // still wanted. The others may be new, also to other agents, and encrypt after a hold.
 func ResumeFollowed(last, wanted Keyring, now time.Time) *Followed {
-	if len(last) == 0 || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, last[0]) }) {
+	if len(last) == 0 || !wanted.Has(last[0]) {
 		return NewFollowed(wanted)
 	}
 	f := NewFollowed(slices.Concat(Keyring{last[0]}, wanted))
-	for i := range f.keys[1:] {
-		f.keys[i+1].added = now
-	}
 	for i := range f.keys {
 		f.keys[i].wanted = now
+		if i > 0 {
+			f.keys[i].added = now
+		}
 	}
 	return f
 }

@@ -49,7 +49,7 @@ func (a *Agent) look(p *pass) {
 		}
 	}
 	p.view = view.View{
-		Self: a.self(), Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
+		Self: self, Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
 	}
 	p.view.PodRanges, p.view.PodRangeSource = a.podRanges(p)
 	p.view.PodRangesSeen = p.view.PodRangeSource == seenSource

@@ -201,7 +201,7 @@ func (s suspicion) problem() view.Problem {
 	case cidrWord:
 		p.Remedy = "compare the pod CIDRs of the node with what its agent was given; if they are right, somebody has the gossip " +
 			"key and this node's identity: change both; without Kubernetes, if the other node gave them up, stop this agent, remove " +
-			view.StateDir + "/view.json and start it"
+			view.StateDir + "/" + view.CacheFile + " and start it"
 	case keyWord:
 		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
 			"its agent; if not, it speaks with another node's key: find out what runs at " + where

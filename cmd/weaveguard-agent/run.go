@@ -140,7 +140,7 @@ func (s *starter) openKeys(context.Context) error {
 	return nil
 }
 
-func (s *starter) cachePath() string   { return filepath.Join(s.StateDir, "view.json") }
+func (s *starter) cachePath() string   { return filepath.Join(s.StateDir, view.CacheFile) }
 func (s *starter) keyringPath() string { return filepath.Join(s.StateDir, "keyring") }
 
 func (s *starter) startKube(ctx context.Context) error {

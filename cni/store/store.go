@@ -30,6 +30,8 @@ var (
 	ErrNotFound = errors.New("not attached")
 	// ErrExists says that the attachment is stored already.
 	ErrExists = errors.New("already attached")
+	// ErrUnlisted says that the directory of the attachments can't be listed, so none of them is known.
+	ErrUnlisted = errors.New("listing attachments")
 )
 
 // Store is a directory of attachments. It holds no open files, and may be used by many processes and goroutines.
@@ -97,7 +99,7 @@ func (s *Store) ByContainer(containerID string) ([]Attachment, error) {
 func (s *Store) list(prefix string) ([]Attachment, error) {
 	entries, err := os.ReadDir(s.AttachmentsDir())
 	if err != nil {
-		return nil, fmt.Errorf("listing attachments: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrUnlisted, err)
 	}
 	var all []Attachment
 	var errs []error

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -64,11 +63,10 @@ func (a *Applier) attached() (attached []store.Attachment, problems []error, err
 	if err != nil {
 		return nil, nil, err
 	}
-	// Else a table without anybody in it would be made, and all pods be mute.
-	if _, err := os.ReadDir(s.AttachmentsDir()); err != nil {
-		return nil, nil, fmt.Errorf("listing who may send: %w", err)
-	}
 	attached, err = s.List()
+	if errors.Is(err, store.ErrUnlisted) { // a table without anybody in it would make all pods mute
+		return nil, nil, err
+	}
 	if err != nil {
 		problems = append(problems, err)
 	}

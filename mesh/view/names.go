@@ -21,7 +21,7 @@ const (
 	HealthPort  = 6785
 	// RouteProtocol marks the routes that the agent owns (rtnetlink's rtm_protocol).
 	RouteProtocol = 213
-	// FirewallTable is the nftables table, of family inet, that the agent owns.
+	// FirewallTable is the name of the nftables tables, of the families inet and bridge, that the agent owns.
 	FirewallTable = "weaveguard"
 	// Annotations on a Node, written by its own agent.
 	AnnotationIdentity      = "weaveguard.io/identity"
@@ -55,6 +55,8 @@ const (
 	RunDir      = "/run/weaveguard"
 	StateDir    = "/var/lib/weaveguard"
 	AgentSocket = RunDir + "/agent.sock"
+	// CacheFile is the view cache in the state directory.
+	CacheFile = "view.json"
 )
 
 // DeviceName is the name of tunnel device number, from 0 to MaxDevices-1.
