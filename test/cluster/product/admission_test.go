@@ -66,20 +66,24 @@ func (w *world) testAgentsWrite(t *testing.T) {
 	}
 }
 
-// thief is a client with the token of a node's agent: the one that its pod has, which names the node.
-func (w *world) thief(t *testing.T, node string) kubernetes.Interface {
+// agentToken is the token of a node's agent. The kubelet keeps it on the node, where whoever has taken it over reads it.
+func (w *world) agentToken(t *testing.T, node string) string {
 	t.Helper()
 	pod, err := w.agentPod(t.Context(), node)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The kubelet keeps the projected token on the node, where whoever has taken it over reads it.
-	token := w.on(t, node, "sh", "-c", "cat /var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/*/token")
+	return strings.TrimSpace(w.on(t, node, "sh", "-c", "cat /var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/*/token"))
+}
+
+// thief is a client with the token of a node's agent: the one that its pod has, which names the node.
+func (w *world) thief(t *testing.T, node string) kubernetes.Interface {
+	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", w.Kubeconfig())
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.BearerToken, config.BearerTokenFile = strings.TrimSpace(token), ""
+	config.BearerToken, config.BearerTokenFile = w.agentToken(t, node), ""
 	config.CertData, config.KeyData, config.CertFile, config.KeyFile, config.Username, config.Password = nil, nil, "", "", "", ""
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

@@ -82,11 +82,7 @@ func (w *world) knownSecrets(t *testing.T) *secrets.Checker {
 		for _, g := range store.Generations {
 			decoded("private key of "+node, g.PrivateKey)
 		}
-		pod, err := w.agentPod(t.Context(), node)
-		if err != nil {
-			t.Fatal(err)
-		}
-		token := strings.TrimSpace(w.on(t, node, "sh", "-c", "cat /var/lib/kubelet/pods/"+string(pod.UID)+"/volumes/kubernetes.io~projected/*/token"))
+		token := w.agentToken(t, node)
 		// The signature alone makes it a token; the rest says whose it is.
 		signature, err := base64.RawURLEncoding.DecodeString(token[strings.LastIndex(token, ".")+1:])
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +15,11 @@ import (
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// unreachable is the route behind the tunnels'.
-var unreachable = []string{"unreachable", agents.PodRange.String()}
+// backstop adds or deletes the route behind the tunnels'.
+func backstop(t *testing.T, n *agents.Node, verb string) {
+	t.Helper()
+	n.MustRun(t, "ip", "route", verb, "unreachable", agents.PodRange.String())
+}
 
 // leaks looks for what leaves a mesh of two nodes in the clear. Both have the other as default route, so that whatever isn't
 // held back leaves.
@@ -90,10 +92,10 @@ func (l *leaks) none(t *testing.T, doing string, do func()) {
 // guards shows that of the two guards on a node without an agent each is enough, and that without both the marker leaves.
 func (l *leaks) guards(t *testing.T, n *agents.Node) {
 	t.Helper()
-	l.none(t, "the table alone", func() { n.MustRun(t, "ip", slices.Concat([]string{"route", "del"}, unreachable)...) })
-	l.none(t, "both again", func() { n.MustRun(t, "ip", slices.Concat([]string{"route", "add"}, unreachable)...) })
+	l.none(t, "the table alone", func() { backstop(t, n, "del") })
+	l.none(t, "both again", func() { backstop(t, n, "add") })
 	l.none(t, "the route alone", func() { n.MustRun(t, "nft", "delete", "table", "inet", view.FirewallTable) })
-	report := l.seen(t, func() { n.MustRun(t, "ip", slices.Concat([]string{"route", "del"}, unreachable)...) })
+	report := l.seen(t, func() { backstop(t, n, "del") })
 	if report.Marked == 0 {
 		t.Errorf("without the guards the capture has seen %v: it can't tell", report)
 	}
@@ -194,7 +196,7 @@ func TestNothingLeaksAfterReboot(t *testing.T) {
 		a.MustRun(t, "ip", "link", "del", device)
 	}
 	a.MustRun(t, "ip", "link", "del", view.BridgeName)
-	a.MustRun(t, "ip", slices.Concat([]string{"route", "del"}, unreachable)...)
+	backstop(t, a, "del")
 	a.MustRun(t, "nft", "flush", "ruleset")
 	a.MustRun(t, "sh", "-c", "rm -rf "+view.RunDir+"/*")
 

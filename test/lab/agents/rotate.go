@@ -58,6 +58,7 @@ func (n *Node) AwaitKey(t testing.TB, generation uint32, deadline time.Duration)
 
 // KeyFile is what the node's key store holds, for tests that know too much.
 type KeyFile struct {
+	Identity    string
 	Generations []struct {
 		Number     uint32
 		PrivateKey string

@@ -52,13 +52,7 @@ func (w *watch) check(t secrets.Reporter, output, text string) {
 
 // learnKeys remembers what the node's key store holds now; a rotation erases old keys from it.
 func (n *Node) learnKeys(raw []byte) {
-	var store struct {
-		Identity    string
-		Generations []struct {
-			Number     uint32
-			PrivateKey string
-		}
-	}
+	var store KeyFile
 	if json.Unmarshal(raw, &store) != nil {
 		return
 	}
