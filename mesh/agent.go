@@ -123,6 +123,7 @@ type pass struct {
 	tracks   map[linkID]linkTrack
 	writes   int
 	failed   bool
+	untold   bool // the log doesn't tell of a problem yet
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
@@ -195,7 +196,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 		return drainInterval // nothing but time is missing
 	}
 	switch {
-	case p.failed || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now) ||
+	case p.failed || p.untold || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now) ||
 		a.book.undecided():
 		return busyInterval
 	case rotating:

@@ -61,6 +61,41 @@ func TestPeerWithoutSessionIsLogged(t *testing.T) {
 	})
 }
 
+// A new Node gets its pod CIDR after it was made: the log says nothing unless that takes long; the status does at once.
+func TestNodeWithoutPodCIDR(t *testing.T) {
+	t.Parallel()
+	const fault = "level=ERROR msg=\"it has no pod CIDR"
+	for _, c := range []struct {
+		name  string
+		after time.Duration // until it gets its pod CIDR
+		want  int           // errors in the log
+	}{{"for a moment", time.Second, 0}, {"for long", time.Minute, 1}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				node := w.self.node()
+				node.PodCIDRs = nil
+				w.cluster.set(node)
+				a := w.start(t)
+				if s := a.pass(); len(s.Problems) == 0 || s.Ready {
+					t.Errorf("the status doesn't say what is missing: %+v", s)
+				}
+				time.Sleep(c.after) // of the bubble's clock
+				w.cluster.set(w.self.node())
+				if s := a.pass(); !s.Ready {
+					t.Errorf("it isn't ready with a pod CIDR: %+v", s)
+				}
+				a.stop()
+				log := w.log.String()
+				if strings.Count(log, fault) != c.want || strings.Count(log, "no longer: ") != c.want {
+					t.Errorf("want the error, and its end, %d times:\n%s", c.want, log)
+				}
+			})
+		})
+	}
+}
+
 // The end of the agent is no fault of anything.
 func TestEndIsNoProblem(t *testing.T) {
 	t.Parallel()

@@ -124,10 +124,17 @@ func firstProblem(problems []view.Problem) *view.Problem {
 	return nil
 }
 
+// earlyFor is how long after the start the log is silent about problems that a healthy start has as well.
+const earlyFor = 10 * time.Second
+
 // narrate logs what changed since the pass before, once: problems that came and went, peers, readiness.
 func (a *Agent) narrate(p *pass) {
 	standing := map[string]bool{}
 	for _, problem := range p.problems {
+		if problem.Early && time.Since(a.started) < earlyFor {
+			p.untold = true
+			continue
+		}
 		text := problem.String()
 		standing[text] = true
 		if a.said[text] {

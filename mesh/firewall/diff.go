@@ -174,6 +174,30 @@ func (d difference) write(counters map[string]expr.Counter) error {
 	return explain(d.family, conn.Flush())
 }
 
+// writeApart is write for when somebody else changes the sets as well: the plugin does, as pods come and go. The kernel
+// refuses a whole transaction that removes what isn't there any more, so each removal is one of its own here, and one
+// that comes too late is none.
+func (d difference) writeApart(counters map[string]expr.Counter) error {
+	kept, removed := d, []setChange(nil)
+	kept.sets = nil
+	for _, s := range d.sets {
+		kept.sets = append(kept.sets, setChange{set: s.set, add: s.add})
+		for _, entry := range entries(s.remove) {
+			removed = append(removed, setChange{set: s.set, remove: entry})
+		}
+	}
+	if err := kept.write(counters); err != nil {
+		return err
+	}
+	for _, s := range removed {
+		err := difference{family: d.family, sets: []setChange{s}}.write(nil)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
 func explain(family nftables.TableFamily, err error) error {
 	name, modules := "inet "+view.FirewallTable, "nf_tables, nft_chain_nat, nft_nat, nft_masq"
 	if family == nftables.TableFamilyBridge {

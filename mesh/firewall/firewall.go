@@ -54,47 +54,35 @@ func (a *Applier) applyFiltering(ctx context.Context, want view.Firewall) (int, 
 	if err != nil {
 		return 0, err
 	}
-	return a.change(plan(want), have, true)
+	return a.change(plan(want), have)
 }
-
-// inPlaceTries is how often the table of senders is looked at and changed in place before it is replaced. The plugin
-// changes the sets as well, as pods come and go, and a change to what isn't there any more fails.
-const inPlaceTries = 5
-
-// errOvertaken says that a table couldn't be changed in place.
-var errOvertaken = errors.New("the table is another one than was read")
 
 func (a *Applier) applySpoofing(ctx context.Context) (int, error) {
-	for try := 1; ; try++ {
-		have, err := read(ctx, nftables.TableFamilyBridge)
-		if err != nil {
-			return 0, err
-		}
-		// In this order: the plugin stores an attachment before it adds its elements.
-		elements, err := a.senders(have)
-		if err != nil {
-			return 0, err
-		}
-		writes, err := a.change(planSpoofing(elements), have, try == inPlaceTries)
-		if !errors.Is(err, errOvertaken) {
-			return writes, err
-		}
+	have, err := read(ctx, nftables.TableFamilyBridge)
+	if err != nil {
+		return 0, err
 	}
+	// In this order: the plugin stores an attachment before it adds its elements.
+	elements, err := a.senders(have)
+	if err != nil {
+		return 0, err
+	}
+	return a.change(planSpoofing(elements), have)
 }
 
-// change makes a table as it should be. One that can't be changed in place it replaces, or returns errOvertaken.
-func (a *Applier) change(rules ruleset, have *kernelTable, replace bool) (int, error) {
+// change makes a table as it should be: in place, and only where that can't be done by replacing it.
+func (a *Applier) change(rules ruleset, have *kernelTable) (int, error) {
 	d, err := rules.difference(have)
 	if err != nil || d.empty() {
 		return 0, err
 	}
 	if !d.whole {
-		if err = d.write(have.counters()); err == nil {
+		if err = d.write(have.counters()); err != nil {
+			err = d.writeApart(have.counters())
+		}
+		if err == nil {
 			a.log.Debug("changed the firewall table", "family", familyName(d.family), "sets", len(d.sets), "chains", len(d.chains))
 			return 1, nil
-		}
-		if !replace {
-			return 0, errOvertaken
 		}
 		// Something in the way that reading doesn't show.
 		a.log.Debug("couldn't change the firewall table in place, replacing it", "family", familyName(d.family), "err", err)

@@ -133,8 +133,13 @@ func (p *planner) planBridge() {
 	self := p.View.Self
 	cidrs := p.ownCIDRs()
 	if len(self.PodCIDRs) == 0 {
-		p.problem("node "+self.Name, "give the node a pod CIDR (in Kubernetes: kube-controller-manager with "+
-			"--allocate-node-cidrs and --cluster-cidr, or kubeadm's podSubnet)", "it has no pod CIDR, so no pod can be attached")
+		p.report(view.Problem{
+			Subject: "node " + self.Name,
+			Message: "it has no pod CIDR, so no pod can be attached",
+			Remedy: "give the node a pod CIDR (in Kubernetes: kube-controller-manager with --allocate-node-cidrs and " +
+				"--cluster-cidr, or kubeadm's podSubnet)",
+			Early: true, // a Node gets it after it was made
+		})
 		return
 	}
 	if len(cidrs) == 0 {

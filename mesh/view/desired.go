@@ -120,6 +120,8 @@ type Problem struct {
 	Remedy  string `json:"remedy,omitempty"`
 	// Warning: nothing is broken by it now.
 	Warning bool `json:"warning,omitempty"`
+	// Early: a healthy node may have it for a moment when it is new.
+	Early bool `json:"-"`
 }
 
 // String is the problem as one line.
