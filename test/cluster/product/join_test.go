@@ -51,9 +51,9 @@ func (w *world) testJoinAndDelete(t *testing.T) {
 	if !joined {
 		return
 	}
-	t.Run("a deleted Node is gone from the others", func(t *testing.T) {
+	t.Run("a deleted Node is gone from the others, and its pods send nothing in the clear", func(t *testing.T) {
 		h := w.holdRotation(t, w.nodes[0], node)
-		w.testDeleted(t, node)
+		w.testLeaksOfDeleted(t, node, "web-4", func() { w.testDeleted(t, node) })
 		w.awaitRotated(t, w.nodes[0], h.before) // nobody is left who held it
 		w.awaitWG(t)
 	})

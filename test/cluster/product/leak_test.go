@@ -1,0 +1,128 @@
+package product_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// blindPort is where nobody listens.
+const blindPort = 7999
+
+// blind sends datagrams with a marker from a place without pause, whatever comes of it.
+type blind struct {
+	name  string
+	tried atomic.Int64
+}
+
+// sendBlindly starts it, until the test ends.
+func (w *world) sendBlindly(t *testing.T, from place, to netip.Addr) *blind {
+	t.Helper()
+	b := &blind{name: fmt.Sprintf("%v to %s", from, to)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := inNetns(w.netnsOf(t, from), func() error { return b.send(ctx, netip.AddrPortFrom(to, blindPort)) })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("send from %s: %v", b.name, err)
+		}
+	})
+	return b
+}
+
+func (b *blind) send(ctx context.Context, to netip.AddrPort) error {
+	conn, err := net.ListenUDP("udp4", nil) // not connected, so that no error of one datagram is told of the next
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			_, _ = conn.WriteToUDPAddrPort(markers[0], to)
+			b.tried.Add(1)
+		}
+	}
+}
+
+// allTry returns when each has tried 50 times more.
+func (w *world) allTry(t *testing.T, all []*blind) {
+	t.Helper()
+	for _, b := range all {
+		before := b.tried.Load()
+		w.eventually(t, b.name+" is tried", func(context.Context) error {
+			if n := b.tried.Load() - before; n < 50 {
+				return fmt.Errorf("%d times", n)
+			}
+			return nil
+		})
+	}
+}
+
+// testLeaksOfDeleted shows that pods of a node whose Node is deleted, and those who send to them, send nothing in the
+// clear, and that what holds it back are the guards of a node: the route behind the tunnels', and the table.
+func (w *world) testLeaksOfDeleted(t *testing.T, node, pod string, del func()) {
+	near := w.nodes[0] // where pod1 is
+	there, here := w.podIP(t, pod), w.podIP(t, pod1)
+	all := []*blind{
+		w.sendBlindly(t, place{pod, true}, here),
+		w.sendBlindly(t, place{name: node}, here),
+		w.sendBlindly(t, place{pod1, true}, there),
+		w.sendBlindly(t, place{name: near}, there),
+	}
+	under := w.watchUnderlay(t)
+	w.allTry(t, all)
+	del()
+	w.allTry(t, all)
+	seen := under.stop(t, w)
+	for e, n := range seen.clear {
+		t.Errorf("%d packets were in the clear: %v", n, e)
+	}
+	for e, n := range seen.inner {
+		t.Errorf("%d packets with a pod's address were outside of the tunnels: %v", n, e)
+	}
+	t.Logf("%d packets were looked into; none was in the clear", seen.packets)
+
+	under = w.watchUnderlay(t)
+	w.unguarded(t, near, func() { w.allTry(t, all) })
+	if seen := under.stop(t, w); len(seen.clear) == 0 {
+		t.Error("nothing is in the clear without the guards either: this test can't tell")
+	}
+	w.awaitPeers(t, near, len(w.nodes)-1)
+}
+
+// unguarded takes a node's guards away while something is done. Its agent is stopped meanwhile, and puts them back.
+func (w *world) unguarded(t *testing.T, node string, do func()) {
+	t.Helper()
+	const agent = `$(pgrep -xf '/weaveguard-agent --kubernetes .*')`
+	resume := func(ctx context.Context) error {
+		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT "+agent)
+		return err
+	}
+	w.on(t, node, "sh", "-c", "kill -STOP "+agent)
+	t.Cleanup(func() { _ = resume(context.Background()) })
+	const routes = "ip route show type unreachable"
+	before := w.on(t, node, "sh", "-c", routes)
+	w.on(t, node, "sh", "-c", "ip route flush type unreachable && nft delete table inet "+view.FirewallTable)
+	do()
+	if err := resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(t, "the guards of "+node+" are back", func(ctx context.Context) error {
+		now, err := w.OnNode(ctx, node, "sh", "-c", "nft list table inet "+view.FirewallTable+" >/dev/null && "+routes)
+		if err == nil && (now != before || before == "") {
+			err = fmt.Errorf("the routes were %q and are %q", before, now)
+		}
+		return err
+	})
+}
