@@ -3,7 +3,6 @@ package product_test
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -11,6 +10,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/internal/scrape"
 	"github.com/weaveguard/weaveguard/test/internal/secrets"
 )
 
@@ -30,8 +30,7 @@ func (w *world) testSecrets(t *testing.T) {
 		said["status of "+node] = status
 		// Of all that ran here, also before.
 		said["logs of "+node] = w.on(t, node, "sh", "-c", "cat /var/log/pods/kube-system_weaveguard*/*/*.log")
-		said["metrics of "+node] = w.on(t, node, "bash", "-c",
-			fmt.Sprintf(`exec 3<>/dev/tcp/127.0.0.1/%d && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`, view.MetricsPort))
+		said["metrics of "+node] = w.on(t, node, scrape.Command(scrape.Local(view.MetricsPort), "/metrics")...)
 	}
 	for name, text := range said {
 		if !strings.Contains(text, "weave") {

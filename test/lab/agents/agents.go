@@ -164,7 +164,9 @@ func (n *Node) StartUserspace(t testing.TB) {
 
 // RunAgent runs the agent with these flags alone, to its end.
 func (n *Node) RunAgent(ctx context.Context, args ...string) (string, error) {
-	return n.Run(ctx, n.mesh.agent, args...)
+	out, err := n.Run(ctx, n.mesh.agent, args...)
+	n.mesh.secrets.keep("the agent on "+n.Name, fmt.Sprint(out, err))
+	return out, err
 }
 
 // api speaks to the agent's socket, from outside of the host.
@@ -210,7 +212,9 @@ func (n *Node) confined(c lab.Command) lab.Command {
 // CLI runs the operator's CLI on the node.
 func (n *Node) CLI(t testing.TB, args ...string) string {
 	t.Helper()
-	return n.MustRun(t, lab.Build(t, "./cmd/weaveguard"), args...)
+	out := n.MustRun(t, lab.Build(t, "./cmd/weaveguard"), args...)
+	n.mesh.secrets.keep("the CLI on "+n.Name, out)
+	return out
 }
 
 // Peers returns an error until the node is ready and its peers are exactly the others, all up.
@@ -305,11 +309,13 @@ func (p *Pod) Remove(t testing.TB) {
 }
 
 func (p *Pod) plugin(ctx context.Context, verb string) (string, error) {
-	return p.node.RunCommand(ctx, lab.Command{
+	out, err := p.node.RunCommand(ctx, lab.Command{
 		Path: "/opt/cni/bin/weaveguard",
 		Env: []string{
 			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
 		},
 		Stdin: strings.NewReader(p.Config),
 	})
+	p.node.mesh.secrets.keep("the plugin on "+p.node.Name, fmt.Sprint(out, err))
+	return out, err
 }

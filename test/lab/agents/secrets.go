@@ -5,12 +5,15 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/internal/scrape"
 	"github.com/weaveguard/weaveguard/test/internal/secrets"
 	"github.com/weaveguard/weaveguard/test/lab"
 )
@@ -23,6 +26,17 @@ type watch struct {
 	mu      sync.Mutex
 	checker secrets.Checker
 	known   map[string]bool
+	said    map[string]string // by the output's name; looked into at the end
+}
+
+// keep remembers what a program said that has ended.
+func (w *watch) keep(output, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.said == nil {
+		w.said = map[string]string{}
+	}
+	w.said[output] += text + "\n"
 }
 
 // add remembers a secret in base64. What isn't one (a test may spoil the files) is none.
@@ -40,6 +54,12 @@ func (w *watch) add(name, text string) {
 		w.known = map[string]bool{}
 	}
 	w.known[text] = true
+}
+
+func (w *watch) kept() map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.said)
 }
 
 // check fails the test for each secret that the output has.
@@ -76,13 +96,16 @@ func (m *Mesh) learnSecrets() {
 	}
 }
 
-// CheckSecrets fails the test for each secret of the mesh that a process' log or an agent's status has. The end of each
-// test does so.
+// CheckSecrets fails the test for each secret of the mesh that a process' log, an agent's status or metrics, or an answer
+// of the plugin or the CLI has. The end of each test does so.
 func (m *Mesh) CheckSecrets(t secrets.Reporter, cli string) {
 	t.Helper()
 	m.learnSecrets()
 	for name, log := range m.Lab.Logs() {
 		m.secrets.check(t, "log of "+name, log)
+	}
+	for output, text := range m.secrets.kept() {
+		m.secrets.check(t, output, text)
 	}
 	for _, n := range m.Nodes {
 		if n.Agent == nil {
@@ -93,10 +116,15 @@ func (m *Mesh) CheckSecrets(t secrets.Reporter, cli string) {
 			continue
 		default:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), secretsTimeout)
-		out, err := n.Run(ctx, cli, "status", "-o", "json")
-		cancel()
-		m.secrets.check(t, "status of "+n.Name, fmt.Sprint(out, err))
+		for output, command := range map[string][]string{
+			"status":  {cli, "status", "-o", "json"},
+			"metrics": scrape.Command(scrape.Local(view.MetricsPort), "/metrics"),
+		} {
+			ctx, cancel := context.WithTimeout(context.Background(), secretsTimeout)
+			out, err := n.Run(ctx, command[0], command[1:]...)
+			cancel()
+			m.secrets.check(t, output+" of "+n.Name, fmt.Sprint(out, err))
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package agents_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,10 +33,32 @@ func (w *testWithin) end() {
 	w.cleanups = nil
 }
 
-// A private key in the log of any process of a mesh fails the test that made the mesh, and one that tells nothing passes.
-func TestSecretInLogFails(t *testing.T) {
-	for _, tells := range []bool{false, true} {
-		t.Run(fmt.Sprintf("tells %v", tells), func(t *testing.T) {
+// A private key in the log of any process of a mesh, or in an error, fails the test that made the mesh, and one that tells
+// nothing passes.
+func TestSecretFails(t *testing.T) {
+	tests := map[string]struct {
+		tell func(n *agents.Node, key string) error
+		want string
+	}{
+		"nowhere": {tell: func(*agents.Node, string) error { return nil }},
+		"log": {
+			tell: func(n *agents.Node, key string) error {
+				return n.MustStart(t, lab.Command{Name: "teller", Path: "echo", Args: []string{"key=" + key}}).Wait()
+			},
+			want: "teller has the secret private key 0",
+		},
+		"error": {
+			tell: func(n *agents.Node, key string) error {
+				if _, err := n.RunAgent(t.Context(), "--gossip-key-file", key); err == nil {
+					return errors.New("the agent runs with a file that isn't there")
+				}
+				return nil
+			},
+			want: "the agent on h1 has the secret private key 0",
+		},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
 			within := &testWithin{TB: t}
 			t.Cleanup(within.end)
 			m := agents.New(within, 1)
@@ -45,19 +68,14 @@ func TestSecretInLogFails(t *testing.T) {
 				_, err := n.Status(t.Context())
 				return err
 			})
-			if tells {
-				key := n.Keys(t).Generations[0].PrivateKey
-				if err := n.MustStart(within, lab.Command{Name: "teller", Path: "echo", Args: []string{"key=" + key}}).Wait(); err != nil {
-					t.Fatal(err)
-				}
+			if err := c.tell(n, n.Keys(t).Generations[0].PrivateKey); err != nil {
+				t.Fatal(err)
 			}
 			within.end()
-			if !tells && len(within.failures) != 0 {
+			if c.want == "" && len(within.failures) != 0 {
 				t.Errorf("the test failed: %q", within.failures)
 			}
-			if tells && !slices.ContainsFunc(within.failures, func(f string) bool {
-				return strings.Contains(f, "teller has the secret private key 0")
-			}) {
+			if c.want != "" && !slices.ContainsFunc(within.failures, func(f string) bool { return strings.Contains(f, c.want) }) {
 				t.Errorf("the test's failures are %q", within.failures)
 			}
 		})
