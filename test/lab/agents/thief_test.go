@@ -1,26 +1,17 @@
 package agents_test
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/memberlist"
-	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
-
 	"github.com/weaveguard/weaveguard/keys"
-	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/internal/stolen"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -28,102 +19,31 @@ import (
 // saysWithin is how soon the others say that somebody speaks for another.
 const saysWithin = 5 * time.Second
 
-// mouthpiece is a member of the gossip that says what it likes, and writes down what others say.
-type mouthpiece struct{ meta []byte }
-
-func (r *mouthpiece) NodeMeta(int) []byte             { return r.meta }
-func (r *mouthpiece) NotifyMsg([]byte)                {}
-func (r *mouthpiece) GetBroadcasts(int, int) [][]byte { return nil }
-func (r *mouthpiece) LocalState(bool) []byte          { return nil }
-func (r *mouthpiece) MergeRemoteState([]byte, bool)   {}
-
-// thiefMain is a thief until it is killed: file with the gossip key, address and port of its own, somebody's address,
-// member name, and in base64 what it announces. It prints the members that it sees, again and again.
-func thiefMain(args []string) int {
-	if err := beThief(args); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	return 1
-}
-
-func beThief(args []string) error {
-	text, err := os.ReadFile(args[0])
-	if err != nil {
-		return err
-	}
-	ring, err := keys.ParseKeyring(text)
-	if err != nil {
-		return err
-	}
-	own, err := netip.ParseAddrPort(args[1])
-	if err != nil {
-		return err
-	}
-	meta, err := base64.StdEncoding.DecodeString(args[4])
-	if err != nil {
-		return err
-	}
-	c := memberlist.DefaultLANConfig()
-	c.Name, c.SecretKey, c.Delegate = args[3], ring[0], &mouthpiece{meta}
-	c.BindAddr, c.BindPort = own.Addr().String(), int(own.Port())
-	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
-	c.Logger = log.New(io.Discard, "", 0)
-	list, err := memberlist.Create(c)
-	if err != nil {
-		return err
-	}
-	if _, err := list.Join([]string{args[2]}); err != nil {
-		return err
-	}
-	for {
-		if err := json.NewEncoder(os.Stdout).Encode(list.Members()); err != nil {
-			return err
-		}
-		time.Sleep(500 * time.Millisecond)
-	}
-}
-
 // robbed is a mesh of three, the last of which is in a thief's hands: its agent is dead, its identity and the gossip key
 // are stolen.
 type robbed struct {
 	*agents.Mesh
+	*stolen.Node
 	victim, lair *agents.Node
-	identity     keys.Identity // the lair's
-	sequence     uint64
-	members      int
 }
 
 func rob(t *testing.T) *robbed {
 	t.Helper()
 	m := agents.Up(t, 3)
 	time.Sleep(11 * time.Second) // whose pod CIDRs are whose is settled after ten
-	r := &robbed{Mesh: m, victim: m.Nodes[1], lair: m.Nodes[2], sequence: 1 << 50}
-	if err := r.lair.Agent.Kill(); err != nil {
+	lair := m.Nodes[2]
+	if err := lair.Agent.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	text := r.lair.MustRun(t, "cat", "/var/lib/weaveguard/"+keys.FileName)
-	if err := os.WriteFile(filepath.Join(dir, keys.FileName), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	store, err := keys.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = store.Close() })
-	r.identity = store.Identity()
-	return r
+	store := lair.MustRun(t, "cat", "/var/lib/weaveguard/"+keys.FileName)
+	return &robbed{Mesh: m, Node: stolen.Take(t, lair.Name, lair.Addr4, []byte(store)), victim: m.Nodes[1], lair: lair}
 }
 
 // member joins the gossip from the thief's host.
 func (r *robbed) member(t *testing.T, node string, meta []byte) *lab.Process {
 	t.Helper()
-	r.members++
-	own := netip.AddrPortFrom(r.lair.Addr4, uint16(view.GossipPort+10+r.members))
-	p := r.lair.MustStart(t, lab.Command{Helper: "thief", Args: []string{
-		filepath.Join(r.Lab.Dir(), "gossip.key"), own.String(), netip.AddrPortFrom(r.Nodes[0].Addr4, view.GossipPort).String(),
-		fmt.Sprintf("%s/%016x", node, r.members), base64.StdEncoding.EncodeToString(meta),
-	}})
+	p := r.lair.MustStart(t, lab.Command{Path: lab.Build(t, "./test/thief"),
+		Args: r.Member(filepath.Join(r.Lab.Dir(), "gossip.key"), r.Nodes[0].Addr4, node, meta)})
 	lab.Eventually(t, 20*time.Second, "the thief has joined", func() error {
 		if !strings.Contains(p.Log(), "\n") {
 			return fmt.Errorf("it prints %q", p.Log())
@@ -134,53 +54,15 @@ func (r *robbed) member(t *testing.T, node string, meta []byte) *lab.Process {
 }
 
 // overhear is what a node announces now.
-func (r *robbed) overhear(t *testing.T, node string) []byte {
+func (r *robbed) overhear(t *testing.T, node string) (newest []byte) {
 	t.Helper()
 	p := r.member(t, "spy", nil)
 	defer func() { _ = p.Kill() }()
-	var newest []byte
-	lab.Eventually(t, 20*time.Second, node+" is overheard", func() error {
-		lines := strings.Split(strings.TrimSpace(p.Log()), "\n")
-		var members []struct {
-			Name string
-			Meta []byte
-		}
-		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &members); err != nil {
-			return err // it is being written
-		}
-		var sequence uint64
-		for _, m := range members {
-			if name, _, _ := strings.Cut(m.Name, "/"); name != node {
-				continue
-			}
-			if record, err := record.Open(node, m.Meta); err == nil && record.Sequence >= sequence {
-				newest, sequence = m.Meta, record.Sequence
-			}
-		}
-		if newest == nil {
-			return fmt.Errorf("nobody says a word as %s: %v", node, members)
-		}
-		return nil
+	lab.Eventually(t, 20*time.Second, node+" is overheard", func() (err error) {
+		newest, err = stolen.Heard(p.Log(), node)
+		return err
 	})
 	return newest
-}
-
-// sign is a record under a name, by the identity that the thief has, with a pod CIDR.
-func (r *robbed) sign(t *testing.T, node string, cidr netip.Prefix) []byte {
-	t.Helper()
-	r.sequence++
-	private, err := wgtypes.GeneratePrivateKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := record.Sign(node, record.Record{
-		Identity: r.identity.Public(), Sequence: r.sequence, Generations: []record.Generation{{Number: 7, Key: keys.PublicKey(private.PublicKey())}},
-		Endpoint4: netip.AddrPortFrom(r.lair.Addr4, view.BasePort), PodCIDR4: cidr,
-	}, r.identity)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw
 }
 
 // picture is what the nodes send where: routes, and the peers with their keys, endpoints and addresses.
@@ -227,11 +109,11 @@ func TestThief(t *testing.T) {
 		record []byte
 		says   [2][]string // on the first node, and on the victim
 	}{
-		{"another's name", name, r.sign(t, name, r.victim.CIDR),
+		{"another's name", name, r.Sign(t, name, r.victim.CIDR),
 			[2][]string{{"node " + name, at, "another identity than before"}, {"node " + name, at, "too"}}},
-		{"another's name over its own record", name, r.sign(t, r.lair.Name, r.lair.CIDR),
+		{"another's name over its own record", name, r.Sign(t, r.lair.Name, r.lair.CIDR),
 			[2][]string{{"node " + name, at, "wrong signature"}, {"node " + name, at, "wrong signature"}}},
-		{"another's CIDR", r.lair.Name, r.sign(t, r.lair.Name, r.victim.CIDR),
+		{"another's CIDR", r.lair.Name, r.Sign(t, r.lair.Name, r.victim.CIDR),
 			[2][]string{{"node " + r.lair.Name, r.victim.CIDR.String(), "node " + name + " had"}, {"node " + r.lair.Name, "node " + name + " had"}}},
 		{"an old record", name, first,
 			[2][]string{{"node " + name, at, "an old record"}, {"node " + name, at, "this node made itself"}}},

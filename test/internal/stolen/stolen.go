@@ -1,0 +1,104 @@
+// Package stolen is what somebody can do who has a node's identity and the gossip key: sign what he likes, and make the
+// command thief announce it, and read what others announce.
+package stolen
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Node is a node in a thief's hands.
+type Node struct {
+	Name    string
+	Address netip.Addr
+
+	identity keys.Identity
+	sequence uint64
+	members  int
+}
+
+// Take opens a copy of the node's key store.
+func Take(t testing.TB, name string, address netip.Addr, keyStore []byte) *Node {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, keys.FileName), keyStore, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := keys.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	return &Node{Name: name, Address: address, identity: store.Identity(), sequence: 1 << 50}
+}
+
+// Sign makes a record under a node's name, with a pod CIDR; its sequence number is above all that the node itself makes.
+func (n *Node) Sign(t testing.TB, node string, cidr netip.Prefix) []byte {
+	t.Helper()
+	n.sequence++
+	private, err := wgtypes.GeneratePrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := record.Sign(node, record.Record{
+		Identity: n.identity.Public(), Sequence: n.sequence, Generations: []record.Generation{{Number: 7, Key: keys.PublicKey(private.PublicKey())}},
+		Endpoint4: netip.AddrPortFrom(n.Address, view.BasePort), PodCIDR4: cidr,
+	}, n.identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// Member are the arguments of the command thief: on the stolen node, with the gossip key in a file, it joins by a node's
+// address under a name.
+func (n *Node) Member(keyFile string, by netip.Addr, name string, meta []byte) []string {
+	n.members++
+	return []string{
+		keyFile, netip.AddrPortFrom(n.Address, uint16(view.GossipPort+10+n.members)).String(), netip.AddrPortFrom(by, view.GossipPort).String(),
+		fmt.Sprintf("%s/%016x", name, n.members), base64.StdEncoding.EncodeToString(meta),
+	}
+}
+
+// Heard is the newest that the command thief has heard of a node, by what it printed: the node's record.
+func Heard(printed, node string) ([]byte, error) {
+	end := strings.LastIndexByte(printed, '\n')
+	if end < 0 {
+		return nil, errors.New("the thief hasn't joined yet")
+	}
+	lines := strings.Split(printed[:end], "\n")
+	var members []struct {
+		Name string
+		Meta []byte
+	}
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &members); err != nil {
+		return nil, err
+	}
+	var newest []byte
+	var sequence uint64
+	for _, m := range members {
+		if name, _, _ := strings.Cut(m.Name, "/"); name != node {
+			continue
+		}
+		if record, err := record.Open(node, m.Meta); err == nil && record.Sequence >= sequence {
+			newest, sequence = m.Meta, record.Sequence
+		}
+	}
+	if newest == nil {
+		return nil, fmt.Errorf("nobody says a word as %s: %v", node, members)
+	}
+	return newest, nil
+}
