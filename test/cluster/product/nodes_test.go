@@ -8,6 +8,9 @@ import (
 	"testing"
 )
 
+// agentPID is a node's agent for its shell.
+const agentPID = `$(pgrep -xf '/weaveguard-agent --kubernetes .*')`
+
 // agentStarts tells the agents of the nodes at the start apart from any that come later.
 func (w *world) agentStarts(t *testing.T) []string {
 	t.Helper()
@@ -87,14 +90,7 @@ func (w *world) awaitSilent(t *testing.T, nodes []string, silent string) {
 func (w *world) testAgentsEnd(t *testing.T) {
 	node, others := w.nodes[1], []string{w.nodes[0], w.nodes[2]}
 	running := w.startTraffic(t, pod1, pod2) // on node 2
-	// Both would be started again by the host if they ended; that they don't run is what counts.
-	w.on(t, node, "sh", "-c", "kill -STOP $(pidof kubelet containerd)")
-	resume := func(ctx context.Context) error {
-		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT $(pidof kubelet containerd)")
-		return err
-	}
-	t.Cleanup(func() { _ = resume(context.Background()) })
-	w.on(t, node, "sh", "-c", "kill -KILL $(pgrep -xf '/weaveguard-agent --kubernetes .*')")
+	resume := w.endAgent(t, node)
 	w.awaitSilent(t, others, node)
 	for _, other := range others {
 		if err := w.hasPlace(t.Context(), other, node); err != nil {
@@ -111,6 +107,20 @@ func (w *world) testAgentsEnd(t *testing.T) {
 	if err := w.WaitNodesReady(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// endAgent ends a node's agent, and stops its kubelet and containerd until the returned function is called.
+func (w *world) endAgent(t *testing.T, node string) (resume func(context.Context) error) {
+	t.Helper()
+	// Both would be started again by the host if they ended; that they don't run is what counts.
+	w.on(t, node, "sh", "-c", "kill -STOP $(pidof kubelet containerd)")
+	resume = func(ctx context.Context) error {
+		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT $(pidof kubelet containerd)")
+		return err
+	}
+	t.Cleanup(func() { _ = resume(context.Background()) })
+	w.on(t, node, "sh", "-c", "kill -KILL "+agentPID)
+	return resume
 }
 
 // testAgentRestart deletes an agent's pod: the next one adopts what is there.

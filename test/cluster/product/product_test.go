@@ -19,6 +19,7 @@ func TestProduct(t *testing.T) {
 	t.Run("an agent's pod is deleted under traffic", w.testAgentRestart)
 	t.Run("a node's agent and kubelet end", w.testAgentsEnd)
 	t.Run("a node is cut off its power", w.testPowerCut)
+	t.Run("a stolen node says what others may say alone", w.testStolenGossip)
 	t.Run("a node's disk is wiped", w.testWipedDisk)
 	t.Run("no secret was said anywhere", w.testSecrets)
 	t.Run("a node joins, and is deleted", w.testJoinAndDelete)

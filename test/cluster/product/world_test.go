@@ -242,18 +242,21 @@ func (w *world) log(ctx context.Context, node string) (string, error) {
 // awaitProblem waits until a node's status has a problem (or a warning) that says all of the words.
 func (w *world) awaitProblem(t *testing.T, node string, words ...string) {
 	t.Helper()
-	w.eventually(t, node+" says "+strings.Join(words, ", "), func(ctx context.Context) error {
-		status, err := w.status(ctx, node)
-		if err != nil {
-			return err
+	w.eventually(t, node+" says "+strings.Join(words, ", "), func(ctx context.Context) error { return w.saysProblem(ctx, node, words) })
+}
+
+// saysProblem tells whether a node's status has a problem (or a warning) that says all of the words.
+func (w *world) saysProblem(ctx context.Context, node string, words []string) error {
+	status, err := w.status(ctx, node)
+	if err != nil {
+		return err
+	}
+	for _, problem := range status.Problems {
+		if saysAll(problem.String(), words) {
+			return nil
 		}
-		for _, problem := range status.Problems {
-			if saysAll(problem.String(), words) {
-				return nil
-			}
-		}
-		return fmt.Errorf("its problems are %q", status.Problems)
-	})
+	}
+	return fmt.Errorf("its problems are %q", status.Problems)
 }
 
 func saysAll(text string, words []string) bool {
