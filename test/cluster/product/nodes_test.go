@@ -109,8 +109,16 @@ func (w *world) testAgentsEnd(t *testing.T) {
 	}
 }
 
-// endAgent ends a node's agent, and stops its kubelet and containerd until the returned function is called.
+// endAgent ends a node's agent, and has nobody start it again until the returned function is called.
 func (w *world) endAgent(t *testing.T, node string) (resume func(context.Context) error) {
+	t.Helper()
+	resume = w.stopKubelet(t, node)
+	w.on(t, node, "sh", "-c", "kill -KILL "+agentPID)
+	return resume
+}
+
+// stopKubelet stops a node's kubelet and containerd until the returned function is called.
+func (w *world) stopKubelet(t *testing.T, node string) (resume func(context.Context) error) {
 	t.Helper()
 	// Both would be started again by the host if they ended; that they don't run is what counts.
 	w.on(t, node, "sh", "-c", "kill -STOP $(pidof kubelet containerd)")
@@ -119,7 +127,6 @@ func (w *world) endAgent(t *testing.T, node string) (resume func(context.Context
 		return err
 	}
 	t.Cleanup(func() { _ = resume(context.Background()) })
-	w.on(t, node, "sh", "-c", "kill -KILL "+agentPID)
 	return resume
 }
 

@@ -17,6 +17,7 @@ func TestProduct(t *testing.T) {
 	t.Run("the service account may do little", w.testAccess)
 	t.Run("keys rotate under traffic", w.testRotation)
 	t.Run("an agent's pod is deleted under traffic", w.testAgentRestart)
+	t.Run("an agent's token is revoked under traffic", w.testRevokedToken)
 	t.Run("a node's agent and kubelet end", w.testAgentsEnd)
 	t.Run("a node is cut off its power", w.testPowerCut)
 	t.Run("a stolen node says what others may say alone", w.testStolenGossip)

@@ -251,6 +251,10 @@ func (w *world) saysProblem(ctx context.Context, node string, words []string) er
 	if err != nil {
 		return err
 	}
+	return hasProblem(status, words)
+}
+
+func hasProblem(status view.Status, words []string) error {
 	for _, problem := range status.Problems {
 		if saysAll(problem.String(), words) {
 			return nil

@@ -1,0 +1,63 @@
+package product_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// testRevokedToken deletes an agent's pod, and with it its token, while the node's kubelet doesn't see that, as after a
+// Node was deleted and made again: the agent goes on with what it knows and says what is wrong, and the next one has a
+// good token.
+func (w *world) testRevokedToken(t *testing.T) {
+	node := w.nodes[0]
+	program := buildProgram(t, "./cmd/weaveguard")
+	running := w.startTraffic(t, pod1, pod2)
+	resume := w.stopKubelet(t, node)
+	old, err := w.agentPod(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.kubectl(t, "delete", "pod", old.Name, "-n", system, "--force", "--grace-period=0")
+	w.eventually(t, "the agent says that its token isn't accepted", func(ctx context.Context) error {
+		// Something that it would put right.
+		if condition(w.nodeObject(t, node)).Status == corev1.ConditionFalse {
+			const untrue = `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True","reason":"Test"}]}}`
+			w.kubectl(t, "patch", "node", node, "--subresource=status", "-p", untrue)
+		}
+		text, err := w.OnNode(ctx, node, program, "status", "-o", "json") // not by the API server: it knows of no such pod
+		if err != nil {
+			return err
+		}
+		var status view.Status
+		if err := json.Unmarshal([]byte(text), &status); err != nil {
+			return err
+		}
+		return hasProblem(status, []string{"doesn't accept this agent's token", "Unauthorized"})
+	})
+	running.goOn(t, w, 1)
+	if err := resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(t, "another agent puts right what the one before couldn't", func(ctx context.Context) error {
+		pod, err := w.agentPod(ctx, node)
+		if err != nil || pod.Name == old.Name {
+			return errors.Join(errors.New("there is no new pod yet"), err)
+		}
+		if condition(w.nodeObject(t, node)).Status != corev1.ConditionFalse {
+			return errors.New("the Node still says that its network is unavailable")
+		}
+		return nil
+	})
+	w.awaitMesh(t)
+	running.goOn(t, w, 1)
+	running.stop(t)
+	if err := w.WaitNodesReady(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+}
