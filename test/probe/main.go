@@ -8,12 +8,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/weaveguard/weaveguard/test/flow"
 )
 
 // marker is in everything that goes over the wire, so that a capture shows what is in the clear.
@@ -34,7 +37,7 @@ func command() *cobra.Command {
 		Use: "probe", Short: "Send and answer test traffic",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), getCommand(), tcpCommand(), udpCommand(), whoamiCommand())
+	root.AddCommand(serveCommand(), getCommand(), tcpCommand(), udpCommand(), shoutCommand(), whoamiCommand())
 	return root
 }
 
@@ -92,6 +95,19 @@ func udpCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&e.wait, "wait", 2*time.Second, "an echo is lost when it takes longer")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this time")
 	return cmd
+}
+
+func shoutCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "shout IP:PORT", Short: "Send datagrams without pause until told to end, whatever comes of it", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			to, err := netip.ParseAddrPort(args[0])
+			if err != nil {
+				return err
+			}
+			return flow.Shout(cmd.Context(), to, []byte(marker), func() {})
+		},
+	}
 }
 
 // report prints a client's result, also that of a failure as far as it goes.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/weaveguard/weaveguard/test/cluster"
 )
 
 // agentPID is a node's agent for its shell.
@@ -29,9 +31,20 @@ func (w *world) agentStarts(t *testing.T) []string {
 	return all
 }
 
-// testPowerCut stops a node altogether: it keeps its place, and comes back as who it was.
+// testPowerCut stops a node altogether: it keeps its place, and comes back as who it was. A pod there sends without pause
+// from its first moment, as others send to pods there, and nothing of it is ever in the clear.
 func (w *world) testPowerCut(t *testing.T) {
 	node, others := w.nodes[2], w.nodes[:2]
+	const beacon = "beacon"
+	heard := w.hear(t, pod1)
+	pod := cluster.Pod{Name: beacon, Node: node, Args: []string{"shout", join(w.podIP(t, pod1).String(), blindPort)}}
+	if err := errors.Join(w.RunPod(t.Context(), pod), w.WaitPodReady(t.Context(), beacon)); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitMore(t, "the beacon is heard", heard)
+	senders := []*blind{w.sendBlindly(t, place{pod1, true}, w.podIP(t, pod3)), w.sendBlindly(t, place{name: others[0]}, w.podIP(t, beacon))}
+	under := w.watchUnderlay(t)
+	w.allTry(t, senders)
 	before := w.mustWG(t, node)
 	if err := w.StopNode(t.Context(), node); err != nil {
 		t.Fatal(err)
@@ -64,6 +77,12 @@ func (w *world) testPowerCut(t *testing.T) {
 		}
 		return err
 	})
+	w.awaitMore(t, "the beacon is heard", heard)
+	w.allTry(t, senders)
+	under.stop(t, w).judge(t, nil, 1)
+	if err := w.DeletePod(t.Context(), beacon); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // awaitSilent waits until the gossip of some nodes has noticed that another is silent.
