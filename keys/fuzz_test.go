@@ -88,3 +88,36 @@ func FuzzSequence(f *testing.F) {
 		}
 	})
 }
+
+// FuzzKeyring reads any bytes as a gossip keyring: never a panic, no error that quotes them, and what is accepted is
+// read again as the same keys.
+func FuzzKeyring(f *testing.F) {
+	key := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{9}, GossipKeySize))
+	for _, text := range []string{
+		key, key + "\n", "# comment\r\n\n  " + key + "\t\n" + key, strings.Repeat(key+"\n", maxGossipKeys+1),
+		key[:43], key + key, "", "#", "\x00", strings.ReplaceAll(key, "C", "-"),
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		ring, err := ParseKeyring(text)
+		if err != nil {
+			if ring != nil {
+				t.Errorf("refused, and %d keys", len(ring))
+			}
+			for line := range bytes.Lines(text) {
+				if line = bytes.TrimSpace(line); len(line) > 16 && strings.Contains(err.Error(), string(line)) {
+					t.Errorf("an error quotes the keyring: %v", err)
+				}
+			}
+			return
+		}
+		if len(ring) == 0 || len(ring) > maxGossipKeys {
+			t.Errorf("%d keys", len(ring))
+		}
+		again, err := ParseKeyring(ring.Text())
+		if err != nil || !ring.Equal(again) {
+			t.Errorf("read again: %v", err)
+		}
+	})
+}
