@@ -42,7 +42,7 @@ func TestRotation(t *testing.T) {
 
 // agentBinaries are what whole agents need.
 var agentBinaries = []string{
-	"./cmd/weaveguard-agent", "./cmd/weaveguard", "./cmd/weaveguard-cni",
+	"./cmd/weaveguard-agent", "./cmd/weaveguard", "./cmd/weaveguard-cni", "./test/thief",
 	"github.com/containernetworking/plugins/plugins/meta/portmap",
 }
 

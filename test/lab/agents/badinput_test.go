@@ -38,6 +38,7 @@ func says(t *testing.T, n *agents.Node, words ...string) {
 
 // A host with another gossip key hears and says nothing, and both sides name the other.
 func TestWrongGossipKey(t *testing.T) {
+	t.Parallel()
 	m := agents.Up(t, 2)
 	stranger, err := m.Lab.AddHost()
 	if err != nil {
@@ -56,6 +57,7 @@ func TestWrongGossipKey(t *testing.T) {
 
 // Weave Net's bridge is called weave too: it isn't touched, and named for what it is.
 func TestForeignBridge(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 1)
 	n := m.Nodes[0]
 	n.MustRun(t, "ip", "link", "add", "weave", "type", "bridge")
@@ -73,6 +75,7 @@ func TestForeignBridge(t *testing.T) {
 
 // A route that leads part of the pod CIDR elsewhere is named, and the node goes on once it is gone.
 func TestOverlappingRoute(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 1)
 	n := m.Nodes[0]
 	n.MustRun(t, "ip", "route", "add", "10.32.1.64/26", "via", "10.99.0.200")
@@ -84,6 +87,7 @@ func TestOverlappingRoute(t *testing.T) {
 
 // Of two hosts with overlapping pod CIDRs one keeps its own, both say so, and the rest of the mesh is none the worse.
 func TestOverlappingPodCIDRs(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 3)
 	m.Nodes[1].CIDR = netip.PrefixFrom(m.Nodes[0].CIDR.Addr(), 25)
 	for _, n := range m.Nodes {
@@ -105,6 +109,7 @@ func TestOverlappingPodCIDRs(t *testing.T) {
 // A key file that can't be read is named and left as it is; tunnels that stand go on, and so does the node once the
 // file is whole again.
 func TestCorruptKeyFile(t *testing.T) {
+	t.Parallel()
 	m := agents.Up(t, 2)
 	n := m.Nodes[0]
 	f := flow(t, n.AddPod(t, "pod"), m.Nodes[1].AddPod(t, "pod"), "corrupt")
@@ -129,6 +134,7 @@ func TestCorruptKeyFile(t *testing.T) {
 // Without WireGuard in the kernel and without the userspace daemon, or a TUN for it, the node says so, attaches
 // nothing, and goes on when it is there.
 func TestNoWireGuard(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 1)
 	n := m.Nodes[0]
 	n.Args = []string{"--wireguard", "userspace"}
@@ -146,6 +152,7 @@ func TestNoWireGuard(t *testing.T) {
 
 // Flags that can't be used end the agent at once, with an error that names them.
 func TestBadFlags(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 1)
 	n := m.Nodes[0]
 	for want, args := range map[string][]string{

@@ -17,6 +17,7 @@ var granted = []string{"net_admin", "dac_override"}
 
 // With the capabilities of the manifest the agents do all that they are for.
 func TestCapabilitiesSuffice(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 2)
 	for _, n := range m.Nodes {
 		ownDirs(t, n)
@@ -41,6 +42,7 @@ func TestCapabilitiesSuffice(t *testing.T) {
 
 // Each of them is needed: without it an agent says what is missing, and isn't ready.
 func TestEachCapabilityIsNeeded(t *testing.T) {
+	t.Parallel()
 	for _, missing := range []struct{ capability, says string }{
 		{"net_admin", "NET_ADMIN"},
 		{"dac_override", "permission denied"},

@@ -218,6 +218,7 @@ func TestKeyringRotation(t *testing.T) {
 // A keyring's file that is emptied, deleted, or replaced while the agent runs changes nothing but what status says; and
 // that ends when the file is good again.
 func TestKeyringFileAtFault(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 2)
 	files := ownKeyring(t, m, filepath.Join(m.Lab.Dir(), "gossip.key"))
 	for _, n := range m.Nodes {
@@ -282,6 +283,7 @@ func TestKeyringFileAtFault(t *testing.T) {
 // An operator in haste replaces the key on one host after the other in one step, and takes the old one out as soon as
 // the agents have seen that. They hold each change back for as long as others may not know of it, so nobody is lost.
 func TestKeyringInHaste(t *testing.T) {
+	t.Parallel()
 	m := agents.New(t, 3)
 	original := filepath.Join(m.Lab.Dir(), "gossip.key")
 	files := ownKeyring(t, m, original)

@@ -98,6 +98,7 @@ func TestPodsSpeakForThemselvesAlone(t *testing.T) {
 // Pods reach no port of nodes that isn't for them, on their own node at whichever address, and on another; what a flag
 // allows they reach, and nodes reach each other all the time.
 func TestPodsReachNoPortOfNodes(t *testing.T) {
+	t.Parallel()
 	m := agents.Up(t, 2)
 	a, b := m.Nodes[0], m.Nodes[1]
 	pod := a.AddPod(t, "pod")

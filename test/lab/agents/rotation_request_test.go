@@ -15,6 +15,7 @@ import (
 
 // What an operator asks for with the CLI, and what comes of it on a disk that can't be written.
 func TestRotationRequests(t *testing.T) {
+	t.Parallel()
 	m := agents.Up(t, 2)
 	n := m.Nodes[0]
 	cli := lab.Build(t, "./cmd/weaveguard")
@@ -57,6 +58,7 @@ func complains(err error, text string) bool {
 
 // A key that is older than the schedule says is changed when its agent starts, and none that isn't.
 func TestRotationBySchedule(t *testing.T) {
+	t.Parallel()
 	m := agents.Up(t, 2)
 	old, young := m.Nodes[0], m.Nodes[1]
 	for n, age := range map[*agents.Node]time.Duration{old: 721 * time.Hour, young: 600 * time.Hour} {

@@ -36,6 +36,7 @@ func (w *testWithin) end() {
 // A private key in the log of any process of a mesh, or in an error, fails the test that made the mesh, and one that tells
 // nothing passes.
 func TestSecretFails(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		tell func(n *agents.Node, key string) error
 		want string
