@@ -55,12 +55,12 @@ func routerAdvertisement(from, to netip.Addr, mac net.HardwareAddr) []byte {
 
 // wire is a socket for whole frames on an interface.
 type wire struct {
-	t  *testing.T
+	t  testing.TB
 	fd int
 }
 
 // openWire opens an interface in a namespace.
-func openWire(t *testing.T, n ns.NetNS, name string) wire {
+func openWire(t testing.TB, n ns.NetNS, name string) wire {
 	t.Helper()
 	w := wire{t: t}
 	in(t, n, func() error {

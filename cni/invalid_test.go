@@ -64,7 +64,7 @@ func TestBadInput(t *testing.T) {
 		{"STATUS of a bad configuration", call{stdin: with("mtu", 10), verb: "STATUS"}, 7, []string{"key mtu"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			n := &node{T: t, ns: n.ns, dataDir: n.dataDir}
+			n := &node{TB: t, ns: n.ns, dataDir: n.dataDir}
 			if tt.call.verb == "" {
 				tt.call.verb = "ADD"
 			}

@@ -55,7 +55,7 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-func newNS(t *testing.T) ns.NetNS {
+func newNS(t testing.TB) ns.NetNS {
 	t.Helper()
 	n, err := testutils.NewNS()
 	if err != nil {
@@ -72,7 +72,7 @@ func closeNS(n ns.NetNS) {
 }
 
 // in runs f in a namespace.
-func in(t *testing.T, n ns.NetNS, f func() error) {
+func in(t testing.TB, n ns.NetNS, f func() error) {
 	t.Helper()
 	if err := n.Do(func(ns.NetNS) error { return f() }); err != nil {
 		t.Fatal(err)
@@ -81,14 +81,14 @@ func in(t *testing.T, n ns.NetNS, f func() error) {
 
 // node is a node in a network namespace of its own, with forwarding on as the agent leaves it.
 type node struct {
-	*testing.T
+	testing.TB
 	ns      ns.NetNS
 	dataDir string
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
-	n := &node{T: t, ns: newNS(t), dataDir: filepath.Join(t.TempDir(), "cni")}
+	n := &node{TB: t, ns: newNS(t), dataDir: filepath.Join(t.TempDir(), "cni")}
 	n.sysctl("net/ipv4/ip_forward", "1")
 	n.sysctl("net/ipv6/conf/all/forwarding", "1")
 	for _, name := range []string{"iptables", "ip6tables", "arptables"} {
@@ -99,13 +99,13 @@ func newNode(t *testing.T) *node {
 
 func (n *node) sysctl(key, value string) {
 	n.Helper()
-	in(n.T, n.ns, func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0) })
+	in(n.TB, n.ns, func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0) })
 }
 
 func (n *node) readSysctl(key string) string {
 	n.Helper()
 	var value string
-	in(n.T, n.ns, func() error {
+	in(n.TB, n.ns, func() error {
 		b, err := os.ReadFile("/proc/sys/" + key)
 		value = strings.TrimSpace(string(b))
 		return err
@@ -116,7 +116,7 @@ func (n *node) readSysctl(key string) string {
 // netlink runs f with the node's netlink.
 func (n *node) netlink(f func() error) {
 	n.Helper()
-	in(n.T, n.ns, f)
+	in(n.TB, n.ns, f)
 }
 
 // config is the network configuration as a runtime passes it, with changes; a nil value removes a key.

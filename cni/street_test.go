@@ -121,7 +121,7 @@ func newStreet(t *testing.T) *street {
 
 func (s *street) newPod(name string) pod {
 	s.Helper()
-	p := pod{ns: newNS(s.T)}
+	p := pod{ns: newNS(s.TB)}
 	r := s.add(name, p.ns, map[string]any{"subnets": []string{"10.32.5.0/24", "fd00:5::/64"}})
 	p.port = store.ID{ContainerID: name, IfName: "eth0"}.HostInterface()
 	for _, ip := range r.IPs {
@@ -142,7 +142,7 @@ func (p pod) linkLocal() netip.Addr {
 }
 
 // await waits for a condition.
-func await(t *testing.T, what string, condition func() bool) {
+func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -153,7 +153,7 @@ func await(t *testing.T, what string, condition func() bool) {
 
 // until reads frames up to one with this text, and reports whether one with these bytes came before. A frame's VLAN tag
 // isn't in the bytes that a socket gives, so the header is compared without what follows the addresses.
-func until(t *testing.T, w wire, last string, want []byte) bool {
+func until(t testing.TB, w wire, last string, want []byte) bool {
 	t.Helper()
 	found := false
 	for {
@@ -186,7 +186,7 @@ func (s *street) traffic() (stop func() int) {
 	} {
 		var conns [2]*net.UDPConn
 		for i, end := range ends {
-			in(s.T, end.ns, func() (err error) {
+			in(s.TB, end.ns, func() (err error) {
 				conns[i], err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(end.address, 0)))
 				return err
 			})
