@@ -11,11 +11,11 @@ trap 'rm -rf "$scratch"' EXIT
 cache=$(go env GOCACHE)/fuzz/weaveguard # what earlier runs found interesting
 failed=()
 
-# fuzz PROGRAM PACKAGE TARGET fuzzes one target. Two workers, whatever else the machine has to do, and not a minute to
-# make a finding smaller.
+# fuzz PROGRAM PACKAGE TARGET fuzzes one target. Two workers, whatever else the machine has to do, and no time to make
+# findings smaller: nothing else is tried meanwhile, and what is new is mostly not worth it.
 fuzz() {
 	local log=$scratch/log
-	if (cd "$2" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$time" -test.fuzzminimizetime 2s \
+	if (cd "$2" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$time" -test.fuzzminimizetime 1x \
 		-test.parallel 2 -test.fuzzcachedir "$cache/$2") >"$log" 2>&1; then
 		echo "$2 $3: $(grep -o 'execs: .*' "$log" | tail -1)"
 	# An input that was under way as the time ended is no finding (golang/go 48591).

@@ -100,6 +100,18 @@ func (b *book) alive(name, node string, addr netip.AddrPort, raw []byte, now tim
 	return news, true
 }
 
+// knows reports whether a member of node is alive.
+func (b *book) knows(name, node string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e, known := b.nodes[node]
+	if !known {
+		return false
+	}
+	_, known = e.members[name]
+	return known
+}
+
 // gone notes that a member isn't alive any more. What it announced stays.
 func (b *book) gone(name, node string) (news bool) {
 	b.mu.Lock()

@@ -1,58 +1,60 @@
 package gossip
 
 import (
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"hash/maphash"
-	"io"
-	"log"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/memberlist"
 )
 
 // What anybody may cost us before anything is decrypted.
 const (
-	// maxStreams is how many accepted streams are open at a time. memberlist ends each after streamTimeout.
-	maxStreams = 128
+	// maxStreams is how many accepted streams are open at a time, of known addresses and of strangers each.
+	// memberlist ends each after streamTimeout.
+	maxStreams = 64
 	// maxSourceStreams is how many of them one address may have. A member has one exchange, one join and one
 	// probe with another at a time.
 	maxSourceStreams = 6
 	// maxStreamSize is how much a stream may bring, in bytes: 8192 members (maxNodes) with a name of 270, a record
 	// of 512 and 100 around them, and a state of 1 MiB (maxStateSize), are 7.9 MiB.
 	maxStreamSize = 9 << 20
-	// maxStreamsSize is how much all open streams may have brought: more than one address can fill.
-	maxStreamsSize = 64 << 20
+	// maxStreamsSize is how much all open streams may have brought, of known addresses and of strangers each: as
+	// much as three of the largest.
+	maxStreamsSize = 32 << 20
+	// maxPacketSize is how large a packet may be, in bytes. Members send 1400, and a checksum.
+	maxPacketSize = 1500
 	// maxPackets is how many packets one address may send in a second. A member gossips ten times a second, and
 	// probes and messages add a few.
 	maxPackets = 1000
 	// packetBuckets is how many counters there are for that. Addresses whose hashes meet share one.
 	packetBuckets = 8192
-)
-
-const (
-	encryptedStream   = 10 // memberlist's message type
-	streamHeader      = 6  // it, the length of what follows in four bytes, and the encryption's version
-	encryptionVersion = 1  // the other one, 0, pads; no member of ours uses it
-	encryptionCost    = 29 // version, nonce and tag; memberlist panics when there is nothing else
+	// maxMessages is how many messages for the agent are taken from a known address in a second, and maxStrange from
+	// all others together. An agent sends another one a second, and more when its keys change. So who floods one takes
+	// nobody else's place among the maxMail that wait, which the agent takes several times a second.
+	maxMessages = 16
+	maxStrange  = 64
 )
 
 var (
 	errStreamSize    = errors.New("stream exceeds limit")
-	errStreamsSize   = errors.New("streams together exceeds limit")
-	errStreamVersion = errors.New("encryption version not supported")
-	errStreamEmpty   = errors.New("encrypted stream is too short")
+	errStreamDropped = errors.New("what is open exceeds limit: dropped for another stream")
 )
 
 // caps counts what is open. Safe for concurrent use.
 type caps struct {
-	mu      sync.Mutex
-	streams map[netip.Addr]int
-	open    int
-	size    int // what the open streams have brought
+	keys inspector
+
+	mu        sync.Mutex
+	streams   map[netip.Addr]int
+	known     map[netip.Addr]bool // where members and targets are
+	members   pool
+	strangers pool
+	sent      map[netip.Addr]int // messages, in this second; under the zero address those of strangers
+	sentAt    int64
 
 	// Those for packets belong to the one goroutine that takes them.
 	seed   maphash.Seed
@@ -60,8 +62,36 @@ type caps struct {
 	counts [packetBuckets]uint16
 }
 
-func newCaps() *caps {
-	return &caps{streams: make(map[netip.Addr]int), seed: maphash.MakeSeed()}
+// pool is the open streams of those who are known, or of those who aren't. What is known was said with the gossip
+// key or by the configuration, so who has neither can't take a known one's place. And since a stranger may be a new
+// node, the strangers' pool makes room: who holds many streams, from however many addresses, loses them.
+type pool struct {
+	open []*cappedStream // oldest first
+	size int             // what they have brought
+}
+
+func newCaps(keys inspector) *caps {
+	return &caps{
+		keys:    keys,
+		streams: make(map[netip.Addr]int),
+		known:   make(map[netip.Addr]bool),
+		sent:    make(map[netip.Addr]int),
+		seed:    maphash.MakeSeed(),
+	}
+}
+
+// know replaces the addresses that are known. They belong to caps from then on.
+func (c *caps) know(known map[netip.Addr]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = known
+}
+
+// meet adds an address to those that are known.
+func (c *caps) meet(addr netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known[addr] = true
 }
 
 // admit returns conn with its limits, or nil when there are too many.
@@ -69,12 +99,97 @@ func (c *caps) admit(conn net.Conn) net.Conn {
 	from := addressOf(conn.RemoteAddr())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open >= maxStreams || c.streams[from] >= maxSourceStreams {
+	if c.streams[from] >= maxSourceStreams {
 		return nil
 	}
-	c.open++
+	p := &c.strangers
+	if c.known[from] {
+		p = &c.members
+	}
+	if len(p.open) >= maxStreams {
+		if p == &c.members {
+			return nil
+		}
+		c.drop(p.open[0])
+	}
+	s := &cappedStream{Conn: conn, caps: c, pool: p, from: from}
+	s.inspected = inspected{
+		inspector: c.keys,
+		take:      func(n int) error { return c.take(s, n) },
+		messages:  func(n int) bool { return c.messages(from, n, time.Now()) },
+	}
+	p.open = append(p.open, s)
 	c.streams[from]++
-	return &cappedStream{Conn: conn, caps: c, from: from}
+	return s
+}
+
+// drop closes a stream for another one's sake.
+func (c *caps) drop(s *cappedStream) {
+	s.dropped = true
+	c.release(s)
+	_ = s.Conn.Close()
+}
+
+// release gives back what a stream held.
+func (c *caps) release(s *cappedStream) {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.pool.open = slices.DeleteFunc(s.pool.open, func(o *cappedStream) bool { return o == s })
+	s.pool.size -= s.size
+	if c.streams[s.from]--; c.streams[s.from] == 0 {
+		delete(c.streams, s.from)
+	}
+}
+
+// take notes that a stream has brought n bytes more. When its pool has too much, a stream of the address goes that
+// brought most of it.
+func (c *caps) take(s *cappedStream, n int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.size+n > maxStreamSize+streamHeader {
+		return errStreamSize
+	}
+	for !s.closed && s.pool.size+n > maxStreamsSize {
+		c.drop(s.pool.heaviest())
+	}
+	if s.closed {
+		return net.ErrClosed
+	}
+	s.size += n
+	s.pool.size += n
+	return nil
+}
+
+// heaviest returns the largest stream of the address that brought most.
+func (p *pool) heaviest() *cappedStream {
+	brought := make(map[netip.Addr]int)
+	for _, s := range p.open {
+		brought[s.from] += s.size
+	}
+	return slices.MaxFunc(p.open, func(x, y *cappedStream) int {
+		return cmp.Or(cmp.Compare(brought[x.from], brought[y.from]), cmp.Compare(x.size, y.size))
+	})
+}
+
+// messages reports whether n more messages from there are taken.
+func (c *caps) messages(from netip.Addr, n int, at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := at.Unix(); now != c.sentAt {
+		c.sentAt = now
+		clear(c.sent)
+	}
+	most := maxMessages
+	if !c.known[from] {
+		from, most = netip.Addr{}, maxStrange
+	}
+	if n > most-c.sent[from] {
+		return false
+	}
+	c.sent[from] += n
+	return true
 }
 
 // packet reports whether one more packet from there is taken.
@@ -99,185 +214,4 @@ func addressOf(a net.Addr) netip.Addr {
 		return a.AddrPort().Addr().Unmap()
 	}
 	return netip.Addr{}
-}
-
-// cappedStream is an accepted stream. One goroutine reads it.
-type cappedStream struct {
-	net.Conn
-	caps *caps
-	from netip.Addr
-
-	header []byte // the first bytes, until they are judged
-	judged bool
-	size   int // under caps.mu
-	closed bool
-}
-
-// Read hands nothing on before the header is judged.
-func (s *cappedStream) Read(p []byte) (int, error) {
-	if !s.judged {
-		if err := s.judge(); err != nil {
-			return 0, err
-		}
-	}
-	if len(s.header) > 0 {
-		n := copy(p, s.header)
-		s.header = s.header[n:]
-		return n, nil
-	}
-	n, err := s.Conn.Read(p)
-	if n > 0 {
-		if full := s.take(n); full != nil {
-			return 0, full
-		}
-	}
-	return n, err
-}
-
-// judge reads the header. What isn't an encrypted stream is memberlist's to refuse.
-func (s *cappedStream) judge() error {
-	var buf [streamHeader]byte
-	if n, err := io.ReadFull(s.Conn, buf[:1]); err != nil {
-		return err
-	} else if buf[0] != encryptedStream {
-		s.header, s.judged = buf[:n], true
-		return nil
-	}
-	// The length first: who claims too much isn't waited for.
-	if _, err := io.ReadFull(s.Conn, buf[1:5]); err != nil {
-		return err
-	}
-	size := binary.BigEndian.Uint32(buf[1:5])
-	switch {
-	case size > maxStreamSize:
-		return errStreamSize
-	case size <= encryptionCost:
-		return errStreamEmpty
-	}
-	if _, err := io.ReadFull(s.Conn, buf[5:]); err != nil {
-		return err
-	}
-	if buf[5] != encryptionVersion {
-		return errStreamVersion
-	}
-	s.header, s.judged = buf[:], true
-	return nil
-}
-
-func (s *cappedStream) take(n int) error {
-	s.caps.mu.Lock()
-	defer s.caps.mu.Unlock()
-	if s.closed {
-		return net.ErrClosed
-	}
-	if s.size+n > maxStreamSize+streamHeader {
-		return errStreamSize
-	}
-	if s.caps.size+n > maxStreamsSize {
-		return errStreamsSize
-	}
-	s.size += n
-	s.caps.size += n
-	return nil
-}
-
-// Close gives back what the stream held.
-func (s *cappedStream) Close() error {
-	s.caps.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		s.caps.open--
-		s.caps.size -= s.size
-		if s.caps.streams[s.from]--; s.caps.streams[s.from] == 0 {
-			delete(s.caps.streams, s.from)
-		}
-	}
-	s.caps.mu.Unlock()
-	return s.Conn.Close()
-}
-
-// capped puts caps between memberlist's transport and memberlist. What it refuses goes to the logger, which counts
-// it and prints it once an interval.
-type capped struct {
-	inner   *memberlist.NetTransport
-	caps    *caps
-	logger  *log.Logger
-	streams chan net.Conn
-	packets chan *memberlist.Packet
-
-	shut    sync.Once
-	closing chan struct{} // memberlist takes nothing more
-	done    chan struct{} // nothing more comes
-	pumps   sync.WaitGroup
-}
-
-func newCapped(inner *memberlist.NetTransport, logger *log.Logger) *capped {
-	c := &capped{
-		inner:   inner,
-		caps:    newCaps(),
-		logger:  logger,
-		streams: make(chan net.Conn),
-		packets: make(chan *memberlist.Packet),
-		closing: make(chan struct{}),
-		done:    make(chan struct{}),
-	}
-	c.pumps.Go(c.pumpStreams)
-	c.pumps.Go(c.pumpPackets)
-	return c
-}
-
-func (c *capped) pumpStreams() {
-	for {
-		select {
-		case conn := <-c.inner.StreamCh():
-			stream := c.caps.admit(conn)
-			if stream == nil {
-				c.logger.Printf("[WARN] memberlist: number of streams exceeds limit %s", memberlist.LogConn(conn))
-				_ = conn.Close()
-				continue
-			}
-			select {
-			case c.streams <- stream:
-			case <-c.closing:
-				_ = stream.Close()
-			}
-		case <-c.done:
-			return
-		}
-	}
-}
-
-func (c *capped) pumpPackets() {
-	for {
-		select {
-		case p := <-c.inner.PacketCh():
-			switch {
-			case !c.caps.packet(p.From, p.Timestamp):
-				c.logger.Printf("[WARN] memberlist: rate of packets exceeds limit %s", memberlist.LogAddress(p.From))
-				continue
-			case p.Buf[0] == 0:
-				c.logger.Printf("[WARN] memberlist: packet's encryption version not supported %s",
-					memberlist.LogAddress(p.From))
-				continue
-			}
-			select {
-			case c.packets <- p:
-			case <-c.closing:
-			}
-		case <-c.done:
-			return
-		}
-	}
-}
-
-// shutdown ends the transport below too, whose listeners wait for the pumps.
-func (c *capped) shutdown() error {
-	var err error
-	c.shut.Do(func() {
-		close(c.closing)
-		err = c.inner.Shutdown()
-		close(c.done)
-		c.pumps.Wait()
-	})
-	return err
 }

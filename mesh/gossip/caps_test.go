@@ -1,8 +1,6 @@
 package gossip_test
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -16,19 +14,7 @@ import (
 // memberlist panics on an encrypted stream with nothing in it, and so would the agent.
 func TestEmptyEncryptedStream(t *testing.T) {
 	n := start(t, "n1", 1)
-	block, err := aes.NewCipher(meshKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gcm, err := cipher.NewGCM(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	nonce := make([]byte, gcm.NonceSize())
-	_, _ = rand.Read(nonce)
-	header := []byte{10, 0, 0, 0, 29}
-	stream := append([]byte{10, 0, 0, 0, 29, 1}, nonce...)
-	send(t, "tcp", "127.0.1.1", n, gcm.Seal(stream, nonce, nil, header))
+	send(t, "tcp", "127.0.1.1", n, sealStream(t, nil))
 	eventually(t, "it is counted", func() bool { return n.Counters()["gossip-malformed"] == 1 })
 }
 

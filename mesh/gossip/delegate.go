@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -52,6 +53,57 @@ func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
 	}
 }
 
+// NotifyAlive refuses members that can't be, and more of them than a mesh has: memberlist holds, probes and passes on
+// whatever it isn't told to refuse.
+func (e *events) NotifyAlive(m *memberlist.Node) error {
+	node, ok := nodeOf(m.Name)
+	switch {
+	case !ok:
+		e.tally.count(reasonName)
+		return errMemberName
+	case len(m.Meta) > memberlist.MetaMaxSize:
+		e.tally.count(reasonMetaSize)
+		return errMetaSize
+	case e.book.knows(m.Name, node) || e.newcomers.admit(time.Now()):
+		return nil
+	}
+	e.tally.count(reasonFull)
+	return errNewcomers
+}
+
+var (
+	errMemberName = errors.New("its name isn't that of a member")
+	errMetaSize   = errors.New("its metadata is too large")
+	errNewcomers  = errors.New("too many new members")
+)
+
+// maxNewcomers is how many members may appear at once, more than there are in the largest mesh, and newcomerInterval
+// the time in which one more may. memberlist keeps those that are gone for as long as it takes to probe all others.
+const (
+	maxNewcomers     = 2 * maxNodes
+	newcomerInterval = 100 * time.Millisecond
+)
+
+// newcomers counts members that weren't alive before. The zero value has room for maxNewcomers. Safe for concurrent
+// use.
+type newcomers struct {
+	mu   sync.Mutex
+	full time.Time // when there will be all the room again
+}
+
+func (n *newcomers) admit(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.full.Before(now) {
+		n.full = now
+	}
+	if n.full.Sub(now) >= maxNewcomers*newcomerInterval {
+		return false
+	}
+	n.full = n.full.Add(newcomerInterval)
+	return true
+}
+
 // NotifyJoin tells of a member that is alive, this one among them.
 func (e *events) NotifyJoin(m *memberlist.Node) { e.alive(m) }
 
@@ -69,8 +121,7 @@ func (e *events) alive(m *memberlist.Node) {
 	e.own.taken(m)
 	node, ok := nodeOf(m.Name)
 	if !ok {
-		e.tally.count(reasonName)
-		return
+		return // NotifyAlive refuses it
 	}
 	addr, _ := netip.AddrFromSlice(m.Addr)
 	news, ok := e.book.alive(m.Name, node, netip.AddrPortFrom(addr.Unmap(), m.Port), m.Meta, time.Now())
@@ -78,6 +129,7 @@ func (e *events) alive(m *memberlist.Node) {
 		e.tally.count(reasonFull)
 	}
 	if news {
+		e.caps.meet(addr.Unmap()) // without waiting for the next tick
 		signal(e.news)
 	}
 }

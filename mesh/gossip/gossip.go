@@ -37,6 +37,8 @@ const (
 	leaveTimeout = 2 * time.Second
 	// tickInterval is how often members and held back log lines are looked at.
 	tickInterval = time.Second
+	// newsInterval is the least time between two calls of Changed: whoever has the gossip key can always have news.
+	newsInterval = 50 * time.Millisecond
 	// announceAttempts is how often a record is announced when memberlist drops it: it does so without a word
 	// when it refutes a rumour about this node in the same moment.
 	announceAttempts = 5
@@ -54,8 +56,8 @@ type Config struct {
 	Port      uint16       // TCP and UDP
 	Keyring   keys.Keyring // AES keys of 16, 24 or 32 bytes; the first one encrypts, all of them decrypt
 	Log       *slog.Logger
-	// Changed is called after something was heard, from a goroutine of its own and with no lock held. What is
-	// heard while it runs is told by one more call.
+	// Changed is called after something was heard, from a goroutine of its own and with no lock held, at most 20 times
+	// a second. What is heard meanwhile is told by one more call.
 	Changed func()
 }
 
@@ -70,6 +72,9 @@ type Gossip struct {
 	mail   mailbox
 	seeker *seeker
 	list   *memberlist.Memberlist
+	caps   *caps
+
+	newcomers newcomers
 
 	keying sync.Mutex // held by who changes ring
 	ring   *memberlist.Keyring
@@ -148,10 +153,11 @@ func (g *Gossip) create(dialling context.Context, self string) error {
 	g.config.Keyring = nil // memberlist's own has the secrets, and nothing else
 	g.ring = ring
 	logger := log.New(g.logs, "", 0)
-	transport, err := listen(dialling, g.config.Advertise, g.config.Port, logger)
+	transport, err := listen(dialling, g.config.Advertise, g.config.Port, inspector{ring}, logger)
 	if err != nil {
 		return err
 	}
+	g.caps = transport.capped.caps
 	c := memberlist.DefaultLANConfig()
 	c.Name = self
 	c.Transport = transport
@@ -172,6 +178,7 @@ func (g *Gossip) create(dialling context.Context, self string) error {
 	c.Logger = logger
 	c.Delegate = (*delegate)(g)
 	c.Events = (*events)(g)
+	c.Alive = (*events)(g)
 	if g.list, err = memberlist.Create(c); err != nil {
 		return errors.Join(fmt.Errorf("joining as %s: %w", self, err), transport.Shutdown())
 	}
@@ -222,10 +229,15 @@ func (g *Gossip) Seek(targets []Target) {
 	others := slices.DeleteFunc(slices.Clone(targets), func(t Target) bool {
 		return t.Node == g.config.Node || t.Addr == self
 	})
-	if g.seeker.set(others) {
+	fresh := g.seeker.set(others)
+	g.recognise()
+	if fresh {
 		signal(g.sought)
 	}
 }
+
+// recognise tells whose streams and messages have room of their own: members and targets.
+func (g *Gossip) recognise() { g.caps.know(g.seeker.known(g.book.members())) }
 
 // Members returns the nodes whose agents are alive, this one among them, sorted by name, each once.
 func (g *Gossip) Members() []Member { return g.book.members() }
@@ -277,17 +289,23 @@ func (g *Gossip) Stop(ctx context.Context) error {
 func (g *Gossip) tell(ctx context.Context) {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
+	news := g.news // nil after a call, for newsInterval
+	var rested <-chan time.Time
 	roll := make(rollCall)
 	var problems []view.Problem
 	for {
 		select {
-		case <-g.news:
+		case <-news:
 			if g.config.Changed != nil {
 				g.config.Changed()
 			}
+			news, rested = nil, time.After(newsInterval)
+		case <-rested:
+			news = g.news
 		case now := <-ticker.C:
 			g.logs.flush(now)
 			roll.log(g.log, g.book.members())
+			g.recognise()
 			before := problems
 			if problems = g.Problems(); !slices.Equal(before, problems) {
 				signal(g.news)

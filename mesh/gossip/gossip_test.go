@@ -116,15 +116,18 @@ func TestJoinOrderDoesNotMatter(t *testing.T) {
 
 // An agent that restarts has a new member name. Its node must never look gone, apart from the time when it is.
 func TestRestart(t *testing.T) {
-	for _, graceful := range []bool{true, false} {
+	t.Parallel()
+	for i, graceful := range []bool{true, false} {
 		t.Run(fmt.Sprintf("graceful=%t", graceful), func(t *testing.T) {
-			nodes := mesh(t, 3)
+			t.Parallel()
+			host := 60 + 10*i
+			nodes := meshAt(t, host, 3)
 			if graceful {
 				nodes[1].stop(t)
 			} else {
 				nodes[1].crash(t)
 			}
-			again := start(t, "n2", 2)
+			again := start(t, "n2", host+1)
 			again.announce(t, []byte("n2 again"))
 			again.Seek([]gossip.Target{nodes[0].target(), nodes[2].target()})
 			eventually(t, "the new record is heard", func() bool {
@@ -287,7 +290,8 @@ func TestHostileMetadataIsOnlyACandidate(t *testing.T) {
 }
 
 func TestPartitionHeals(t *testing.T) {
-	nodes := mesh(t, 4)
+	t.Parallel()
+	nodes := meshAt(t, 50, 4)
 	heal := cut(t, nodes[:2], nodes[2:])
 	eventually(t, "the sides lose each other", func() bool {
 		for i, n := range nodes {

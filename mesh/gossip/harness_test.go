@@ -117,10 +117,16 @@ func eventually(t testing.TB, what string, condition func() bool) {
 // mesh starts members n1, n2, … that seek each other and announce their names, and waits until all hear all.
 func mesh(t testing.TB, size int) []*node {
 	t.Helper()
+	return meshAt(t, 1, size)
+}
+
+// meshAt is mesh at 127.0.0.HOST and the next addresses, for tests that run beside each other.
+func meshAt(t testing.TB, host, size int) []*node {
+	t.Helper()
 	var nodes []*node
 	var targets []gossip.Target
 	for i := range size {
-		n := start(t, fmt.Sprintf("n%d", i+1), i+1)
+		n := start(t, fmt.Sprintf("n%d", i+1), host+i)
 		n.announce(t, []byte("record of "+n.name))
 		nodes = append(nodes, n)
 		targets = append(targets, n.target())

@@ -107,6 +107,7 @@ func startRogue(t *testing.T, name string, host int, meta, state []byte, change 
 	c.BindAddr, c.BindPort = fmt.Sprintf("127.0.0.%d", host), view.GossipPort
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.SecretKey = meshKey
+	c.EnableCompression = false // no member of ours does
 	c.Delegate = r
 	c.Logger = log.New(io.Discard, "", 0)
 	for _, ch := range change {

@@ -165,7 +165,7 @@ func (w *logWriter) judge(l *logLine, from netip.Addr) {
 		l.refuse(reasonUndecryptable, from, otherKey(from))
 	case has("remote state is not encrypted"):
 		l.refuse(reasonUnencrypted, from, notGossip(from, w.port))
-	case has("Decrypt packet failed"):
+	case has(badPacketText):
 		l.refuse(reasonMalformed, from, notGossip(from, w.port))
 	case has("over TCP but UDP probes failed"):
 		if node, ok := nodeOf(wordAfter(l.text, "connect to ")); ok {
@@ -173,6 +173,8 @@ func (w *logWriter) judge(l *logLine, from netip.Addr) {
 		}
 	case has("Got ping for unexpected node"): // meant for an earlier start of this node
 		l.level = slog.LevelDebug
+	case has(errMessages.Error()):
+		l.level, l.reason = slog.LevelWarn, reasonMessageFull
 	case has("handler queue full"), has("Too many pending"), has("larger than limit"), has("exceeds limit"):
 		l.level, l.reason = slog.LevelWarn, reasonOverload
 	case has("Conflicting address"):
@@ -199,8 +201,12 @@ func isMalformed(text string) bool {
 	return false
 }
 
-// wrongKeyText is how memberlist says that a packet or stream is encrypted with a key that it doesn't have.
-const wrongKeyText = "no installed keys could decrypt the message"
+// How memberlist says that a packet isn't encrypted as it should be, and that a packet or stream is with a key that it
+// doesn't have.
+const (
+	badPacketText = "Decrypt packet failed"
+	wrongKeyText  = "no installed keys could decrypt the message"
+)
 
 // sender finds the address that memberlist names as from=ADDRESS:PORT.
 func sender(text string) netip.Addr {

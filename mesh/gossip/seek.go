@@ -64,6 +64,20 @@ func (s *seeker) set(targets []Target) (fresh bool) {
 	return fresh
 }
 
+// known are the addresses of the targets and of members.
+func (s *seeker) known(members []Member) map[netip.Addr]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := make(map[netip.Addr]bool, len(s.targets)+len(members))
+	for _, t := range s.targets {
+		known[t.Addr.Addr()] = true
+	}
+	for _, m := range members {
+		known[m.Addr.Addr()] = true
+	}
+	return known
+}
+
 // next returns an absent target that is due, chosen at random, or how long to wait for one. What is present
 // starts afresh when it is absent again.
 func (s *seeker) next(now time.Time, alive presence) (target Target, wait time.Duration) {

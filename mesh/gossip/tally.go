@@ -21,9 +21,10 @@ const (
 	reasonConflict      = "gossip-conflict"      // one member name at two addresses
 	reasonName          = "gossip-member-name"   // members whose name isn't NODE/RANDOM
 	reasonFull          = "gossip-too-many-nodes"
+	reasonMetaSize      = "gossip-metadata-size"
 	reasonState         = "gossip-state" // what another member handed on is malformed, or of another version
 	reasonMessageSize   = "gossip-message-size"
-	reasonMessageFull   = "gossip-too-many-messages" // messages that were lost for newer ones
+	reasonMessageFull   = "gossip-too-many-messages" // lost for newer ones, or more than one address may send
 )
 
 const (

@@ -20,6 +20,7 @@ type transport struct {
 	// ctx ends all dialling and all connections that were dialled: memberlist's interface has no context.
 	ctx  context.Context
 	from net.Addr // nil: the kernel chooses
+	keys inspector
 
 	capped *capped
 }
@@ -27,13 +28,14 @@ type transport struct {
 // listen binds to the address that others are told of. That way gossip comes from the address that it names, also
 // on a host with several, and the port isn't open on the others. A host that doesn't have the address itself
 // (one behind a 1:1 NAT, or an IPv6 address that is still tentative) gets all of its addresses of that family.
-func listen(ctx context.Context, advertise netip.Addr, port uint16, logger *log.Logger) (*transport, error) {
+func listen(ctx context.Context, advertise netip.Addr, port uint16, keys inspector,
+	logger *log.Logger) (*transport, error) {
 	bind := advertise
 	here, err := isLocal(advertise)
 	if err != nil {
 		return nil, fmt.Errorf("binding gossip to %s: %w", advertise, err)
 	}
-	t := &transport{ctx: ctx, from: &net.TCPAddr{IP: advertise.AsSlice()}}
+	t := &transport{ctx: ctx, keys: keys, from: &net.TCPAddr{IP: advertise.AsSlice()}}
 	if !here {
 		bind, t.from = unspecified(advertise), nil
 	}
@@ -46,7 +48,7 @@ func listen(ctx context.Context, advertise netip.Addr, port uint16, logger *log.
 		return nil, fmt.Errorf("listening for gossip on %s: %w; if another program has the port (Weave Net does), "+
 			"stop it", netip.AddrPortFrom(bind, port), err)
 	}
-	t.capped = newCapped(t.NetTransport, logger)
+	t.capped = newCapped(t.NetTransport, keys, logger)
 	return t, nil
 }
 
@@ -86,21 +88,10 @@ func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Durat
 		return nil, err
 	}
 	stop := context.AfterFunc(t.ctx, func() { _ = conn.Close() })
-	return &stream{Conn: conn, stop: stop}, nil
+	return newStream(conn, t.keys, stop), nil
 }
 
 // DialTimeout is DialAddressTimeout without a name.
 func (t *transport) DialTimeout(to string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: to}, timeout)
-}
-
-// stream is a connection that the end of a context closes.
-type stream struct {
-	net.Conn
-	stop func() bool
-}
-
-func (s *stream) Close() error {
-	s.stop()
-	return s.Conn.Close()
 }
