@@ -89,6 +89,36 @@ func (l *leaks) none(t *testing.T, doing string, do func()) {
 	}
 }
 
+// without kills a node's agent as things are, takes something away, shows what holds the marker back then, and starts the
+// agent again.
+func (l *leaks) without(t *testing.T, n *agents.Node, what string, take func()) {
+	t.Helper()
+	l.none(t, "the agent is killed", func() {
+		if err := n.Agent.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	l.none(t, "without "+what, take)
+	l.guards(t, n)
+	n.StartAgent(t)
+	lab.Eventually(t, time.Minute, "the guards are back", func() error {
+		s, err := n.Status(t.Context())
+		if err == nil && !s.Ready {
+			err = fmt.Errorf("%v", s.Problems)
+		}
+		return err
+	})
+	l.none(t, "the agent is back", func() {})
+}
+
+// noTunnels takes the routes to a node's tunnels away.
+func noTunnels(t *testing.T, n *agents.Node) {
+	t.Helper()
+	for _, device := range strings.Fields(n.MustRun(t, "wg", "show", "interfaces")) {
+		n.MustRun(t, "ip", "route", "flush", "dev", device)
+	}
+}
+
 // guards shows that of the two guards on a node without an agent each is enough, and that without both the marker leaves.
 func (l *leaks) guards(t *testing.T, n *agents.Node) {
 	t.Helper()
@@ -113,6 +143,8 @@ func TestNothingLeaks(t *testing.T) {
 	l.send(t, a, pods[1].Addr)
 	device := view.DeviceName(0)
 	l.none(t, "at rest", func() {})
+	l.without(t, a, "routes to tunnels", func() { noTunnels(t, a) })
+	m.WaitUp(t, time.Minute)
 	l.none(t, "the device is deleted", func() {
 		a.MustRun(t, "ip", "link", "del", device)
 		m.WaitUp(t, time.Minute)
@@ -121,31 +153,40 @@ func TestNothingLeaks(t *testing.T) {
 		a.MustRun(t, "ip", "link", "set", device, "down")
 		m.WaitUp(t, time.Minute)
 	})
-	l.none(t, "both nodes rotate", func() {
+	rotate := func() {
 		for _, n := range m.Nodes {
 			n.Rotate(t)
 		}
+	}
+	awaitKeys := func(generation uint32) {
 		for _, n := range m.Nodes {
-			n.AwaitKey(t, 1, rotationDeadline)
+			n.AwaitKey(t, generation, rotationDeadline)
 		}
+	}
+	l.none(t, "both nodes rotate", func() {
+		rotate()
+		awaitKeys(1)
 	})
+	rotate()
+	lab.Eventually(t, rotationDeadline, "the node has two keys", func() error {
+		s, err := a.Status(t.Context())
+		if err == nil && len(s.Generations) != 2 {
+			err = fmt.Errorf("it has %v, and its rotation is %s", s.Generations, s.Rotation)
+		}
+		return err
+	})
+	l.without(t, a, "routes to tunnels, while both nodes rotate", func() { noTunnels(t, a) })
+	awaitKeys(2)
+	m.WaitUp(t, time.Minute)
 	device = strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]
 	for name, change := range map[string][]string{
-		"device deleted":  {"link", "del", device},
-		"device set down": {"link", "set", device, "down"},
-		"route deleted":   {"route", "del", b.CIDR.String()},
+		"its device":                    {"link", "del", device},
+		"its device, which is set down": {"link", "set", device, "down"},
+		"the route to the peer":         {"route", "del", b.CIDR.String()},
 	} {
-		t.Run(name+", and no agent", func(t *testing.T) {
-			l.none(t, "the agent is killed", func() {
-				if err := a.Agent.Kill(); err != nil {
-					t.Fatal(err)
-				}
-			})
-			l.none(t, name, func() { a.MustRun(t, "ip", change...) })
-			l.guards(t, a)
-			a.StartAgent(t)
+		t.Run("without "+name+", and no agent", func(t *testing.T) {
+			l.without(t, a, name, func() { a.MustRun(t, "ip", change...) })
 			m.WaitUp(t, time.Minute)
-			l.none(t, "the agent is back", func() {})
 		})
 	}
 }
@@ -166,6 +207,7 @@ func TestNothingLeaksAtFirstBoot(t *testing.T) {
 		lab.Eventually(t, time.Minute, "the pod is attached", func() error { return pod.Attach(t.Context()) })
 		l.send(t, pod, to)
 	})
+	l.without(t, a, "a peer that has a key", func() {})
 	l.none(t, "the peer comes", func() {
 		b.Start(t)
 		m.WaitUp(t, time.Minute)
