@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes every target of the module, one after the other, for FUZZTIME each, 30s by default. `make fuzz` calls it, and
 # `make test` for a moment each. An input that fails is kept as a file in the package's testdata/fuzz, to be committed
-# with the fix: from then on `go test` runs it.
+# with the fix: from then on `go test` runs it. With FUZZKEEP=N, N of the inputs that reach new code are kept there as well.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +27,16 @@ fuzz() {
 	fi
 }
 
+# keep PACKAGE TARGET keeps some of a target's interesting inputs: their names are hashes, so the first ones are any.
+keep() {
+	local from=$cache/$1/$2 to=$1/testdata/fuzz/$2 name
+	[ -d "$from" ] || return 0
+	mkdir -p "$to"
+	find "$from" -type f -size -5k -printf '%f\n' | sort | head -n "$FUZZKEEP" | while read -r name; do
+		cp "$from/$name" "$to/$name"
+	done
+}
+
 for package in $(grep -rl --include='*_test.go' --exclude-dir=build '^func Fuzz' . | xargs dirname | sort -u); do
 	if ! go test -c -fuzz . -o "$scratch/program" "$package"; then
 		failed+=("$package")
@@ -34,6 +44,7 @@ for package in $(grep -rl --include='*_test.go' --exclude-dir=build '^func Fuzz'
 	fi
 	for target in $(grep -ho '^func Fuzz[A-Za-z0-9_]*' "$package"/*_test.go | cut -d' ' -f2); do
 		fuzz "$scratch/program" "$package" "$target"
+		[ -z "${FUZZKEEP:-}" ] || keep "$package" "$target"
 	done
 done
 
