@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"time"
 
@@ -41,6 +42,10 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 		return wrap(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: use KEY=VALUE;KEY=VALUE, with IgnoreUnknown=1 if "+
 			"there are keys for other plugins", err)
 	}
+	want, err := c.requests(n)
+	if err != nil {
+		return err
+	}
 	sandbox, err := openSandbox(args.Netns)
 	if err != nil {
 		return err
@@ -60,7 +65,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 		return err
 	}
 	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
-	a, err := reserve(s, n, store.Attachment{
+	a, err := reserve(s, n, want, store.Attachment{
 		ID:           id,
 		Network:      c.Name,
 		Bridge:       n.bridge,
@@ -76,17 +81,36 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	port := portOf(a, n)
+	port, err := portOf(a, n)
+	if err != nil {
+		return undo(s, id, err)
+	}
 	if err := host.Attach(index, sandbox, port); err != nil {
 		return undo(s, id, attachError(err, args))
 	}
 	if err := c.guard(a); err != nil {
 		return undo(s, id, also(err, host.Detach(a.HostIfName)))
 	}
+	if err := stillStored(s, a); err != nil {
+		return also(err, errors.Join(host.Detach(a.HostIfName), unguard(a)))
+	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
 		return undo(s, id, errors.Join(err, host.Detach(a.HostIfName), unguard(a)))
 	}
 	return nil
+}
+
+// stillStored returns an error if GC or the agent has forgotten the attachment meanwhile: they take one whose interface
+// isn't there for stale. Now it is there.
+func stillStored(s *store.Store, a store.Attachment) error {
+	return change(s, func(tx *store.Tx) error {
+		now, err := tx.Get(a.ID)
+		if err == nil && now.Created.Equal(a.Created) {
+			return nil
+		}
+		return fail(types.ErrTryAgainLater, fmt.Sprintf("attaching %s took so long that it was taken for gone (%s ago); is this "+
+			"node overloaded?", a.ID, time.Since(a.Created).Round(time.Millisecond)))
+	})
 }
 
 func openSandbox(path string) (*bridge.Sandbox, error) {
@@ -120,7 +144,7 @@ func ensure(host *bridge.Host, n network) (int, error) {
 }
 
 // reserve gives an attachment its addresses and MAC, and stores it.
-func reserve(s *store.Store, n network, a store.Attachment) (store.Attachment, error) {
+func reserve(s *store.Store, n network, want wanted, a store.Attachment) (store.Attachment, error) {
 	err := change(s, func(tx *store.Tx) error {
 		old, err := tx.Get(a.ID)
 		if err == nil {
@@ -130,21 +154,37 @@ func reserve(s *store.Store, n network, a store.Attachment) (store.Attachment, e
 		if !errors.Is(err, store.ErrNotFound) {
 			return wrap(types.ErrIOFailure, "looking for an attachment; DEL removes a damaged one", err)
 		}
-		a.Addresses, err = ipam.Allocate(s, tx, a.ID, n.pools)
-		var exhausted *ipam.ExhaustedError
-		if errors.As(err, &exhausted) {
-			return fail(CodeExhausted, fmt.Sprintf("%v; this node can't hold more pods until some end", err))
+		if want.mac != nil {
+			if err := unused(tx, n.bridge, want.mac); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return wrap(types.ErrIOFailure, "choosing an address", err)
+		if a.Addresses, err = ipam.Allocate(s, tx, a.ID, n.pools, want.addresses); err != nil {
+			return allocateError(err)
 		}
-		a.MAC = view.PodMAC(a.Addresses[0]).String()
+		mac := want.mac
+		if mac == nil {
+			mac = view.PodMAC(a.Addresses[0])
+		}
+		a.MAC = mac.String()
 		if err := tx.Put(a); err != nil {
 			return wrap(types.ErrIOFailure, "storing the attachment", errors.Join(err, tx.Release(a.ID, a.Addresses...)))
 		}
 		return nil
 	})
 	return a, err
+}
+
+func allocateError(err error) error {
+	var exhausted *ipam.ExhaustedError
+	var taken *ipam.TakenError
+	switch {
+	case errors.As(err, &exhausted):
+		return fail(CodeExhausted, fmt.Sprintf("%v; this node can't hold more pods until some end", err))
+	case errors.As(err, &taken):
+		return fail(CodeTaken, fmt.Sprintf("network configuration, key runtimeConfig.ips: %v; choose another, or DEL what has it", err))
+	}
+	return wrap(types.ErrIOFailure, "choosing an address", err)
 }
 
 // undo forgets an attachment that couldn't be made. The error that it is given comes first.
@@ -172,12 +212,16 @@ func attachError(err error, args *skel.CmdArgs) error {
 	return wrap(CodeKernel, "connecting the sandbox "+args.Netns, err)
 }
 
-func portOf(a store.Attachment, n network) bridge.Port {
-	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: view.PodMAC(a.Addresses[0]), MTU: a.MTU}
+func portOf(a store.Attachment, n network) (bridge.Port, error) {
+	mac, err := net.ParseMAC(a.MAC)
+	if err != nil {
+		return bridge.Port{}, wrap(types.ErrInternal, "reading the MAC again", err)
+	}
+	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: mac, MTU: a.MTU}
 	for i, address := range a.Addresses {
 		port.Addresses = append(port.Addresses, bridge.Address{Address: address, Gateway: n.pools[i].Gateway})
 	}
-	return port
+	return port, nil
 }
 
 // single is an address as a subnet of its own.

@@ -42,6 +42,8 @@ type config struct {
 	DataDir string `json:"dataDir"`
 	// ReadyFile is where the agent says that pods can be attached. Default: store.DefaultReadyFile.
 	ReadyFile string `json:"readyFile"`
+	// RuntimeConfig is what the runtime asks for.
+	RuntimeConfig runtimeConfig `json:"runtimeConfig"`
 }
 
 // parse reads the configuration as far as every verb needs it.

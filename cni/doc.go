@@ -22,4 +22,5 @@
 //	102 no address is free
 //	103 the sandbox has this interface already
 //	104 the kernel refused a change
+//	105 the address that the runtime asks for is taken
 package cni

@@ -14,6 +14,7 @@ const (
 	CodeExhausted     uint = 102
 	CodeAttached      uint = 103
 	CodeKernel        uint = 104
+	CodeTaken         uint = 105
 )
 
 // fail makes an error of a code. The message says what was wrong with what, and what to do.

@@ -27,8 +27,11 @@ type Address struct {
 }
 
 // HostMAC is the MAC of the end on the node: the other end's with another first byte, so that it need not be asked for.
-func (p Port) HostMAC() net.HardwareAddr {
-	mac := slices.Clone(p.MAC)
+func (p Port) HostMAC() net.HardwareAddr { return HostMAC(p.MAC) }
+
+// HostMAC is Port.HostMAC of an end in the sandbox with this MAC.
+func HostMAC(mac net.HardwareAddr) net.HardwareAddr {
+	mac = slices.Clone(mac)
 	mac[0] ^= 0x04
 	return mac
 }
@@ -175,8 +178,7 @@ func (h *Host) Detach(hostIfName string) error {
 	if link.Type() != "veth" {
 		return fmt.Errorf("the interface %s is a %s, not the veth of a pod: not removing it", hostIfName, link.Type())
 	}
-	// ENODEV: it went with its sandbox since.
-	if err := h.nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := h.remove(link.Attrs().Index); err != nil {
 		return fmt.Errorf("removing %s: %w", hostIfName, err)
 	}
 	return nil

@@ -59,13 +59,34 @@ func (e *ExhaustedError) Error() string {
 	return fmt.Sprintf("no address is free in %s: %d are in use", e.Subnet, e.InUse)
 }
 
+// TakenError says that an address that was asked for has an owner.
+type TakenError struct{ Address netip.Addr }
+
+func (e *TakenError) Error() string { return fmt.Sprintf("%s is in use", e.Address) }
+
+// Gives says why the pool never gives an address, if so.
+func (p Pool) Gives(address netip.Addr) error {
+	ranges, err := p.ranges()
+	if err != nil {
+		return err
+	}
+	switch {
+	case !ranges.Contains(address.AsSlice()):
+		return fmt.Errorf("%s can't be a pod's in %s", address, p.Subnet)
+	case address == p.Gateway:
+		return fmt.Errorf("%s is the gateway of %s", address, p.Subnet)
+	}
+	return nil
+}
+
 // Allocate reserves one address of each pool for an attachment, and returns them in the order of the pools. It
-// reserves all or none. An *ExhaustedError says that a pool has none left. The caller holds the store's lock until
-// it has stored the attachment.
-func Allocate(s *store.Store, tx *store.Tx, id store.ID, pools []Pool) ([]netip.Addr, error) {
+// reserves all or none. Wanted has, by pool, the address that is asked for, which the pool has to give, or the zero Addr
+// for any. An *ExhaustedError says that a pool has none left, a *TakenError that one has an owner. The caller holds the
+// store's lock until it has stored the attachment.
+func Allocate(s *store.Store, tx *store.Tx, id store.ID, pools []Pool, wanted []netip.Addr) ([]netip.Addr, error) {
 	var addresses []netip.Addr
 	for i, pool := range pools {
-		address, err := allocate(s, tx, id, pool, i)
+		address, err := allocate(s, tx, id, pool, i, wanted[i])
 		if err != nil {
 			if undo := tx.Release(id, addresses...); undo != nil {
 				return nil, fmt.Errorf("%w; and undoing it: %w", err, undo)
@@ -77,7 +98,13 @@ func Allocate(s *store.Store, tx *store.Tx, id store.ID, pools []Pool) ([]netip.
 	return addresses, nil
 }
 
-func allocate(s *store.Store, tx *store.Tx, id store.ID, pool Pool, rangeID int) (netip.Addr, error) {
+func allocate(s *store.Store, tx *store.Tx, id store.ID, pool Pool, rangeID int, wanted netip.Addr) (netip.Addr, error) {
+	if wanted.IsValid() {
+		if free, err := tx.Reserve(id, wanted); err != nil || free {
+			return wanted, err
+		}
+		return netip.Addr{}, &TakenError{wanted}
+	}
 	ranges, err := pool.ranges()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("allocating an address: %w", err)

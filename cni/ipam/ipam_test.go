@@ -51,7 +51,7 @@ func (n *node) attach(pools ...ipam.Pool) ([]netip.Addr, error) {
 	n.Helper()
 	n.n++
 	id := store.ID{ContainerID: fmt.Sprint("c", n.n), IfName: "eth0"}
-	addresses, err := ipam.Allocate(n.s, n.tx, id, pools)
+	addresses, err := ipam.Allocate(n.s, n.tx, id, pools, make([]netip.Addr, len(pools)))
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ func (tx *Tx) Unlock() error {
 // Get is Store.Get.
 func (tx *Tx) Get(id ID) (Attachment, error) { return tx.s.Get(id) }
 
+// List is Store.List.
+func (tx *Tx) List() ([]Attachment, error) { return tx.s.List() }
+
 // Reserve takes an address for an attachment that isn't stored yet, and reports whether it was free. The
 // reservation lasts until Unlock, and beyond it only if Put has stored the attachment with this address.
 func (tx *Tx) Reserve(id ID, address netip.Addr) (bool, error) {

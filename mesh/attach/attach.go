@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -25,6 +27,8 @@ type Config struct {
 	PluginDir string
 	StoreDir  string // the plugin's store of attachments, usually store.DefaultDir
 	Log       *slog.Logger
+	// Interfaces lists this host's; nil: net.Interfaces.
+	Interfaces func() ([]net.Interface, error)
 }
 
 // ErrAttached says that interfaces of pods are still attached.
@@ -34,6 +38,8 @@ var ErrAttached = errors.New("still attached")
 type Attach struct {
 	cfg  Config
 	seen map[string]pair // plugins that were found equal, by name
+	// missed are attachments whose interface isn't there, and since when.
+	missed map[store.ID]time.Time
 }
 
 // New returns an Attach that has changed nothing yet.
@@ -41,7 +47,8 @@ func New(cfg Config) *Attach {
 	return &Attach{cfg: cfg, seen: make(map[string]pair)}
 }
 
-// Apply opens this node for pods, in this order: plugins, ready file, conflist. With a nil ready it closes the node
+// Apply opens this node for pods, in this order: plugins, ready file, conflist; and forgets attachments whose sandbox is
+// gone. With a nil ready it closes the node
 // to new pods by removing the ready file, and leaves the rest: the runtime needs plugin and conflist to detach. It
 // writes only what differs, and returns how many files it changed. Errors name the directory and what to do.
 func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
@@ -57,6 +64,7 @@ func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 		a.installPlugins,
 		func(ctx context.Context) (int, error) { return a.writeReady(ctx, *ready) },
 		a.writeConflist,
+		a.sweep,
 	}
 	for _, step := range steps {
 		n, err := step(ctx)

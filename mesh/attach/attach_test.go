@@ -108,6 +108,10 @@ const conflist = `{
   "plugins": [
     {
       "type": "weaveguard",
+      "capabilities": {
+        "ips": true,
+        "mac": true
+      },
       "dataDir": "RUN/cni",
       "readyFile": "RUN/cni.json"
     },

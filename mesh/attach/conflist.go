@@ -26,11 +26,13 @@ type conflist struct {
 	Plugins     []any    `json:"plugins"`
 }
 
-// mainPlugin names the paths of the plugin where they aren't what it takes by itself.
+// mainPlugin names the paths of the plugin where they aren't what it takes by itself. By its capabilities a runtime knows
+// that it may ask for addresses and a MAC.
 type mainPlugin struct {
-	Type      string `json:"type"`
-	DataDir   string `json:"dataDir,omitempty"`
-	ReadyFile string `json:"readyFile,omitempty"`
+	Type         string          `json:"type"`
+	Capabilities map[string]bool `json:"capabilities"`
+	DataDir      string          `json:"dataDir,omitempty"`
+	ReadyFile    string          `json:"readyFile,omitempty"`
 }
 
 // portmap is the configuration of containernetworking's portmap plugin. SNAT lets a pod reach its own host port.
@@ -41,7 +43,7 @@ type portmap struct {
 }
 
 func (a *Attach) conflist() ([]byte, error) {
-	main := mainPlugin{Type: plugin}
+	main := mainPlugin{Type: plugin, Capabilities: map[string]bool{"ips": true, "mac": true}}
 	if a.cfg.StoreDir != store.DefaultDir {
 		main.DataDir = a.cfg.StoreDir
 	}

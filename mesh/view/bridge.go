@@ -34,11 +34,16 @@ func BridgeMAC(gateways ...netip.Addr) net.HardwareAddr {
 // neighbour caches stay right when an address is used again, and is unique on a bridge as addresses are.
 func PodMAC(address netip.Addr) net.HardwareAddr { return addressMAC(address) }
 
+// DerivedMAC reports whether a MAC is one that follows from an address, of whichever node.
+func DerivedMAC(mac net.HardwareAddr) bool { return bytes.HasPrefix(mac, derivedMAC) }
+
+var derivedMAC = []byte{0x0a, 0x57}
+
 // addressMAC is 0a:57 (locally administered, unicast) and the last four bytes of the address, which tell apart
 // the addresses of any one subnet that a node can fill.
 func addressMAC(address netip.Addr) net.HardwareAddr {
 	b := address.Unmap().AsSlice()
-	return append(net.HardwareAddr{0x0a, 0x57}, b[len(b)-4:]...)
+	return append(append(net.HardwareAddr{}, derivedMAC...), b[len(b)-4:]...)
 }
 
 // BridgeSysctls returns the kernel settings that a bridge of ours needs, beside forwarding: no frames through

@@ -1,0 +1,125 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lookAgain is how long a look at whether a device is gone waits for the next one.
+	lookAgain = 100 * time.Microsecond
+	// goneWithin is how long it may take. The kernel needs less than a millisecond, once it gets to it.
+	goneWithin = 10 * time.Second
+)
+
+// remove removes a device, both ends of a veth pair. It returns when the device is gone: closed, and in no namespace any
+// more. The kernel makes whoever asks for that wait until it can also free the memory (netdev_run_todo in net/core/dev.c:
+// an RCU barrier, some 10 to 40 ms), which is no concern of a container runtime's. So a child process asks and waits.
+func (h *Host) remove(index int) error {
+	err := h.removeByChild(index)
+	if errors.Is(err, errNoChild) {
+		err = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
+	}
+	if errors.Is(err, unix.ENODEV) { // it went with its sandbox since
+		return nil
+	}
+	return err
+}
+
+var errNoChild = errors.New("no child process could be made")
+
+func (h *Host) removeByChild(index int) error {
+	// Netlink is spoken by the network namespace that the socket was made in.
+	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer func() { _ = unix.Close(socket) }()
+	request := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	which := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	which.Index = int32(index)
+	request.AddData(which)
+	if !sendByChild(socket, request.Serialize()) {
+		return errNoChild
+	}
+	for begin := time.Now(); ; time.Sleep(lookAgain) {
+		if done, err := answered(socket); done {
+			return err
+		}
+		if _, err := h.nl.LinkByIndex(index); isNotFound(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if time.Since(begin) > goneWithin {
+			return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
+		}
+	}
+}
+
+// answered reports whether the kernel has answered the request, and with what.
+func answered(socket int) (bool, error) {
+	var answer [4096]byte
+	n, _, err := unix.Recvfrom(socket, answer[:], 0)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		return false, nil
+	}
+	if err != nil {
+		return true, os.NewSyscallError("recvfrom", err)
+	}
+	messages, err := syscall.ParseNetlinkMessage(answer[:n])
+	if err != nil || len(messages) != 1 || messages[0].Header.Type != unix.NLMSG_ERROR || len(messages[0].Data) < 4 {
+		return true, fmt.Errorf("the kernel answers %x", answer[:n])
+	}
+	if code := int32(nl.NativeEndian().Uint32(messages[0].Data)); code != 0 {
+		return true, unix.Errno(-code)
+	}
+	return true, nil
+}
+
+// sendByChild has a child process send a request by a socket, and reports whether there is one. The child holds nothing
+// open but the socket, so that nobody who reads this process's output waits for it. When this process has ended, it is
+// init's.
+func sendByChild(socket int, request []byte) bool {
+	ok := cloneToSend(uintptr(socket), unsafe.Pointer(unsafe.SliceData(request)), uintptr(len(request)))
+	runtime.KeepAlive(request)
+	return ok
+}
+
+// cloneToSend is fork(2). The child is one thread with a copy of the memory of a process that had several: it may make
+// system calls, and nothing that needs Go's runtime, as in syscall.forkAndExecInChild.
+//
+//go:norace
+//go:nosplit
+//go:noinline
+func cloneToSend(socket uintptr, request unsafe.Pointer, size uintptr) bool {
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return false
+	}
+	if pid != 0 {
+		return true
+	}
+	// All others: up to socket-1, and from socket+1. Kernels before 5.9 can't; then at least standard streams.
+	_, _, errno = unix.RawSyscall(unix.SYS_CLOSE_RANGE, socket+1, ^uintptr(0)>>32, 0)
+	if errno != 0 {
+		for fd := uintptr(0); fd <= 2; fd++ {
+			unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+		}
+	} else if socket > 0 {
+		unix.RawSyscall(unix.SYS_CLOSE_RANGE, 0, socket-1, 0)
+	}
+	unix.RawSyscall6(unix.SYS_SENDTO, socket, uintptr(request), size, 0, 0, 0)
+	for {
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+}

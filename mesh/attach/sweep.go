@@ -1,0 +1,102 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+)
+
+// sweepAfter is for how long an attachment's interface is missed before the attachment is forgotten.
+const sweepAfter = 10 * time.Second
+
+// lockWait is how long the sweep waits for plugins that change the store.
+const lockWait = 2 * time.Second
+
+// sweep forgets attachments whose interface is gone, and with it their sandbox: containerd calls no GC, and a runtime that
+// was killed may never call DEL. The interface tells, whose other end is in the sandbox: where sandboxes are isn't
+// visible from the agent's container. An ADD that is this slow finds its attachment gone, and fails.
+func (a *Attach) sweep(ctx context.Context) (int, error) {
+	all, err := a.Attachments(ctx)
+	if err != nil && len(all) == 0 {
+		return 0, err
+	}
+	present, err := a.interfaces()
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	missed := make(map[store.ID]time.Time)
+	var gone []store.Attachment
+	for _, at := range all {
+		if present[at.HostIfName] {
+			continue
+		}
+		since, known := a.missed[at.ID]
+		if !known {
+			since = now
+		}
+		missed[at.ID] = since
+		if now.Sub(since) >= sweepAfter && now.Sub(at.Created) >= sweepAfter {
+			gone = append(gone, at)
+		}
+	}
+	a.missed = missed
+	if len(gone) == 0 {
+		return 0, nil
+	}
+	return a.forget(ctx, gone)
+}
+
+// forget removes attachments whose interface is still missing now that no plugin changes the store.
+func (a *Attach) forget(ctx context.Context, gone []store.Attachment) (removed int, err error) {
+	s, err := store.Open(a.cfg.StoreDir)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	tx, err := s.Lock(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("sweeping attachments whose sandbox is gone: %w", err)
+	}
+	defer func() { err = errors.Join(err, tx.Unlock()) }()
+	present, err := a.interfaces()
+	if err != nil {
+		return 0, err
+	}
+	for _, at := range gone {
+		now, err := tx.Get(at.ID)
+		if err != nil || present[at.HostIfName] || !now.Created.Equal(at.Created) {
+			continue // detached, or attached again
+		}
+		if err := tx.Remove(at.ID); err != nil {
+			return removed, fmt.Errorf("sweeping attachments whose sandbox is gone: %w; %s", err, remedy(err))
+		}
+		removed++
+		delete(a.missed, at.ID)
+		a.cfg.Log.InfoContext(ctx, "attachment forgotten: its sandbox is gone, and the runtime didn't say so", "container", at.ContainerID,
+			"interface", at.IfName, "pod", at.PodNamespace+"/"+at.PodName, "addresses", at.Addresses)
+	}
+	return removed, nil
+}
+
+// interfaces are the names of this host's.
+func (a *Attach) interfaces() (map[string]bool, error) {
+	list := a.cfg.Interfaces
+	if list == nil {
+		list = net.Interfaces
+	}
+	all, err := list()
+	if err != nil {
+		return nil, fmt.Errorf("listing this host's interfaces: %w", err)
+	}
+	names := make(map[string]bool, len(all))
+	for _, i := range all {
+		names[i.Name] = true
+	}
+	return names, nil
+}

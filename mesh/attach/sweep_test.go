@@ -1,0 +1,94 @@
+package attach_test
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/attach"
+)
+
+// attached stores an attachment as ADD does, and returns it.
+func attached(t *testing.T, dir, container, address string) store.Attachment {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := s.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Unlock() }()
+	id := store.ID{ContainerID: container, IfName: "eth0"}
+	a := store.Attachment{ID: id, HostIfName: id.HostInterface(), Addresses: []netip.Addr{netip.MustParseAddr(address)}, Created: time.Now().UTC()}
+	if ok, err := tx.Reserve(id, a.Addresses[0]); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	if err := tx.Put(a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// stored are the containers of the store.
+func stored(t *testing.T, dir string) []string {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, a := range all {
+		names = append(names, a.ContainerID)
+	}
+	return names
+}
+
+// An attachment is forgotten once its interface has been gone for ten seconds, and its address is free again. Of those
+// whose interface is there, comes back, or isn't made yet, none is.
+func TestSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := host(t)
+		var present []net.Interface
+		cfg.Interfaces = func() ([]net.Interface, error) { return present, nil }
+		a := attach.New(cfg)
+		apply(t, a, ready(), 4)
+		interfaceOf := func(at store.Attachment) net.Interface { return net.Interface{Name: at.HostIfName} }
+		kept, gone := attached(t, cfg.StoreDir, "kept", "10.32.5.2"), attached(t, cfg.StoreDir, "gone", "10.32.5.3")
+		back := attached(t, cfg.StoreDir, "back", "10.32.5.4")
+		present = []net.Interface{interfaceOf(kept), interfaceOf(gone), interfaceOf(back)}
+		time.Sleep(time.Minute)
+		apply(t, a, ready(), 0)
+		present = []net.Interface{interfaceOf(kept)}
+		apply(t, a, ready(), 0)
+		time.Sleep(9 * time.Second)
+		apply(t, a, ready(), 0)
+		present = []net.Interface{interfaceOf(kept), interfaceOf(back)}
+		young := attached(t, cfg.StoreDir, "young", "10.32.5.5")
+		apply(t, a, ready(), 0)
+		present = []net.Interface{interfaceOf(kept)} // it is missed from now on
+		time.Sleep(2 * time.Second)
+		apply(t, a, ready(), 1)
+		if got := stored(t, cfg.StoreDir); !slices.Equal(got, []string{"back", "kept", "young"}) {
+			t.Errorf("stored are %v", got)
+		}
+		attached(t, cfg.StoreDir, "next", gone.Addresses[0].String())
+		present = append(present, interfaceOf(young))
+		time.Sleep(8 * time.Second)
+		apply(t, a, ready(), 0)
+		time.Sleep(3 * time.Second)
+		apply(t, a, ready(), 1)
+		if got := stored(t, cfg.StoreDir); !slices.Equal(got, []string{"kept", "next", "young"}) {
+			t.Errorf("stored are %v", got)
+		}
+	})
+}
