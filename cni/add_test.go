@@ -196,7 +196,7 @@ func TestBridgeKeepsItsMAC(t *testing.T) {
 
 func TestConcurrentAdds(t *testing.T) {
 	n := newNode(t)
-	const pods = 30
+	const pods = 100
 	addresses := make([]string, pods)
 	sandboxes := make([]ns.NetNS, pods)
 	for i := range pods {

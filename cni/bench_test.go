@@ -45,13 +45,7 @@ func reference(n *node) *attacher {
 	if err != nil {
 		n.Fatal(err)
 	}
-	for _, pkg := range []string{"main/bridge", "ipam/host-local"} {
-		build := exec.Command("go", "build", "-o", binDir+"/", "github.com/containernetworking/plugins/plugins/"+pkg)
-		build.Env = append(build.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			n.Fatalf("building %s: %v\n%s", pkg, err, out)
-		}
-	}
+	buildPlugins(n, "main/bridge", "ipam/host-local")
 	return &attacher{name: "reference", program: "bridge", stdin: stdin, times: map[string][]time.Duration{}}
 }
 

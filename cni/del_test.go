@@ -125,27 +125,37 @@ func TestGC(t *testing.T) {
 	n.fails(call{verb: "GC", stdin: n.config(map[string]any{"cniVersion": "1.0.0"})}, 1, "cniVersion")
 }
 
-// An ADD that is killed at any point leaves nothing that DEL, or an ADD of another pod, can't deal with.
-func TestKilledAdd(t *testing.T) {
+// An ADD or DEL that is killed at any point leaves nothing that DEL, or an ADD of another pod, can't deal with.
+func TestKilled(t *testing.T) {
+	rounds := 60
+	if os.Getenv("WEAVEGUARD_FULL") != "" {
+		rounds = 1000
+	}
 	n := newNode(t)
 	n.add("first", newNS(t), nil) // so that the time of an ADD is known with the bridge made
 	start := time.Now()
 	n.add("second", newNS(t), nil)
-	took := time.Since(start)
+	took := map[string]time.Duration{"ADD": time.Since(start)}
 	n.del("first", "")
+	start = time.Now()
 	n.del("second", "")
-	killed := 0
-	for i := range 60 {
+	took["DEL"] = time.Since(start)
+	killed := map[string]int{}
+	for i := range rounds {
 		sandbox := newNS(t)
-		container := fmt.Sprint("c", i)
-		cmd := n.command(call{verb: "ADD", container: container, netns: sandbox.Path(), stdin: n.config(nil)})
+		container, verb := fmt.Sprint("c", i), "ADD"
+		if i%2 == 1 {
+			verb = "DEL"
+			n.add(container, sandbox, nil)
+		}
+		cmd := n.command(call{verb: verb, container: container, netns: sandbox.Path(), stdin: n.config(nil)})
 		if err := n.ns.Do(func(ns.NetNS) error { return cmd.Start() }); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(took * time.Duration(10+rand.IntN(100)) / 100) // when to kill, not a wait for anything
-		_ = cmd.Process.Kill()                                    // or it has ended already
+		time.Sleep(took[verb] * time.Duration(10+rand.IntN(100)) / 100) // when to kill, not a wait for anything
+		_ = cmd.Process.Kill()                                          // or it has ended already
 		if err := cmd.Wait(); err != nil {
-			killed++
+			killed[verb]++
 		}
 		r := n.add("next"+container, newNS(t), nil)
 		n.checkWorks("next"+container, nil, r)
@@ -157,9 +167,9 @@ func TestKilledAdd(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.wantNoLeftovers()
-	t.Logf("%d of 60 were killed before they ended, by delays of 0.1 to 1.1 times %v", killed, took)
-	if killed == 0 {
-		t.Error("no ADD was killed in time: the test shows nothing")
+	t.Logf("of %d, %v were killed before they ended, by delays of 0.1 to 1.1 times %v", rounds, killed, took)
+	if killed["ADD"] == 0 || killed["DEL"] == 0 {
+		t.Error("none was killed in time: the test shows nothing")
 	}
 }
 

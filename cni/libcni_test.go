@@ -21,14 +21,16 @@ type runtime struct {
 	cni  *libcni.CNIConfig
 }
 
-func (n *node) runtime(version string, changes map[string]any) *runtime {
+// runtime has a list of our plugin, with changes to its configuration, and of more behind it.
+func (n *node) runtime(version string, changes map[string]any, more ...map[string]any) *runtime {
 	n.Helper()
 	var plugin map[string]any
 	if err := json.Unmarshal(n.config(changes), &plugin); err != nil {
 		n.Fatal(err)
 	}
 	maps.DeleteFunc(plugin, func(key string, _ any) bool { return key == "cniVersion" || key == "name" })
-	text, err := json.Marshal(map[string]any{"cniVersion": version, "name": "weaveguard", "plugins": []any{plugin}})
+	plugins := append([]map[string]any{plugin}, more...)
+	text, err := json.Marshal(map[string]any{"cniVersion": version, "name": "weaveguard", "plugins": plugins})
 	if err != nil {
 		n.Fatal(err)
 	}

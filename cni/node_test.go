@@ -55,6 +55,18 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
+// buildPlugins builds plugins of the CNI project beside ours.
+func buildPlugins(t testing.TB, packages ...string) {
+	t.Helper()
+	for _, pkg := range packages {
+		build := exec.Command("go", "build", "-o", binDir+"/", "github.com/containernetworking/plugins/plugins/"+pkg)
+		build.Env = append(build.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("building %s: %v\n%s", pkg, err, out)
+		}
+	}
+}
+
 func newNS(t testing.TB) ns.NetNS {
 	t.Helper()
 	n, err := testutils.NewNS()

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weaveguard/weaveguard/test/internal/thread"
+	"github.com/weaveguard/weaveguard/test/thread"
 )
 
 // namespaces holds namespaces open. A nil one means: stay where you are.

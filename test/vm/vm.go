@@ -22,7 +22,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/test/internal/owned"
-	"github.com/weaveguard/weaveguard/test/internal/thread"
+	"github.com/weaveguard/weaveguard/test/thread"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/vm/guest"
 )

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weaveguard/weaveguard/test/internal/thread"
+	"github.com/weaveguard/weaveguard/test/thread"
 )
 
 // TestMain runs the tests on the main thread's goroutine, so that Do meets it.
