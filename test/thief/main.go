@@ -56,6 +56,7 @@ func run(keyFile, own, member, name, meta string) error {
 	c.Name, c.SecretKey, c.Delegate = name, ring[0], &mouthpiece{announced}
 	c.BindAddr, c.BindPort = address.Addr().String(), int(address.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
+	c.EnableCompression = false // agents refuse that
 	c.Logger = log.New(io.Discard, "", 0)
 	list, err := memberlist.Create(c)
 	if err != nil {

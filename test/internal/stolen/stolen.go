@@ -85,7 +85,7 @@ func Heard(printed, node string) ([]byte, error) {
 		Meta []byte
 	}
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &members); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the thief says %q: %w", printed, err)
 	}
 	var newest []byte
 	var sequence uint64
