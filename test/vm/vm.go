@@ -22,8 +22,8 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/test/internal/owned"
-	"github.com/weaveguard/weaveguard/test/thread"
 	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/thread"
 	"github.com/weaveguard/weaveguard/test/vm/guest"
 )
 

@@ -25,16 +25,22 @@ func backstop(t *testing.T, n *agents.Node, verb string) {
 // held back leaves.
 type leaks struct {
 	*agents.Mesh
-	marker  string
-	senders []*lab.Process
+	marker  string // begins those of all senders
+	senders []*sender
+}
+
+// sender sends a marker of its own.
+type sender struct {
+	*lab.Process
+	on     *agents.Node
+	marker string
 }
 
 func newLeaks(t *testing.T, m *agents.Mesh) *leaks {
-	l := &leaks{Mesh: m, marker: rand.Text()}
 	for i, n := range m.Nodes {
 		n.MustRun(t, "ip", "route", "add", "default", "via", m.Nodes[1-i].Addr4.String())
 	}
-	return l
+	return &leaks{Mesh: m, marker: rand.Text()}
 }
 
 // starter is a place to send from: a pod, or a host.
@@ -42,17 +48,22 @@ type starter interface {
 	MustStart(t testing.TB, c lab.Command) *lab.Process
 }
 
-// send sends the marker to an address without pause, whatever comes of it.
-func (l *leaks) send(t *testing.T, from starter, to netip.Addr) {
+// send sends a marker from a node to an address without pause, whatever comes of it.
+func (l *leaks) send(t *testing.T, on *agents.Node, from starter, to netip.Addr) {
 	t.Helper()
-	l.senders = append(l.senders, from.MustStart(t, lab.Command{Name: fmt.Sprintf("sender-%d", len(l.senders)), Path: "bash", Args: []string{"-c",
-		fmt.Sprintf("while :; do echo -n %s 2>/dev/null >/dev/udp/%s/9999; echo tried; sleep 0.005; done 2>/dev/null", l.marker, to)}}))
+	s := &sender{on: on, marker: l.marker + rand.Text()}
+	s.Process = from.MustStart(t, lab.Command{Name: fmt.Sprintf("sender-%d", len(l.senders)), Path: "bash", Args: []string{"-c",
+		fmt.Sprintf("while :; do echo -n %s 2>/dev/null >/dev/udp/%s/9999; echo tried; sleep 0.005; done 2>/dev/null", s.marker, to)}})
+	l.senders = append(l.senders, s)
 }
 
-// seen is what a capture sees while something is done, and until each sender has tried 50 times more.
-func (l *leaks) seen(t *testing.T, do func()) lab.CaptureReport {
+// seen is what captures of markers see while something is done, and until each sender has tried 50 times more.
+func (l *leaks) seen(t *testing.T, do func(), markers ...string) []lab.CaptureReport {
 	t.Helper()
-	capture := l.Lab.Capture(t, "", []byte(l.marker))
+	var captures []*lab.Capture
+	for _, marker := range markers {
+		captures = append(captures, l.Lab.Capture(t, "", []byte(marker)))
+	}
 	do()
 	for _, s := range l.senders {
 		before := strings.Count(s.Log(), "tried")
@@ -64,12 +75,16 @@ func (l *leaks) seen(t *testing.T, do func()) lab.CaptureReport {
 		})
 	}
 	l.signal(t, unix.SIGSTOP) // a capture ends when it is quiet
-	report := capture.Stop()
-	l.signal(t, unix.SIGCONT)
-	if report.Dropped != 0 || report.Err != nil {
-		t.Errorf("the capture hasn't seen all: %v", report)
+	var reports []lab.CaptureReport
+	for _, capture := range captures {
+		report := capture.Stop()
+		if report.Dropped != 0 || report.Err != nil {
+			t.Errorf("the capture hasn't seen all: %v", report)
+		}
+		reports = append(reports, report)
 	}
-	return report
+	l.signal(t, unix.SIGCONT)
+	return reports
 }
 
 func (l *leaks) signal(t *testing.T, s unix.Signal) {
@@ -84,8 +99,25 @@ func (l *leaks) signal(t *testing.T, s unix.Signal) {
 // none fails the test if anything leaves in the clear while something is done, and after that.
 func (l *leaks) none(t *testing.T, doing string, do func()) {
 	t.Helper()
-	if report := l.seen(t, do); report.Marked != 0 {
+	if report := l.seen(t, do, l.marker)[0]; report.Marked != 0 {
 		t.Errorf("%s: %v\n%s", doing, report, report.First)
+	}
+}
+
+// leaves fails the test unless something of each sender on a node leaves in the clear as things are.
+func (l *leaks) leaves(t *testing.T, n *agents.Node) {
+	t.Helper()
+	var here []*sender
+	var markers []string
+	for _, s := range l.senders {
+		if s.on == n {
+			here, markers = append(here, s), append(markers, s.marker)
+		}
+	}
+	for i, report := range l.seen(t, func() {}, markers...) {
+		if report.Marked == 0 {
+			t.Errorf("without guards the capture has seen of %s on %s: %v: it can't tell", here[i].Name, n.Name, report)
+		}
 	}
 }
 
@@ -125,10 +157,8 @@ func (l *leaks) guards(t *testing.T, n *agents.Node) {
 	l.none(t, "the table alone", func() { backstop(t, n, "del") })
 	l.none(t, "both again", func() { backstop(t, n, "add") })
 	l.none(t, "the route alone", func() { n.MustRun(t, "nft", "delete", "table", "inet", view.FirewallTable) })
-	report := l.seen(t, func() { backstop(t, n, "del") })
-	if report.Marked == 0 {
-		t.Errorf("without the guards the capture has seen %v: it can't tell", report)
-	}
+	backstop(t, n, "del")
+	l.leaves(t, n)
 }
 
 // What pods and hosts send to pods of other nodes never leaves in the clear, whatever is missing; and it does leave when the
@@ -138,9 +168,9 @@ func TestNothingLeaks(t *testing.T) {
 	l := newLeaks(t, m)
 	a, b := m.Nodes[0], m.Nodes[1]
 	pods := podsOn(t, m.Nodes, "leak")
-	l.send(t, pods[0], pods[1].Addr)
-	l.send(t, pods[1], pods[0].Addr)
-	l.send(t, a, pods[1].Addr)
+	l.send(t, a, pods[0], pods[1].Addr)
+	l.send(t, b, pods[1], pods[0].Addr)
+	l.send(t, a, a, pods[1].Addr)
 	device := view.DeviceName(0)
 	l.none(t, "at rest", func() {})
 	l.without(t, a, "routes to tunnels", func() { noTunnels(t, a) })
@@ -175,7 +205,12 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		return err
 	})
-	l.without(t, a, "routes to tunnels, while both nodes rotate", func() { noTunnels(t, a) })
+	l.without(t, a, "routes to tunnels, while both nodes rotate", func() {
+		if devices := strings.Fields(a.MustRun(t, "wg", "show", "interfaces")); len(devices) < 2 {
+			t.Errorf("no rotation is under way any more: there is %v", devices)
+		}
+		noTunnels(t, a)
+	})
 	awaitKeys(2)
 	m.WaitUp(t, time.Minute)
 	device = strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]
@@ -205,7 +240,7 @@ func TestNothingLeaksAtFirstBoot(t *testing.T) {
 		}
 		a.Start(t)
 		lab.Eventually(t, time.Minute, "the pod is attached", func() error { return pod.Attach(t.Context()) })
-		l.send(t, pod, to)
+		l.send(t, a, pod, to)
 	})
 	l.without(t, a, "a peer that has a key", func() {})
 	l.none(t, "the peer comes", func() {
@@ -253,9 +288,8 @@ func TestNothingLeaksAfterReboot(t *testing.T) {
 	if err := unguarded.Attach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if report := l.seen(t, func() { l.send(t, unguarded, to) }); report.Marked == 0 {
-		t.Errorf("of the pod without guards the capture has seen %v: it can't tell", report)
-	}
+	l.send(t, a, unguarded, to)
+	l.leaves(t, a)
 	a.Userspace = nil
 	a.Start(t)
 	m.WaitUp(t, time.Minute)
@@ -263,6 +297,6 @@ func TestNothingLeaksAfterReboot(t *testing.T) {
 		if err := pod.Attach(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		l.send(t, pod, to)
+		l.send(t, a, pod, to)
 	})
 }
