@@ -16,7 +16,7 @@ import (
 
 const (
 	// lookAgain is how long a look at whether a device is gone waits for the next one.
-	lookAgain = 100 * time.Microsecond
+	lookAgain = 200 * time.Microsecond
 	// goneWithin is how long it may take. The kernel needs less than a millisecond, once it gets to it.
 	goneWithin = 10 * time.Second
 )
@@ -24,8 +24,8 @@ const (
 // remove removes a device, both ends of a veth pair. It returns when the device is gone: closed, and in no namespace any
 // more. The kernel makes whoever asks for that wait until it can also free the memory (netdev_run_todo in net/core/dev.c:
 // an RCU barrier, some 10 to 40 ms), which is no concern of a container runtime's. So a child process asks and waits.
-func (h *Host) remove(index int) error {
-	err := h.removeByChild(index)
+func (h *Host) remove(name string, index int) error {
+	err := removeByChild(name, index)
 	if errors.Is(err, errNoChild) {
 		err = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
 	}
@@ -37,7 +37,7 @@ func (h *Host) remove(index int) error {
 
 var errNoChild = errors.New("no child process could be made")
 
-func (h *Host) removeByChild(index int) error {
+func removeByChild(name string, index int) error {
 	// Netlink is spoken by the network namespace that the socket was made in.
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -55,15 +55,33 @@ func (h *Host) removeByChild(index int) error {
 		if done, err := answered(socket); done {
 			return err
 		}
-		if _, err := h.nl.LinkByIndex(index); isNotFound(err) {
+		if now, err := indexOf(name); errors.Is(err, unix.ENODEV) || err == nil && now != index {
 			return nil
 		} else if err != nil {
-			return err
+			return os.NewSyscallError("ioctl", err)
 		}
 		if time.Since(begin) > goneWithin {
 			return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
 		}
 	}
+}
+
+// indexOf asks for an interface's index (netdevice(7), SIOCGIFINDEX). Unlike netlink that waits for nobody who changes
+// interfaces.
+func indexOf(name string) (int, error) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(socket) }()
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(socket, unix.SIOCGIFINDEX, request); err != nil {
+		return 0, err
+	}
+	return int(request.Uint32()), nil
 }
 
 // answered reports whether the kernel has answered the request, and with what.

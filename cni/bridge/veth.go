@@ -178,7 +178,7 @@ func (h *Host) Detach(hostIfName string) error {
 	if link.Type() != "veth" {
 		return fmt.Errorf("the interface %s is a %s, not the veth of a pod: not removing it", hostIfName, link.Type())
 	}
-	if err := h.remove(link.Attrs().Index); err != nil {
+	if err := h.remove(hostIfName, link.Attrs().Index); err != nil {
 		return fmt.Errorf("removing %s: %w", hostIfName, err)
 	}
 	return nil

@@ -41,7 +41,13 @@ func Remove(p Port) error {
 	if !missing(err) {
 		return err
 	}
-	// Something isn't there, and so nothing was removed: one by one.
+	if err := Ready(); err != nil {
+		if errors.Is(err, ErrMissing) {
+			return nil
+		}
+		return err
+	}
+	// An element isn't there, and so nothing was removed: one by one.
 	for name, list := range elements {
 		for _, element := range list {
 			one := map[string][]nftables.SetElement{name: {element}}

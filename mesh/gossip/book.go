@@ -274,6 +274,21 @@ func (b *book) members() []Member {
 	return all
 }
 
+// everywhere returns the addresses of all living members, also of several of one node.
+func (b *book) everywhere() []netip.Addr {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []netip.Addr
+	for _, e := range b.nodes {
+		for _, m := range e.members {
+			if m.addr.IsValid() {
+				all = append(all, m.addr.Addr())
+			}
+		}
+	}
+	return all
+}
+
 // addresses returns where the living members of node are, each address once: what is sent there comes to whoever
 // is there now, not to one of several starts of a node. Of more than most, it is a random choice, so that whoever
 // tries again and again reaches all of them.

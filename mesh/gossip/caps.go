@@ -80,11 +80,11 @@ func newCaps(keys inspector) *caps {
 	}
 }
 
-// know replaces the addresses that are known. They belong to caps from then on.
-func (c *caps) know(known map[netip.Addr]bool) {
+// know replaces the addresses that are known by those of a snapshot, which none that is met comes between.
+func (c *caps) know(snapshot func() map[netip.Addr]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known = known
+	c.known = snapshot()
 }
 
 // meet adds an address to those that are known.
@@ -107,10 +107,13 @@ func (c *caps) admit(conn net.Conn) net.Conn {
 		p = &c.members
 	}
 	if len(p.open) >= maxStreams {
+		other := p.open[0]
 		if p == &c.members {
-			return nil
+			if other = c.busiest(p); c.streams[from] >= c.streams[other.from] {
+				return nil
+			}
 		}
-		c.drop(p.open[0])
+		c.drop(other)
 	}
 	s := &cappedStream{Conn: conn, caps: c, pool: p, from: from}
 	s.inspected = inspected{
@@ -121,6 +124,11 @@ func (c *caps) admit(conn net.Conn) net.Conn {
 	p.open = append(p.open, s)
 	c.streams[from]++
 	return s
+}
+
+// busiest returns the oldest stream of the address that has most of a pool.
+func (c *caps) busiest(p *pool) *cappedStream {
+	return slices.MaxFunc(p.open, func(x, y *cappedStream) int { return cmp.Compare(c.streams[x.from], c.streams[y.from]) })
 }
 
 // drop closes a stream for another one's sake.

@@ -64,7 +64,10 @@ func (e *events) NotifyAlive(m *memberlist.Node) error {
 	case len(m.Meta) > memberlist.MetaMaxSize:
 		e.tally.count(reasonMetaSize)
 		return errMetaSize
-	case e.book.knows(m.Name, node) || e.newcomers.admit(time.Now()):
+	case !speaksAlike(m):
+		e.tally.count(reasonProtocol)
+		return errProtocol
+	case e.book.knows(m.Name, node) || e.newcomers.room(time.Now()):
 		return nil
 	}
 	e.tally.count(reasonFull)
@@ -74,8 +77,16 @@ func (e *events) NotifyAlive(m *memberlist.Node) error {
 var (
 	errMemberName = errors.New("its name isn't that of a member")
 	errMetaSize   = errors.New("its metadata is too large")
+	errProtocol   = errors.New("its versions of the protocol aren't those of all members")
 	errNewcomers  = errors.New("too many new members")
 )
+
+// speaksAlike reports whether a member speaks as all do. memberlist ends every state exchange in which one of the
+// members, of whom it only heard, doesn't.
+func speaksAlike(m *memberlist.Node) bool {
+	const version = memberlist.ProtocolVersion2Compatible // memberlist's default
+	return m.PMin <= version && version <= m.PMax && m.PCur == version && m.DMin == 0 && m.DMax == 0 && m.DCur == 0
+}
 
 // maxNewcomers is how many members may appear at once, more than there are in the largest mesh, and newcomerInterval
 // the time in which one more may. memberlist keeps those that are gone for as long as it takes to probe all others.
@@ -91,21 +102,28 @@ type newcomers struct {
 	full time.Time // when there will be all the room again
 }
 
-func (n *newcomers) admit(now time.Time) bool {
+// room reports whether there is room for one more.
+func (n *newcomers) room(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.full.Sub(now) < maxNewcomers*newcomerInterval
+}
+
+// count counts one that has come. Not all that there is room for do: memberlist also asks for rumours that it passes over.
+func (n *newcomers) count(now time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.full.Before(now) {
 		n.full = now
 	}
-	if n.full.Sub(now) >= maxNewcomers*newcomerInterval {
-		return false
-	}
 	n.full = n.full.Add(newcomerInterval)
-	return true
 }
 
 // NotifyJoin tells of a member that is alive, this one among them.
-func (e *events) NotifyJoin(m *memberlist.Node) { e.alive(m) }
+func (e *events) NotifyJoin(m *memberlist.Node) {
+	e.newcomers.count(time.Now())
+	e.alive(m)
+}
 
 // NotifyUpdate tells of a member with new metadata.
 func (e *events) NotifyUpdate(m *memberlist.Node) { e.alive(m) }

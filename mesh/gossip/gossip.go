@@ -237,7 +237,9 @@ func (g *Gossip) Seek(targets []Target) {
 }
 
 // recognise tells whose streams and messages have room of their own: members and targets.
-func (g *Gossip) recognise() { g.caps.know(g.seeker.known(g.book.members())) }
+func (g *Gossip) recognise() {
+	g.caps.know(func() map[netip.Addr]bool { return g.seeker.known(g.book.everywhere()) })
+}
 
 // Members returns the nodes whose agents are alive, this one among them, sorted by name, each once.
 func (g *Gossip) Members() []Member { return g.book.members() }

@@ -26,13 +26,22 @@ func (c *caller) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// known is a snapshot of addresses.
+func known(addresses ...string) func() map[netip.Addr]bool {
+	all := make(map[netip.Addr]bool)
+	for _, a := range addresses {
+		all[netip.MustParseAddr(a)] = true
+	}
+	return func() map[netip.Addr]bool { return all }
+}
+
 func stranger(i int) *caller { return &caller{from: net.IPv4(10, 0, byte(i>>8), byte(i))} }
 
 // Of too many strangers the one that holds its stream longest goes, and known ones have room whatever strangers do.
 func TestStreamsOfStrangers(t *testing.T) {
 	c := newCaps(inspector{})
 	seed := net.IPv4(10, 9, 9, 9)
-	c.know(map[netip.Addr]bool{netip.MustParseAddr("10.9.9.9"): true})
+	c.know(known("10.9.9.9"))
 	member := c.admit(&caller{from: seed})
 	var callers []*caller
 	var streams []net.Conn
@@ -87,7 +96,7 @@ func TestBytesOfStrangers(t *testing.T) {
 func TestBytesOfKnownAddresses(t *testing.T) {
 	c := newCaps(inspector{})
 	honest, greedy := netip.MustParseAddr("10.9.9.1"), netip.MustParseAddr("10.9.9.2")
-	c.know(map[netip.Addr]bool{honest: true, greedy: true})
+	c.know(known(honest.String(), greedy.String()))
 	large := c.admit(&caller{from: honest.AsSlice()})
 	if _, err := io.CopyN(io.Discard, large, 7<<20); err != nil {
 		t.Fatal(err)
@@ -107,7 +116,7 @@ func TestBytesOfKnownAddresses(t *testing.T) {
 func TestMessagesInASecond(t *testing.T) {
 	c := newCaps(inspector{})
 	one, other := netip.MustParseAddr("10.9.9.1"), netip.MustParseAddr("10.9.9.2")
-	c.know(map[netip.Addr]bool{one: true, other: true})
+	c.know(known(one.String(), other.String()))
 	now := time.Unix(1000, 0)
 	taken := func(from func(i int) netip.Addr, at time.Time) (n int) {
 		for i := range 1000 {
@@ -130,5 +139,38 @@ func TestMessagesInASecond(t *testing.T) {
 	}
 	if c.messages(one, maxMessages+1, now.Add(time.Minute)) {
 		t.Error("a packet with more messages than may be is taken")
+	}
+}
+
+// Of known addresses too, those that hold many streams make room for those that hold fewer.
+func TestStreamsOfMembers(t *testing.T) {
+	c := newCaps(inspector{})
+	var addresses []string
+	for i := range 20 {
+		addresses = append(addresses, stranger(i).from.String())
+	}
+	c.know(known(append(addresses, "10.9.9.9")...))
+	var callers []*caller
+	for i := range 20 {
+		for range maxSourceStreams {
+			one := stranger(i)
+			if c.admit(one) != nil {
+				callers = append(callers, one)
+			}
+		}
+	}
+	for i := range maxSourceStreams {
+		if c.admit(&caller{from: net.IPv4(10, 9, 9, 9)}) == nil && i < 3 {
+			t.Errorf("an honest address has %d streams and gets no more", i)
+		}
+	}
+	cut := 0
+	for _, one := range callers {
+		if one.cut {
+			cut++
+		}
+	}
+	if n := len(c.members.open); n != maxStreams || cut == 0 {
+		t.Errorf("%d streams are open, %d were cut", n, cut)
 	}
 }

@@ -64,16 +64,16 @@ func (s *seeker) set(targets []Target) (fresh bool) {
 	return fresh
 }
 
-// known are the addresses of the targets and of members.
-func (s *seeker) known(members []Member) map[netip.Addr]bool {
+// known are the addresses of the targets, and those of members.
+func (s *seeker) known(members []netip.Addr) map[netip.Addr]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := make(map[netip.Addr]bool, len(s.targets)+len(members))
 	for _, t := range s.targets {
 		known[t.Addr.Addr()] = true
 	}
-	for _, m := range members {
-		known[m.Addr.Addr()] = true
+	for _, address := range members {
+		known[address] = true
 	}
 	return known
 }

@@ -223,3 +223,20 @@ func TestMadeUpMembers(t *testing.T) {
 		t.Errorf("%d are refused, of %d more than there is room for", got, surplus)
 	}
 }
+
+// A member that is said to speak another version of the protocol would end all state exchanges of all others.
+func TestMadeUpVersions(t *testing.T) {
+	nodes := mesh(t, 2)
+	for i, versions := range []string{"\x05\x05\x05\x00\x00\x00", "\x01\x01\x01\x00\x00\x00", "\x01\x05\x02\x01\x01\x01"} {
+		alive := append([]byte{aliveType}, fields("Incarnation", []byte{1}, "Node", packed(fmt.Sprintf("n9/%016x", i)),
+			"Addr", packed(address), "Port", []byte{9}, "Meta", packed(""), "Vsn", packed(versions))...)
+		for _, n := range nodes {
+			before := n.Counters()["gossip-protocol"]
+			send(t, "udp", fmt.Sprintf("127.0.1.%d", i+1), n, sealPacket(t, alive))
+			eventually(t, fmt.Sprintf("versions %x are refused", versions), func() bool { return n.Counters()["gossip-protocol"] > before })
+		}
+	}
+	newcomer := start(t, "n3", 3)
+	newcomer.Seek([]gossip.Target{nodes[0].target()})
+	eventually(t, "a new node joins", func() bool { return nodes[0].sees("n3") && nodes[1].sees("n3") })
+}

@@ -22,7 +22,8 @@ const (
 	reasonName          = "gossip-member-name"   // members whose name isn't NODE/RANDOM
 	reasonFull          = "gossip-too-many-nodes"
 	reasonMetaSize      = "gossip-metadata-size"
-	reasonState         = "gossip-state" // what another member handed on is malformed, or of another version
+	reasonProtocol      = "gossip-protocol" // members that speak other versions of memberlist's protocol
+	reasonState         = "gossip-state"    // what another member handed on is malformed, or of another version
 	reasonMessageSize   = "gossip-message-size"
 	reasonMessageFull   = "gossip-too-many-messages" // lost for newer ones, or more than one address may send
 )

@@ -1,0 +1,44 @@
+package cni_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// A node that many pods came to and left has the links, routes and neighbours that it had before.
+func TestNoGrowth(t *testing.T) {
+	rounds := 60
+	if os.Getenv("WEAVEGUARD_FULL") != "" {
+		rounds = 10_000
+	}
+	n, sandbox := newNode(t), newNS(t)
+	both := map[string]any{"subnets": []string{"10.32.5.0/24", "fd00:5::/64"}}
+	round := func(i int) {
+		container := fmt.Sprint("c", i)
+		n.add(container, sandbox, both)
+		n.del(container, sandbox.Path())
+	}
+	look := func() string {
+		seen := n.tool("ls", "/proc/sys/net/ipv4/conf") + n.tool("ip", "route", "show", "table", "all") + n.tool("ip", "-6", "route", "show", "table", "all") +
+			n.tool("ip", "neighbour") + n.tool("bridge", "fdb")
+		var lines []string
+		for line := range strings.Lines(seen) {
+			// The bridge has its link-local address, and is down, a moment after the first pod came and the last one went.
+			if !strings.Contains(line, "fe80:") {
+				lines = append(lines, strings.ReplaceAll(line, " linkdown", ""))
+			}
+		}
+		return strings.Join(lines, "")
+	}
+	round(0) // makes the bridge
+	before := look()
+	for i := range rounds {
+		round(i)
+	}
+	if after := look(); after != before {
+		t.Errorf("after %d pods the node had\n%s\nand has\n%s", rounds, before, after)
+	}
+	n.wantNoLeftovers()
+}
