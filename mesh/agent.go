@@ -146,7 +146,7 @@ func New(c Config) *Agent {
 	a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
 		r := c.Remembered.Nodes[node]
-		if err := a.book.load(node, r.Raw, r.Age); err != nil {
+		if err := a.book.load(node, r); err != nil {
 			c.Log.Warn("a remembered record isn't used", "node", node, "error", err)
 		}
 	}

@@ -20,7 +20,8 @@ type entry struct {
 	raw    []byte
 	record record.Record
 	age    int64
-	since  time.Time // when its pod CIDRs began to count here; zero: before this agent started
+	since  time.Time  // when its pod CIDRs began to count here; zero: before this agent started
+	from   netip.Addr // whom it came from first; zero: from others, or from several
 }
 
 // refusal is why a candidate doesn't count: a word for counters, and words for people.
@@ -82,7 +83,6 @@ type book struct {
 	// What take was given.
 	now     time.Time
 	cluster *ClusterState
-	heard   map[string][]Heard // by node
 
 	suspects       map[suspect]suspicion
 	suspectsBefore map[suspect]suspicion
@@ -98,8 +98,8 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 
 // load takes in a record of the cache. It was verified when it was written; what can be checked without the others is
 // checked again.
-func (b *book) load(node string, raw []byte, age int64) error {
-	r, err := record.Open(node, raw)
+func (b *book) load(node string, known RememberedRecord) error {
+	r, err := record.Open(node, known.Raw)
 	if err != nil {
 		return err
 	}
@@ -109,16 +109,13 @@ func (b *book) load(node string, raw []byte, age int64) error {
 	if owner := b.keyOwner(node, r); owner != "" {
 		return fmt.Errorf("it has a WireGuard key of node %s", owner)
 	}
-	b.entries[node] = entry{raw: raw, record: r, age: age}
+	b.entries[node] = entry{raw: known.Raw, record: r, age: known.Age, from: known.From}
 	return nil
 }
 
 // take judges what was heard against the pins, and returns whether the book changed.
 func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
-	b.now, b.cluster, b.heard = now, cluster, make(map[string][]Heard, len(heard))
-	for _, h := range heard {
-		b.heard[h.Node] = append(b.heard[h.Node], h)
-	}
+	b.now, b.cluster = now, cluster
 	b.suspectsBefore, b.suspects = b.suspects, map[suspect]suspicion{}
 	changed := b.prune(cluster)
 	before := b.judged
@@ -239,7 +236,11 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal)
 	if counts && subset(r.PodCIDRs(), known.record.PodCIDRs()) {
 		since = known.since
 	}
-	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age, since: since}
+	from := known.from // which somebody may announce it besides
+	if len(h.At) == 1 {
+		from = h.At[0]
+	}
+	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age, since: since, from: from}
 	return true, nil
 }
 

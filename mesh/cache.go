@@ -40,8 +40,9 @@ type RememberedSelf struct {
 
 // RememberedRecord is a record that counted, as it was signed.
 type RememberedRecord struct {
-	Raw []byte `json:"record"`
-	Age int64  `json:"age"`
+	Raw  []byte     `json:"record"`
+	Age  int64      `json:"age"`
+	From netip.Addr `json:"from,omitzero"` // whom it came from first, if that is known
 }
 
 // Recall reads the cache. One that isn't there is empty; one that can't be used gives an error and is empty too:

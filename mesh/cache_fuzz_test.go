@@ -44,7 +44,7 @@ func FuzzRecall(f *testing.F) {
 		}
 		b := newBook("a", keys.PublicIdentity{1})
 		for node, remembered := range r.Nodes {
-			if err := b.load(node, remembered.Raw, remembered.Age); err != nil {
+			if err := b.load(node, remembered); err != nil {
 				slog.New(slog.DiscardHandler).Warn("not used", "error", err)
 			}
 		}

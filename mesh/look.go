@@ -123,7 +123,7 @@ func (a *Agent) remember(p *pass) bool {
 	}
 	nodes := make(map[string]RememberedRecord, len(a.book.entries))
 	for name, e := range a.book.entries {
-		nodes[name] = RememberedRecord{Raw: e.raw, Age: e.age}
+		nodes[name] = RememberedRecord{Raw: e.raw, Age: e.age, From: e.from}
 		changed = a.rememberCIDRs(e.record.PodCIDRs()) || changed
 	}
 	a.remembered.Nodes = nodes

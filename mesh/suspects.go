@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"net/netip"
@@ -120,7 +119,7 @@ func (b *book) replayed(h Heard) *refusal {
 	return &refusal{replayWord, fmt.Sprintf("%s announces a copy of it", addressList(strangers))}
 }
 
-// addresses are a node's own, as far as they are known: of its record, of its Node, or where its record comes from.
+// addresses are a node's own, as far as they are known: of its record, of its Node, or where its record came from first.
 func (b *book) addresses(node string) []netip.Addr {
 	if node == b.self {
 		return slices.Clone(b.ownAddresses)
@@ -130,10 +129,8 @@ func (b *book) addresses(node string) []netip.Addr {
 		for _, endpoint := range e.record.Endpoints() {
 			own = append(own, endpoint.Addr())
 		}
-		for _, h := range b.heard[node] {
-			if len(h.At) == 1 && bytes.Equal(h.Raw, e.raw) {
-				own = append(own, h.At[0])
-			}
+		if e.from.IsValid() {
+			own = append(own, e.from)
 		}
 	}
 	if b.cluster != nil {

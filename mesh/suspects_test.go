@@ -79,6 +79,7 @@ func TestThief(t *testing.T) {
 		"a replay": {func(_ *testing.T, w world2) mesh.Heard {
 			return by(w.now, w.b.address(), thief)
 		}, "b", "replay", "a copy"},
+		"a replay, while the node is silent": {func(_ *testing.T, w world2) mesh.Heard { return by(w.now, thief) }, "b", "replay", "a copy"},
 		"two records of one number": {func(t *testing.T, w world2) mesh.Heard {
 			known, err := record.Open("b", w.now.Raw)
 			if err != nil {
@@ -99,7 +100,7 @@ func TestThief(t *testing.T) {
 			a := w.start(t)
 			a.pass()
 			routes, tunnels := w.kernel.text("routes"), w.kernel.text("tunnels")
-			if name == "a replay" {
+			if tc.word == "replay" {
 				known = known[1:]
 			}
 			w.air.say(append(known, tc.steals(t, x))...)
