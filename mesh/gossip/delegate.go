@@ -67,6 +67,9 @@ func (e *events) NotifyAlive(m *memberlist.Node) error {
 	case !speaksAlike(m):
 		e.tally.count(reasonProtocol)
 		return errProtocol
+	case !e.homes.allow(m.Name, addressOfMember(m)):
+		e.tally.count(reasonConflict)
+		return errConflict
 	case e.book.knows(m.Name, node) || e.newcomers.room(time.Now()):
 		return nil
 	}
@@ -78,6 +81,7 @@ var (
 	errMemberName = errors.New("its name isn't that of a member")
 	errMetaSize   = errors.New("its metadata is too large")
 	errProtocol   = errors.New("its versions of the protocol aren't those of all members")
+	errConflict   = errors.New("it is at another address: a member's name belongs to one start of an agent")
 	errNewcomers  = errors.New("too many new members")
 )
 
@@ -121,8 +125,16 @@ func (n *newcomers) count(now time.Time) {
 
 // NotifyJoin tells of a member that is alive, this one among them.
 func (e *events) NotifyJoin(m *memberlist.Node) {
-	e.newcomers.count(time.Now())
+	now := time.Now()
+	e.newcomers.count(now)
+	e.homes.keep(m.Name, addressOfMember(m), now)
 	e.alive(m)
+}
+
+// addressOfMember is where a member says that it is; invalid when it says none.
+func addressOfMember(m *memberlist.Node) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(m.Addr)
+	return netip.AddrPortFrom(addr.Unmap(), m.Port)
 }
 
 // NotifyUpdate tells of a member with new metadata.
@@ -141,13 +153,13 @@ func (e *events) alive(m *memberlist.Node) {
 	if !ok {
 		return // NotifyAlive refuses it
 	}
-	addr, _ := netip.AddrFromSlice(m.Addr)
-	news, ok := e.book.alive(m.Name, node, netip.AddrPortFrom(addr.Unmap(), m.Port), m.Meta, time.Now())
+	addr := addressOfMember(m)
+	news, ok := e.book.alive(m.Name, node, addr, m.Meta, time.Now())
 	if !ok {
 		e.tally.count(reasonFull)
 	}
 	if news {
-		e.caps.meet(addr.Unmap()) // without waiting for the next tick
+		e.caps.meet(addr.Addr()) // without waiting for the next tick
 		signal(e.news)
 	}
 }

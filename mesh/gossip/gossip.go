@@ -75,6 +75,7 @@ type Gossip struct {
 	caps   *caps
 
 	newcomers newcomers
+	homes     homes
 
 	keying sync.Mutex // held by who changes ring
 	ring   *memberlist.Keyring

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -239,4 +240,38 @@ func TestMadeUpVersions(t *testing.T) {
 	newcomer := start(t, "n3", 3)
 	newcomer.Seek([]gossip.Target{nodes[0].target()})
 	eventually(t, "a new node joins", func() bool { return nodes[0].sees("n3") && nodes[1].sees("n3") })
+}
+
+// Somebody says that a member left, and then that it is where he is. The member keeps its name, and is heard.
+func TestMembersNameIsTaken(t *testing.T) {
+	nodes := mesh(t, 3)
+	victim := nodes[2]
+	name := regexp.MustCompile(`member=(\S+)`).FindStringSubmatch(victim.log.String())[1]
+	said := func(kind byte, pairs ...any) []byte { return append([]byte{kind}, fields(pairs...)...) }
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	for i := range 100 { // the member objects each time
+		left := said(deadType, "Incarnation", number(100*i+100), "Node", packed(name), "From", packed(name))
+		here := said(aliveType, "Incarnation", number(100*i+101), "Node", packed(name), "Addr", packed(address), "Port", []byte{9},
+			"Meta", packed("what the victim never said"), "Vsn", packed(versions))
+		for _, packet := range [][]byte{left, here} {
+			for _, n := range nodes[:2] {
+				send(t, "udp", "127.0.1.1", n, sealPacket(t, packet))
+			}
+			<-pace.C
+		}
+	}
+	for _, n := range nodes[:2] {
+		if n.Counters()["gossip-conflict"] == 0 {
+			t.Errorf("nothing was refused: %v", n.Counters())
+		}
+	}
+	fresh := []byte("fresh")
+	victim.announce(t, fresh)
+	for _, n := range nodes[:2] {
+		eventually(t, "what the member says is heard", func() bool { return n.sees("n3") && n.has("n3", fresh) })
+		if n.has("n3", []byte("what the victim never said")) {
+			t.Error("what somebody else says in its name is heard")
+		}
+	}
 }

@@ -13,6 +13,7 @@ const (
 	pingType     = 0
 	suspectType  = 3
 	aliveType    = 4
+	deadType     = 5
 	pushPullType = 6
 	compoundType = 7
 	userType     = 8
