@@ -2,6 +2,7 @@ package product_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weaveguard/weaveguard/keys"
 )
 
 // testKeyring changes the gossip key with kubectl's rights, applies the manifest again, and takes the key away under the
@@ -42,10 +45,34 @@ func (w *world) testKeyring(t *testing.T) {
 	keyring("use", young)
 	w.awaitGossipKeys(t, young, old)
 
-	// While agents run nobody fills an empty Secret, and they keep what they have.
-	w.kubectl(t, "patch", "secret", "weaveguard-gossip", "-n", system, "--type", "json", "-p", `[{"op":"remove","path":"/data"}]`)
+	// Whatever becomes of the Secret while agents run, they keep what they have, and nobody fills an empty one.
+	for _, fault := range []struct {
+		says string
+		make func()
+	}{
+		{"was replaced", func() {
+			strange, err := keys.NewKeyring()
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := fmt.Sprintf(`{"data":{"keyring":%q}}`, base64.StdEncoding.EncodeToString(strange.Text()))
+			w.kubectl(t, "patch", "secret", "weaveguard-gossip", "-n", system, "-p", data)
+		}},
+		{"doesn't exist", func() { w.kubectl(t, "delete", "secret", "weaveguard-gossip", "-n", system) }},
+		{"is empty", func() {
+			if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		fault.make()
+		for _, node := range w.nodes {
+			w.awaitProblem(t, node, "gossip keyring", "kube-system/weaveguard-gossip "+fault.says, young)
+		}
+		w.awaitGossipKeys(t, young, old)
+	}
 	for _, node := range w.nodes {
-		w.awaitProblem(t, node, "gossip keyring", "kube-system/weaveguard-gossip is empty", young, "rollout restart")
+		w.awaitProblem(t, node, "gossip keyring", "rollout restart")
 	}
 	secret, err := w.Client().CoreV1().Secrets(system).Get(t.Context(), "weaveguard-gossip", metav1.GetOptions{})
 	if err != nil || len(secret.Data) != 0 {
