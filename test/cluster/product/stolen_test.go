@@ -24,6 +24,9 @@ import (
 // saysWithin is how soon the others say that somebody speaks for another.
 const saysWithin = 5 * time.Second
 
+// silentWithin is how long gossip may take to see that members that were killed are dead.
+const silentWithin = 3 * time.Minute
+
 // burglary is a node in a thief's hands: its agent is dead, its identity and the gossip key are stolen.
 type burglary struct {
 	*world
@@ -91,6 +94,22 @@ func (w *world) testStolenGossip(t *testing.T) {
 	}
 	w.awaitMesh(t)
 	if err := w.WaitNodesReady(t.Context(), lair); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Poll(t.Context(), silentWithin, "nothing is said any more once the thief is gone", func(ctx context.Context) error {
+		for _, node := range w.nodes {
+			s, err := w.status(ctx, node)
+			if err != nil {
+				return err
+			}
+			for _, p := range s.Problems {
+				if strings.Contains(p.Message, at) {
+					return fmt.Errorf("%s says: %v", node, p)
+				}
+			}
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
