@@ -1,7 +1,6 @@
 package mesh_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 // kernel is a fake of all appliers: it keeps what was applied last, and counts a change where that differs.
@@ -358,38 +358,20 @@ func (s *speaker) says(t *testing.T, change func(*record.Record)) mesh.Heard {
 	return mesh.Heard{Node: s.name, Raw: raw, From: s.address(), At: []netip.Addr{s.address()}, Alive: true}
 }
 
-// journal is a log that may be read while it is written.
-type journal struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
-}
-
 // world is an agent named "a" with everything around it faked.
 type world struct {
 	self    *speaker
 	kernel  *kernel
 	air     *air
 	cluster *cluster
-	log     *journal
+	log     *output.Buffer
 	config  mesh.Config
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &journal{},
+		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &output.Buffer{},
 	}
 	w.kernel.keyOf = func(generation uint32) keys.PublicKey {
 		private, _ := w.self.store.Private(generation)

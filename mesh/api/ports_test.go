@@ -15,6 +15,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh/api"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 func TestProbes(t *testing.T) {
@@ -126,7 +127,7 @@ func TestTakenPortIsReportedAndRetried(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	var log lines
+	var log output.Buffer
 	cfg := config(t, sample())
 	cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.MetricsAddr = taken.Addr().String()

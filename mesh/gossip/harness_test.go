@@ -16,6 +16,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 var meshKey = []byte("0123456789abcdef0123456789abcdef")
@@ -25,14 +26,14 @@ type node struct {
 	*gossip.Gossip
 	name    string
 	addr    netip.AddrPort
-	log     *lockedBuffer
+	log     *output.Buffer
 	changes atomic.Int64
 }
 
 // start starts a member of this name at 127.0.0.HOST. The test stops it, if it didn't itself.
 func start(t testing.TB, name string, host int, change ...func(*gossip.Config)) *node {
 	t.Helper()
-	n := &node{name: name, log: &lockedBuffer{}}
+	n := &node{name: name, log: &output.Buffer{}}
 	n.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(host)}), view.GossipPort)
 	config := gossip.Config{
 		Node:      name,
@@ -197,22 +198,4 @@ func cut(t *testing.T, left, right []*node) (heal func()) {
 	})
 	t.Cleanup(restore)
 	return restore
-}
-
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

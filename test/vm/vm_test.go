@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/output"
 	"github.com/weaveguard/weaveguard/test/vm"
 )
 
@@ -32,24 +33,6 @@ func TestMain(m *testing.M) {
 	os.Exit(lab.Main(m, nil))
 }
 
-// output is a writer that tests look into.
-type output struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 func TestRun(t *testing.T) {
 	here := t.TempDir()
 	mark := fmt.Sprintf("wgvm-%08x", rand.Uint32())
@@ -62,7 +45,7 @@ func TestRun(t *testing.T) {
 		ip link add wg0 type wireguard && wg show wg0
 		for i in 1 2 3 4 5 6 7 8 9 10 11 12; do dd if=/dev/zero bs=64k count=1 2>/dev/null | tr '\0' x; done; echo end
 		exit 7`
-	var out output
+	var out output.Buffer
 	code, err := vm.Run(t.Context(), vm.Options{Log: &out, Env: []string{"WORD=hello"}, Dir: here},
 		append([]string{"sh", "-c", script, "sh"}, files...))
 	if err != nil || code != 7 {
@@ -106,7 +89,7 @@ func TestKernelThatDies(t *testing.T) {
 
 func TestDeadline(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	var out output
+	var out output.Buffer
 	var err error
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -128,7 +111,7 @@ func TestOwnerDies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out output
+	var out output.Buffer
 	owner := exec.Command(self)
 	owner.Env = append(os.Environ(), ownerEnv+"=1")
 	owner.Stdout, owner.Stderr = &out, &out
