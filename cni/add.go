@@ -26,6 +26,18 @@ type podArgs struct {
 	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
 }
 
+// attachment begins an attachment of the pod.
+func (p podArgs) attachment(id store.ID) store.Attachment {
+	return store.Attachment{
+		ID:           id,
+		PodNamespace: string(p.K8S_POD_NAMESPACE),
+		PodName:      string(p.K8S_POD_NAME),
+		PodUID:       string(p.K8S_POD_UID),
+		HostIfName:   id.HostInterface(),
+		Created:      time.Now().UTC(),
+	}
+}
+
 // add attaches a sandbox. First the attachment and its addresses are stored, then the kernel follows: so whatever a
 // killed ADD leaves in the kernel is in the store for DEL, GC and the agent to find.
 func (p *plugin) add(args *skel.CmdArgs) error {
@@ -65,19 +77,9 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 		return err
 	}
 	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
-	a, err := reserve(s, n, want, store.Attachment{
-		ID:           id,
-		Network:      c.Name,
-		Bridge:       n.bridge,
-		Netns:        args.Netns,
-		NetnsInode:   sandbox.Inode(),
-		PodNamespace: string(pod.K8S_POD_NAMESPACE),
-		PodName:      string(pod.K8S_POD_NAME),
-		PodUID:       string(pod.K8S_POD_UID),
-		HostIfName:   id.HostInterface(),
-		MTU:          n.mtu,
-		Created:      time.Now().UTC(),
-	})
+	a := pod.attachment(id)
+	a.Network, a.Bridge, a.MTU, a.Netns, a.NetnsInode = c.Name, n.bridge, n.mtu, args.Netns, sandbox.Inode()
+	a, err = reserve(s, n, want, a)
 	if err != nil {
 		return err
 	}

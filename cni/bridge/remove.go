@@ -55,7 +55,7 @@ func removeByChild(name string, index int) error {
 		if done, err := answered(socket); done {
 			return err
 		}
-		if now, err := indexOf(name); errors.Is(err, unix.ENODEV) || err == nil && now != index {
+		if now, err := indexOf(socket, name); errors.Is(err, unix.ENODEV) || err == nil && now != index {
 			return nil
 		} else if err != nil {
 			return os.NewSyscallError("ioctl", err)
@@ -67,13 +67,8 @@ func removeByChild(name string, index int) error {
 }
 
 // indexOf asks for an interface's index (netdevice(7), SIOCGIFINDEX). Unlike netlink that waits for nobody who changes
-// interfaces.
-func indexOf(name string) (int, error) {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = unix.Close(socket) }()
+// interfaces. Any socket of the namespace will do.
+func indexOf(socket int, name string) (int, error) {
 	request, err := unix.NewIfreq(name)
 	if err != nil {
 		return 0, err
