@@ -67,6 +67,12 @@ func aliveMember(name, meta string) []byte {
 		"Incarnation", []byte{1}, "State", []byte{0}, "Vsn", packed(versions))
 }
 
+// alive says that a member is there, which announces meta and speaks these versions.
+func alive(name, meta, versions string, incarnation int) []byte {
+	return append([]byte{aliveType}, fields("Incarnation", number(incarnation), "Node", packed(name), "Addr", packed(address),
+		"Port", []byte{9}, "Meta", packed(meta), "Vsn", packed(versions))...)
+}
+
 // memberlist would unpack the one to a thousand times its size, again and again, and go down with the others.
 func TestPacketsOfAKeyHolder(t *testing.T) {
 	message := append([]byte{userType}, "unpacked"...)
@@ -207,8 +213,7 @@ func TestNewsWithoutEnd(t *testing.T) {
 // A member can make up others, not more than there is room for.
 func TestMadeUpMembers(t *testing.T) {
 	n := start(t, "n1", 1)
-	large := append([]byte{aliveType}, fields("Incarnation", []byte{1}, "Node", packed("n2/0011223344556677"),
-		"Addr", packed(address), "Port", []byte{9}, "Meta", packed(string(make([]byte, 513))), "Vsn", packed(versions))...)
+	large := alive("n2/0011223344556677", string(make([]byte, 513)), versions, 1)
 	send(t, "udp", "127.0.1.1", n, sealPacket(t, large))
 	eventually(t, "one with too much metadata is refused", func() bool { return n.Counters()["gossip-metadata-size"] == 1 })
 	const room, surplus = 2 * 8192, 2000
@@ -229,11 +234,10 @@ func TestMadeUpMembers(t *testing.T) {
 func TestMadeUpVersions(t *testing.T) {
 	nodes := mesh(t, 2)
 	for i, versions := range []string{"\x05\x05\x05\x00\x00\x00", "\x01\x01\x01\x00\x00\x00", "\x01\x05\x02\x01\x01\x01"} {
-		alive := append([]byte{aliveType}, fields("Incarnation", []byte{1}, "Node", packed(fmt.Sprintf("n9/%016x", i)),
-			"Addr", packed(address), "Port", []byte{9}, "Meta", packed(""), "Vsn", packed(versions))...)
+		stranger := alive(fmt.Sprintf("n9/%016x", i), "", versions, 1)
 		for _, n := range nodes {
 			before := n.Counters()["gossip-protocol"]
-			send(t, "udp", fmt.Sprintf("127.0.1.%d", i+1), n, sealPacket(t, alive))
+			send(t, "udp", fmt.Sprintf("127.0.1.%d", i+1), n, sealPacket(t, stranger))
 			eventually(t, fmt.Sprintf("versions %x are refused", versions), func() bool { return n.Counters()["gossip-protocol"] > before })
 		}
 	}
@@ -247,13 +251,11 @@ func TestMembersNameIsTaken(t *testing.T) {
 	nodes := mesh(t, 3)
 	victim := nodes[2]
 	name := regexp.MustCompile(`member=(\S+)`).FindStringSubmatch(victim.log.String())[1]
-	said := func(kind byte, pairs ...any) []byte { return append([]byte{kind}, fields(pairs...)...) }
 	pace := time.NewTicker(10 * time.Millisecond)
 	defer pace.Stop()
 	for i := range 100 { // the member objects each time
-		left := said(deadType, "Incarnation", number(100*i+100), "Node", packed(name), "From", packed(name))
-		here := said(aliveType, "Incarnation", number(100*i+101), "Node", packed(name), "Addr", packed(address), "Port", []byte{9},
-			"Meta", packed("what the victim never said"), "Vsn", packed(versions))
+		left := append([]byte{deadType}, fields("Incarnation", number(100*i+100), "Node", packed(name), "From", packed(name))...)
+		here := alive(name, "what the victim never said", versions, 100*i+101)
 		for _, packet := range [][]byte{left, here} {
 			for _, n := range nodes[:2] {
 				send(t, "udp", "127.0.1.1", n, sealPacket(t, packet))

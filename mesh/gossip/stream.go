@@ -43,13 +43,7 @@ func (i *inspected) read(conn io.Reader, p []byte) (int, error) {
 		}
 		return n, err
 	}
-	n, err := conn.Read(p)
-	if n > 0 {
-		if full := i.take(n); full != nil {
-			return 0, full
-		}
-	}
-	return n, err
+	return taking{conn, i.take}.Read(p)
 }
 
 func (i *inspected) judge(conn io.Reader) error {
