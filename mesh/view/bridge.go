@@ -35,15 +35,16 @@ func BridgeMAC(gateways ...netip.Addr) net.HardwareAddr {
 func PodMAC(address netip.Addr) net.HardwareAddr { return addressMAC(address) }
 
 // DerivedMAC reports whether a MAC is one that follows from an address, of whichever node.
-func DerivedMAC(mac net.HardwareAddr) bool { return bytes.HasPrefix(mac, derivedMAC) }
+func DerivedMAC(mac net.HardwareAddr) bool { return bytes.HasPrefix(mac, []byte(derivedMAC)) }
 
-var derivedMAC = []byte{0x0a, 0x57}
+// derivedMAC begins them: locally administered, unicast.
+const derivedMAC = "\x0a\x57"
 
-// addressMAC is 0a:57 (locally administered, unicast) and the last four bytes of the address, which tell apart
+// addressMAC is derivedMAC and the last four bytes of the address, which tell apart
 // the addresses of any one subnet that a node can fill.
 func addressMAC(address netip.Addr) net.HardwareAddr {
 	b := address.Unmap().AsSlice()
-	return append(append(net.HardwareAddr{}, derivedMAC...), b[len(b)-4:]...)
+	return append(net.HardwareAddr(derivedMAC), b[len(b)-4:]...)
 }
 
 // BridgeSysctls returns the kernel settings that a bridge of ours needs, beside forwarding: no frames through
