@@ -48,9 +48,9 @@ func New(cfg Config) *Attach {
 }
 
 // Apply opens this node for pods, in this order: plugins, ready file, conflist; and forgets attachments whose sandbox is
-// gone. With a nil ready it closes the node
-// to new pods by removing the ready file, and leaves the rest: the runtime needs plugin and conflist to detach. It
-// writes only what differs, and returns how many files it changed. Errors name the directory and what to do.
+// gone. With a nil ready it closes the node to new pods by removing the ready file, and leaves the rest: the runtime
+// needs plugin and conflist to detach. It writes only what differs, and returns how many files it changed. Errors name
+// the directory and what to do.
 func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 	if ready == nil {
 		removed, err := remove(a.cfg.ReadyFile)

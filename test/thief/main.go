@@ -36,11 +36,7 @@ func main() {
 }
 
 func run(keyFile, own, member, name, meta string) error {
-	text, err := os.ReadFile(keyFile)
-	if err != nil {
-		return err
-	}
-	ring, err := keys.ParseKeyring(text)
+	ring, err := keys.LoadKeyring(keyFile)
 	if err != nil {
 		return err
 	}

@@ -115,12 +115,7 @@ func (w *world) testLeaksOfDeleted(t *testing.T, node, pod string, del func()) {
 // unguarded takes a node's guards away while something is done. Its agent is stopped meanwhile, and puts them back.
 func (w *world) unguarded(t *testing.T, node string, do func()) {
 	t.Helper()
-	resume := func(ctx context.Context) error {
-		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT "+agentPID)
-		return err
-	}
-	w.on(t, node, "sh", "-c", "kill -STOP "+agentPID)
-	t.Cleanup(func() { _ = resume(context.Background()) })
+	resume := w.pause(t, node, agentPID)
 	const routes = "ip route show type unreachable"
 	before := w.on(t, node, "sh", "-c", routes)
 	w.on(t, node, "sh", "-c", "ip route flush type unreachable && nft delete table inet "+view.FirewallTable)

@@ -140,9 +140,15 @@ func (w *world) endAgent(t *testing.T, node string) (resume func(context.Context
 func (w *world) stopKubelet(t *testing.T, node string) (resume func(context.Context) error) {
 	t.Helper()
 	// Both would be started again by the host if they ended; that they don't run is what counts.
-	w.on(t, node, "sh", "-c", "kill -STOP $(pidof kubelet containerd)")
+	return w.pause(t, node, "$(pidof kubelet containerd)")
+}
+
+// pause stops processes of a node, given as its shell finds their PIDs, until the returned function is called.
+func (w *world) pause(t *testing.T, node, pids string) (resume func(context.Context) error) {
+	t.Helper()
+	w.on(t, node, "sh", "-c", "kill -STOP "+pids)
 	resume = func(ctx context.Context) error {
-		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT $(pidof kubelet containerd)")
+		_, err := w.OnNode(ctx, node, "sh", "-c", "kill -CONT "+pids)
 		return err
 	}
 	t.Cleanup(func() { _ = resume(context.Background()) })

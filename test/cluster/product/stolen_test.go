@@ -19,6 +19,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/internal/stolen"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 // saysWithin is how soon the others say that somebody speaks for another.
@@ -129,33 +130,15 @@ func (w *world) breakIn(t *testing.T, node string) *burglary {
 	return b
 }
 
-// printed is what a process has printed so far.
-type printed struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (p *printed) Write(text []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.Write(text)
-}
-
-func (p *printed) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.String()
-}
-
 // join has the thief be a member of the gossip, from the stolen node.
-func (b *burglary) join(t *testing.T, name string, meta []byte) (said *printed, end func()) {
+func (b *burglary) join(t *testing.T, name string, meta []byte) (said *output.Buffer, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd, err := b.Command(ctx, b.Name, append([]string{b.program}, b.Member(b.keyFile, b.address[b.nodes[0]], name, meta)...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	said = &printed{}
+	said = &output.Buffer{}
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -2,13 +2,10 @@ package product_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // testRevokedToken deletes an agent's pod, and with it its token, while the node's kubelet doesn't see that, as after a
@@ -34,8 +31,8 @@ func (w *world) testRevokedToken(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		var status view.Status
-		if err := json.Unmarshal([]byte(text), &status); err != nil {
+		status, err := readStatus(node, text)
+		if err != nil {
 			return err
 		}
 		return hasProblem(status, []string{"doesn't accept this agent's token", "Unauthorized"})

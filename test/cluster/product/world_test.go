@@ -219,11 +219,16 @@ func (w *world) cli(ctx context.Context, node string, args ...string) (string, e
 
 // status is what a node's agent says.
 func (w *world) status(ctx context.Context, node string) (view.Status, error) {
-	var status view.Status
 	text, err := w.cli(ctx, node, "status", "-o", "json")
 	if err != nil {
-		return status, err
+		return view.Status{}, err
 	}
+	return readStatus(node, text)
+}
+
+// readStatus reads what `weaveguard status -o json` printed.
+func readStatus(node, text string) (view.Status, error) {
+	var status view.Status
 	if err := json.Unmarshal([]byte(text), &status); err != nil {
 		return status, fmt.Errorf("read the status of %s: %w", node, err)
 	}
