@@ -45,9 +45,8 @@ type Member struct {
 // book is what was heard: the members that are alive, and the latest records of each node name. A node that goes
 // keeps its records. Safe for concurrent use; no method blocks or calls out.
 type book struct {
-	self string // this node's member name
-
 	mu     sync.Mutex
+	self   string // this node's member name
 	nodes  map[string]*entry
 	shared map[string][]byte // verified records, by node name; their nodes are never evicted
 	turn   uint64            // grows with each touch of an entry
@@ -73,6 +72,19 @@ type candidate struct {
 
 func newBook(self string) *book {
 	return &book{self: self, nodes: make(map[string]*entry)}
+}
+
+// restart begins anew under another member name of this node: nobody is alive, and what was heard stays.
+func (b *book) restart(self string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.self = self
+	for node, e := range b.nodes {
+		clear(e.members)
+		if len(e.candidates) == 0 {
+			delete(b.nodes, node)
+		}
+	}
 }
 
 // alive notes that the member of node lives at addr and announces raw. It keeps a copy of raw. It reports whether

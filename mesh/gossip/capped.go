@@ -15,7 +15,6 @@ import (
 type capped struct {
 	inner   *memberlist.NetTransport
 	caps    *caps
-	keys    inspector
 	logger  *log.Logger
 	streams chan net.Conn
 	packets chan *memberlist.Packet
@@ -26,11 +25,10 @@ type capped struct {
 	pumps   sync.WaitGroup
 }
 
-func newCapped(inner *memberlist.NetTransport, keys inspector, logger *log.Logger) *capped {
+func newCapped(inner *memberlist.NetTransport, caps *caps, logger *log.Logger) *capped {
 	c := &capped{
 		inner:   inner,
-		caps:    newCaps(keys),
-		keys:    keys,
+		caps:    caps,
 		logger:  logger,
 		streams: make(chan net.Conn),
 		packets: make(chan *memberlist.Packet),
@@ -98,7 +96,7 @@ func (c *capped) refuses(p *memberlist.Packet) error {
 	case p.Buf[0] != encryptionVersion || len(p.Buf) <= encryptionCost:
 		return nil
 	}
-	plain, err := c.keys.open(nil, p.Buf)
+	plain, err := c.caps.keys.open(nil, p.Buf)
 	if err != nil {
 		return fmt.Errorf("%s: %w", badPacketText, err)
 	}
@@ -109,6 +107,7 @@ func (c *capped) refuses(p *memberlist.Packet) error {
 	if messages > 0 && !c.caps.messages(addressOf(p.From), messages, p.Timestamp) {
 		return errMessages
 	}
+	c.caps.keys.worn.inPacket(plain)
 	return nil
 }
 

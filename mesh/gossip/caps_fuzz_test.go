@@ -35,7 +35,7 @@ func FuzzCappedStream(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c := newCaps(inspector{ring}) // of its own: what one input leaves behind would make the next one look new
+		c := newCaps(inspector{ring: ring}) // of its own: what one input leaves behind would make the next one look new
 		stream := c.admit(onlyBytes{r: bytes.NewReader(data)})
 		if stream == nil {
 			t.Fatal("not admitted")

@@ -16,12 +16,15 @@ import (
 // delegate and events are a Gossip as memberlist calls it, some of it while it holds its own lock: they copy what
 // they are given, and never call back, wait, or log.
 type (
-	delegate Gossip
-	events   Gossip
+	delegate struct{ *Gossip }
+	events   struct {
+		*Gossip
+		of *membership
+	}
 )
 
 // NodeMeta returns this node's record, for memberlist to announce.
-func (d *delegate) NodeMeta(limit int) []byte {
+func (d delegate) NodeMeta(limit int) []byte {
 	raw := d.own.wanted()
 	if len(raw) > limit {
 		return nil // Announce refuses it; memberlist would panic
@@ -30,13 +33,13 @@ func (d *delegate) NodeMeta(limit int) []byte {
 }
 
 // GetBroadcasts returns nothing: such broadcasts starve in a big mesh.
-func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
+func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
 // LocalState returns the verified records of nodes that aren't there to speak for themselves.
-func (d *delegate) LocalState(bool) []byte { return encodeState(d.book.unspoken()) }
+func (d delegate) LocalState(bool) []byte { return encodeState(d.book.unspoken()) }
 
 // MergeRemoteState takes the same from another member.
-func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
+func (d delegate) MergeRemoteState(buf []byte, _ bool) {
 	heard := false
 	err := decodeState(buf, func(node string, raw []byte) {
 		news, ok := d.book.handed(node, raw)
@@ -55,7 +58,7 @@ func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
 
 // NotifyAlive refuses members that can't be, and more of them than a mesh has: memberlist holds, probes and passes on
 // whatever it isn't told to refuse.
-func (e *events) NotifyAlive(m *memberlist.Node) error {
+func (e events) NotifyAlive(m *memberlist.Node) error {
 	node, ok := nodeOf(m.Name)
 	switch {
 	case !ok:
@@ -124,7 +127,7 @@ func (n *newcomers) count(now time.Time) {
 }
 
 // NotifyJoin tells of a member that is alive, this one among them.
-func (e *events) NotifyJoin(m *memberlist.Node) {
+func (e events) NotifyJoin(m *memberlist.Node) {
 	now := time.Now()
 	e.newcomers.count(now)
 	e.homes.keep(m.Name, addressOfMember(m), now)
@@ -138,16 +141,24 @@ func addressOfMember(m *memberlist.Node) netip.AddrPort {
 }
 
 // NotifyUpdate tells of a member with new metadata.
-func (e *events) NotifyUpdate(m *memberlist.Node) { e.alive(m) }
+func (e events) NotifyUpdate(m *memberlist.Node) { e.alive(m) }
 
 // NotifyLeave tells of a member that left, or that is thought dead.
-func (e *events) NotifyLeave(m *memberlist.Node) {
+func (e events) NotifyLeave(m *memberlist.Node) {
+	if !e.of.counts() {
+		return
+	}
+	defer e.of.counted()
 	if node, ok := nodeOf(m.Name); ok && e.book.gone(m.Name, node) {
 		signal(e.news)
 	}
 }
 
-func (e *events) alive(m *memberlist.Node) {
+func (e events) alive(m *memberlist.Node) {
+	if !e.of.counts() {
+		return
+	}
+	defer e.of.counted()
 	e.own.taken(m)
 	node, ok := nodeOf(m.Name)
 	if !ok {
@@ -166,11 +177,17 @@ func (e *events) alive(m *memberlist.Node) {
 
 // ownRecord is the record that this node wants to announce, and the one that memberlist has taken.
 type ownRecord struct {
-	member string
-
 	mu      sync.Mutex
+	member  string // this node's
 	next    []byte
 	current []byte
+}
+
+// restart begins anew under another member name: memberlist hasn't taken the record.
+func (o *ownRecord) restart(member string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.member, o.current = member, nil
 }
 
 func (o *ownRecord) want(raw []byte) {
@@ -186,12 +203,11 @@ func (o *ownRecord) wanted() []byte {
 }
 
 func (o *ownRecord) taken(m *memberlist.Node) {
-	if m.Name != o.member {
-		return
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.current = bytes.Clone(m.Meta)
+	if m.Name == o.member {
+		o.current = bytes.Clone(m.Meta)
+	}
 }
 
 func (o *ownRecord) announced(raw []byte) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -71,22 +70,23 @@ type Gossip struct {
 	own    *ownRecord
 	mail   mailbox
 	seeker *seeker
-	list   *memberlist.Memberlist
 	caps   *caps
+	keys   inspector
+
+	current atomic.Pointer[membership]
 
 	newcomers newcomers
 	homes     homes
 
-	keying sync.Mutex // held by who changes ring
-	ring   *memberlist.Keyring
+	keying sync.Mutex // held by who changes the keys
 
 	news   chan struct{} // one token: something was heard
 	sought chan struct{} // one token: there is a new target
 
-	announcing sync.Mutex  // held by who announces, and by Stop
+	announcing sync.Mutex  // held by who announces, by who changes the membership, and by Stop
 	stopped    atomic.Bool // written under announcing; Send, which waits for nobody, reads it without
 
-	hangUp  context.CancelFunc // ends seeking, and all streams that were dialled
+	hangUp  context.CancelFunc // ends seeking and joining again, and all streams that were dialled
 	seeking sync.WaitGroup
 	quiet   context.CancelFunc // ends telling of news
 	telling sync.WaitGroup
@@ -98,30 +98,37 @@ func Start(config Config) (*Gossip, error) {
 	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("starting gossip: %w", err)
 	}
-	self := memberName(config.Node)
+	ring, err := makeKeyring(config.Keyring)
+	if err != nil {
+		return nil, fmt.Errorf("starting gossip: %w", err)
+	}
+	config.Keyring = nil // memberlist's own has the secrets, and nothing else
 	tally := newTally()
+	inspector := inspector{ring: ring, worn: newWorn()}
 	g := &Gossip{
 		config: config,
 		log:    config.Log,
-		book:   newBook(self),
+		book:   newBook(""),
 		tally:  tally,
 		logs:   newLogWriter(config.Log, tally, config.Port),
-		own:    &ownRecord{member: self},
+		own:    &ownRecord{},
 		seeker: &seeker{},
+		caps:   newCaps(inspector),
+		keys:   inspector,
 		news:   make(chan struct{}, 1),
 		sought: make(chan struct{}, 1),
 	}
 	dialling, hangUp := context.WithCancel(context.Background())
 	g.hangUp = hangUp
-	if err := g.create(dialling, self); err != nil {
+	if err := g.enter(dialling); err != nil {
 		hangUp()
 		return nil, fmt.Errorf("starting gossip: %w", err)
 	}
 	telling, quiet := context.WithCancel(context.Background())
 	g.quiet = quiet
 	g.seeking.Go(func() { g.seek(dialling) })
+	g.seeking.Go(func() { g.renew(dialling) })
 	g.telling.Go(func() { g.tell(telling) })
-	g.log.Info("gossip: listening", "address", netip.AddrPortFrom(config.Advertise, config.Port), "member", self)
 	return g, nil
 }
 
@@ -145,47 +152,6 @@ func (c *Config) check() error {
 	return nil
 }
 
-// create makes the memberlist. Its settings that aren't here are those for local networks.
-func (g *Gossip) create(dialling context.Context, self string) error {
-	ring, err := makeKeyring(g.config.Keyring)
-	if err != nil {
-		return err
-	}
-	g.config.Keyring = nil // memberlist's own has the secrets, and nothing else
-	g.ring = ring
-	logger := log.New(g.logs, "", 0)
-	transport, err := listen(dialling, g.config.Advertise, g.config.Port, inspector{ring}, logger)
-	if err != nil {
-		return err
-	}
-	g.caps = transport.capped.caps
-	c := memberlist.DefaultLANConfig()
-	c.Name = self
-	c.Transport = transport
-	c.BindPort = int(g.config.Port) // of members that name none
-	c.AdvertiseAddr = g.config.Advertise.String()
-	c.AdvertisePort = int(g.config.Port)
-	c.Keyring = ring
-	c.GossipVerifyIncoming = true
-	c.GossipVerifyOutgoing = true
-	c.EnableCompression = false // keys and signatures don't compress
-	c.GossipInterval = gossipInterval
-	c.GossipNodes = gossipNodes
-	c.RetransmitMult = retransmits
-	c.PushPullInterval = exchangeInterval
-	c.TCPTimeout = streamTimeout
-	// A member name belongs to one start of one node, so nobody takes over a dead one's.
-	c.DeadNodeReclaimTime = 0
-	c.Logger = logger
-	c.Delegate = (*delegate)(g)
-	c.Events = (*events)(g)
-	c.Alive = (*events)(g)
-	if g.list, err = memberlist.Create(c); err != nil {
-		return errors.Join(fmt.Errorf("joining as %s: %w", self, err), transport.Shutdown())
-	}
-	return nil
-}
-
 // Announce makes raw, the node's signed record, known to all members, now and in the future. It refuses what
 // doesn't fit into a member's metadata (512 bytes). It waits for nobody: the record spreads after it returns.
 func (g *Gossip) Announce(raw []byte) error {
@@ -203,7 +169,7 @@ func (g *Gossip) Announce(raw []byte) error {
 			return nil
 		}
 		// Its only error says that the record wasn't sent often enough within that time, as was meant.
-		_ = g.list.UpdateNode(time.Nanosecond)
+		_ = g.current.Load().list.UpdateNode(time.Nanosecond)
 	}
 	if !g.own.announced(raw) {
 		return errors.New("announcing a record: memberlist didn't take it; try again")
@@ -260,26 +226,28 @@ func (g *Gossip) Problems() []view.Problem {
 }
 
 // Stop tells the others that this node leaves, for two seconds or until ctx ends at most, and ends all that Start
-// began. memberlist's last connections and probes end some seconds later by their own deadlines, and do nothing.
+// began. memberlist's last connections and probes end some seconds later by their own deadlines, and do nothing. A second
+// call does nothing, and doesn't wait for the first.
 func (g *Gossip) Stop(ctx context.Context) error {
+	g.hangUp()
 	g.announcing.Lock()
-	defer g.announcing.Unlock()
-	if g.stopped.Load() {
+	before := g.stopped.Swap(true)
+	g.announcing.Unlock()
+	if before {
 		return nil
 	}
-	g.stopped.Store(true)
-	g.hangUp()
 	g.seeking.Wait()
 	timeout := leaveTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline))
 	}
+	m := g.current.Load()
 	if ctx.Err() == nil && timeout > 0 {
-		if err := g.list.Leave(timeout); err != nil {
+		if err := m.list.Leave(timeout); err != nil {
 			g.log.Debug("gossip: left without a goodbye", "reason", err)
 		}
 	}
-	err := g.list.Shutdown()
+	err := m.list.Shutdown()
 	g.quiet()
 	g.telling.Wait()
 	if err != nil {

@@ -44,11 +44,11 @@ func (g *Gossip) SetKeyring(ring keys.Keyring) error {
 	}
 	g.keying.Lock()
 	defer g.keying.Unlock()
-	before := keys.Keyring(g.ring.GetKeys())
-	if err := exchange(g.ring, ring); err != nil {
+	before := keys.Keyring(g.keys.ring.GetKeys())
+	if err := exchange(g.keys.ring, ring); err != nil {
 		return fmt.Errorf("changing the gossip keyring: %w", err)
 	}
-	if now := keys.Keyring(g.ring.GetKeys()); !now.Equal(before) {
+	if now := keys.Keyring(g.keys.ring.GetKeys()); !now.Equal(before) {
 		g.log.Info("gossip: keyring changed", "encrypts", keys.Fingerprint(now[0]), "decrypts", now.Fingerprints())
 	}
 	return nil
@@ -92,4 +92,4 @@ func exchange(has *memberlist.Keyring, wants keys.Keyring) error {
 }
 
 // Keys returns the fingerprints of the keys, the one that encrypts first.
-func (g *Gossip) Keys() []string { return keys.Keyring(g.ring.GetKeys()).Fingerprints() }
+func (g *Gossip) Keys() []string { return keys.Keyring(g.keys.ring.GetKeys()).Fingerprints() }

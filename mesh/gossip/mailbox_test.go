@@ -79,7 +79,7 @@ func TestMailboxConcurrently(t *testing.T) {
 func TestNotifyMsg(t *testing.T) {
 	for size, want := range map[int]bool{0: false, 1: true, maxMessage: true, maxMessage + 1: false, 20 << 20: false} {
 		g := &Gossip{tally: newTally(), news: make(chan struct{}, 1)}
-		(*delegate)(g).NotifyMsg(make([]byte, size))
+		delegate{g}.NotifyMsg(make([]byte, size))
 		if mail := g.Messages(); (len(mail) == 1 && len(mail[0]) == size) != want {
 			t.Errorf("%d bytes: %d messages, want one: %t", size, len(mail), want)
 		}

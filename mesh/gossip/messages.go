@@ -44,11 +44,12 @@ func (g *Gossip) send(node string, message []byte) error {
 	if len(addrs) == 0 {
 		return ErrAbsent
 	}
+	list := g.current.Load().list
 	var errs []error
 	for _, a := range addrs {
 		// Not the Node that memberlist has: it writes to that while others read it.
 		to := &memberlist.Node{Addr: a.Addr().AsSlice(), Port: a.Port()}
-		errs = append(errs, g.list.SendBestEffort(to, message))
+		errs = append(errs, list.SendBestEffort(to, message))
 	}
 	return errors.Join(errs...)
 }
@@ -59,7 +60,7 @@ func (g *Gossip) send(node string, message []byte) error {
 func (g *Gossip) Messages() [][]byte { return g.mail.take() }
 
 // NotifyMsg keeps a message from another agent, or from whoever has the gossip key.
-func (d *delegate) NotifyMsg(message []byte) {
+func (d delegate) NotifyMsg(message []byte) {
 	if len(message) == 0 || len(message) > maxMessage {
 		d.tally.count(reasonMessageSize)
 		return

@@ -203,7 +203,7 @@ func (g *Gossip) seek(ctx context.Context) {
 
 // attempt tries to join one target, and returns how many attempts in a row have failed.
 func (g *Gossip) attempt(ctx context.Context, target Target, alive presence, failures int) int {
-	_, err := g.list.Join([]string{target.Addr.String()})
+	_, err := g.current.Load().list.Join([]string{target.Addr.String()})
 	if ctx.Err() != nil {
 		return failures
 	}

@@ -117,7 +117,7 @@ func FuzzMergeRemoteState(f *testing.F) {
 		g := &Gossip{book: newBook("self/0"), tally: tally, news: make(chan struct{}, 1),
 			log: slog.New(slog.DiscardHandler)}
 		given := bytes.Clone(buf)
-		(*delegate)(g).MergeRemoteState(buf, true)
+		delegate{g}.MergeRemoteState(buf, true)
 		if !bytes.Equal(buf, given) {
 			t.Error("the buffer was written to")
 		}

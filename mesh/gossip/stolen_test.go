@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"regexp"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -127,6 +126,16 @@ func TestStreamsOfAKeyHolder(t *testing.T) {
 		{"no header", []byte{pushPullType}},
 	}
 	n := start(t, "n1", 1)
+	own := n.memberName() // which is looked for in what is taken
+	for _, claim := range [][]byte{{0xdb, 0x3f, 0, 0, 0}, {0xdd, 0x3f, 0, 0, 0}} {
+		for _, field := range []string{"Vsn", "Meta", "X"} {
+			node := fields("Name", packed(own), field, claim)
+			tests = append(tests, struct {
+				name  string
+				plain []byte
+			}{fmt.Sprintf("of this member, %s %x", field, claim), exchangeOf(1, 0, node, make([]byte, 100))})
+		}
+	}
 	for _, tt := range tests {
 		counted, before := n.Counters()["gossip-malformed"], allocated()
 		const times = 10
@@ -250,7 +259,7 @@ func TestMadeUpVersions(t *testing.T) {
 func TestMembersNameIsTaken(t *testing.T) {
 	nodes := mesh(t, 3)
 	victim := nodes[2]
-	name := regexp.MustCompile(`member=(\S+)`).FindStringSubmatch(victim.log.String())[1]
+	name := victim.memberName()
 	pace := time.NewTicker(10 * time.Millisecond)
 	defer pace.Stop()
 	for i := range 100 { // the member objects each time

@@ -88,6 +88,7 @@ func (i *inspected) judge(conn io.Reader) error {
 		if messages > 0 && !i.messages(messages) {
 			return errMessages
 		}
+		i.inspector.worn.inStream(plain)
 	}
 	i.held.Reset(stream.Bytes())
 	return nil

@@ -22,8 +22,9 @@ const (
 	reasonName          = "gossip-member-name"   // members whose name isn't NODE/RANDOM
 	reasonFull          = "gossip-too-many-nodes"
 	reasonMetaSize      = "gossip-metadata-size"
-	reasonProtocol      = "gossip-protocol" // members that speak other versions of memberlist's protocol
-	reasonState         = "gossip-state"    // what another member handed on is malformed, or of another version
+	reasonProtocol      = "gossip-protocol"    // members that speak other versions of memberlist's protocol
+	reasonState         = "gossip-state"       // what another member handed on is malformed, or of another version
+	reasonIncarnation   = "gossip-incarnation" // what is said of this node's member with a number that it can't answer
 	reasonMessageSize   = "gossip-message-size"
 	reasonMessageFull   = "gossip-too-many-messages" // lost for newer ones, or more than one address may send
 )
@@ -66,6 +67,8 @@ func (t *tally) counts() map[string]uint64 {
 // The keys of problems, those of many with their subject behind.
 const (
 	keyIsolated = "isolated"
+	keyWorn     = "worn"
+	keyRenewal  = "renewal"
 	keyPacket   = "packet/"
 	keyUDP      = "udp/"
 )
@@ -150,5 +153,21 @@ func isolated(reason string, port uint16) view.Problem {
 		Subject: "gossip",
 		Message: "this node reaches no other node's gossip; the last attempt: " + reason,
 		Remedy:  fmt.Sprintf("let TCP and UDP port %d through between nodes, and see that the other agents run", port),
+	}
+}
+
+func wornOut(member string) view.Problem {
+	return view.Problem{
+		Subject: "gossip",
+		Message: fmt.Sprintf("somebody with the gossip key tried to silence this node's member %s, so it has another name now", member),
+		Remedy:  "find out which node was broken into, and change the gossip key: weaveguard keyring add, use, remove",
+	}
+}
+
+func notRenewed(err error) view.Problem {
+	return view.Problem{
+		Subject: "gossip",
+		Message: "this node isn't in the gossip while it can't join under another name: " + err.Error(),
+		Remedy:  "see to what the message says; it is tried again every few seconds",
 	}
 }

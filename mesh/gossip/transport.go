@@ -28,14 +28,13 @@ type transport struct {
 // listen binds to the address that others are told of. That way gossip comes from the address that it names, also
 // on a host with several, and the port isn't open on the others. A host that doesn't have the address itself
 // (one behind a 1:1 NAT, or an IPv6 address that is still tentative) gets all of its addresses of that family.
-func listen(ctx context.Context, advertise netip.Addr, port uint16, keys inspector,
-	logger *log.Logger) (*transport, error) {
+func listen(ctx context.Context, advertise netip.Addr, port uint16, caps *caps, logger *log.Logger) (*transport, error) {
 	bind := advertise
 	here, err := isLocal(advertise)
 	if err != nil {
 		return nil, fmt.Errorf("binding gossip to %s: %w", advertise, err)
 	}
-	t := &transport{ctx: ctx, keys: keys, from: &net.TCPAddr{IP: advertise.AsSlice()}}
+	t := &transport{ctx: ctx, keys: caps.keys, from: &net.TCPAddr{IP: advertise.AsSlice()}}
 	if !here {
 		bind, t.from = unspecified(advertise), nil
 	}
@@ -48,7 +47,7 @@ func listen(ctx context.Context, advertise netip.Addr, port uint16, keys inspect
 		return nil, fmt.Errorf("listening for gossip on %s: %w; if another program has the port (Weave Net does), "+
 			"stop it", netip.AddrPortFrom(bind, port), err)
 	}
-	t.capped = newCapped(t.NetTransport, keys, logger)
+	t.capped = newCapped(t.NetTransport, caps, logger)
 	return t, nil
 }
 

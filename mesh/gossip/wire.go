@@ -39,7 +39,10 @@ var (
 
 // inspector opens what comes before memberlist does, and refuses what no member sends, and what would cost memberlist
 // far more memory than it has bytes, or the process its life. Whoever has the gossip key can send that.
-type inspector struct{ ring *memberlist.Keyring }
+type inspector struct {
+	ring *memberlist.Keyring
+	worn *worn
+}
 
 // open decrypts what is longer than encryptionCost, as memberlist does.
 func (i inspector) open(header, sealed []byte) ([]byte, error) {

@@ -11,9 +11,15 @@ func FuzzKeyHolder(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add([]byte{checksumKind, 0, 0, 0, 0})
 	f.Add([]byte{compoundKind, 255})
+	const own = "n/0"
+	f.Add([]byte("\x03\x82\xabIncarnation\xce\xff\xff\xff\xff\xa4Node\xa3" + own))
+	f.Add([]byte("\x06\x81\xa5Nodes\x01\x82\xa4Name\xa3" + own + "\xabIncarnation\xce\xff\xff\xff\xff"))
+	worn := newWorn()
+	worn.watch(own)
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		given := bytes.Clone(plain)
 		if messages, err := judgePacket(plain); err == nil {
+			worn.inPacket(plain)
 			if messages > 1 {
 				t.Errorf("%d messages are handed on", messages)
 			}
@@ -30,9 +36,19 @@ func FuzzKeyHolder(f *testing.F) {
 			if _, n := number(plain[1:]); n > len(plain) {
 				t.Errorf("a number of %d bytes in %d", n, len(plain))
 			}
+			if err == nil {
+				worn.inStream(plain)
+			}
 			if err == nil && plain[0] == compressedKind {
 				t.Error("a compressed stream is handed on")
 			}
+		}
+		select {
+		case <-worn.out:
+			if !bytes.Contains(plain, []byte(own)) {
+				t.Error("a name is worn out that isn't in there")
+			}
+		default:
 		}
 		if !bytes.Equal(plain, given) {
 			t.Error("it was written to")

@@ -1,0 +1,185 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// renewInterval is the least time between two names of this node's member that somebody else made it give up.
+	renewInterval = 10 * time.Second
+	// renewPause is the time between attempts to listen again.
+	renewPause = time.Second
+	// renewNeighbours is how many of those that were alive are asked at most, until one of them answers. If none does,
+	// the seeker goes on.
+	renewNeighbours = 3
+)
+
+// membership is this node's time in the gossip under one member name.
+type membership struct {
+	name   string
+	list   *memberlist.Memberlist
+	hangUp context.CancelFunc // ends all streams that were dialled
+
+	mu   sync.RWMutex // held, for reading, while memberlist tells of members
+	over bool
+}
+
+// counts reports whether what memberlist tells of members still counts: it goes on for a while after its end. Then
+// counted must be called.
+func (m *membership) counts() bool {
+	m.mu.RLock()
+	if m.over {
+		m.mu.RUnlock()
+		return false
+	}
+	return true
+}
+
+func (m *membership) counted() { m.mu.RUnlock() }
+
+// end is an end without a goodbye.
+func (m *membership) end() error {
+	m.mu.Lock()
+	m.over = true
+	m.mu.Unlock()
+	m.hangUp()
+	return m.list.Shutdown()
+}
+
+// enter begins a membership, the first one or another in place of one that has ended: a new name, the record that this
+// node announces, and nobody else.
+func (g *Gossip) enter(ctx context.Context) error {
+	dialling, hangUp := context.WithCancel(ctx)
+	m := &membership{name: memberName(g.config.Node), hangUp: hangUp}
+	logger := log.New(g.logs, "", 0)
+	transport, err := listen(dialling, g.config.Advertise, g.config.Port, g.caps, logger)
+	if err != nil {
+		hangUp()
+		return err
+	}
+	g.book.restart(m.name)
+	g.own.restart(m.name)
+	g.keys.worn.watch(m.name)
+	c := g.settings(m.name)
+	c.Transport = transport
+	c.Logger = logger
+	c.Delegate = delegate{g}
+	c.Events = events{g, m}
+	c.Alive = events{g, m}
+	if m.list, err = memberlist.Create(c); err != nil {
+		hangUp()
+		return errors.Join(fmt.Errorf("joining as %s: %w", m.name, err), transport.Shutdown())
+	}
+	g.current.Store(m)
+	g.log.Info("gossip: listening", "address", netip.AddrPortFrom(g.config.Advertise, g.config.Port), "member", m.name)
+	return nil
+}
+
+// settings are those of this node's memberlist. What isn't here is as it is for local networks.
+func (g *Gossip) settings(name string) *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name = name
+	c.BindPort = int(g.config.Port) // of members that name none
+	c.AdvertiseAddr = g.config.Advertise.String()
+	c.AdvertisePort = int(g.config.Port)
+	c.Keyring = g.keys.ring
+	c.GossipVerifyIncoming = true
+	c.GossipVerifyOutgoing = true
+	c.EnableCompression = false // keys and signatures don't compress
+	c.GossipInterval = gossipInterval
+	c.GossipNodes = gossipNodes
+	c.RetransmitMult = retransmits
+	c.PushPullInterval = exchangeInterval
+	c.TCPTimeout = streamTimeout
+	// A member name belongs to one start of one node, so nobody takes over a dead one's.
+	c.DeadNodeReclaimTime = 0
+	return c
+}
+
+// renew gives this node's member another name whenever its own is worn out, until ctx ends.
+func (g *Gossip) renew(ctx context.Context) {
+	for {
+		select {
+		case name := <-g.keys.worn.out:
+			if name != g.current.Load().name {
+				continue
+			}
+		case <-ctx.Done():
+			return
+		}
+		began := time.Now()
+		worn := g.current.Load().name
+		g.log.Warn("gossip: somebody with the gossip key tries to silence this node; it takes another name", "member", worn)
+		g.tally.count(reasonIncarnation)
+		g.tally.report(keyWorn, wornOut(worn), began)
+		near := g.book.everywhere()
+		for !g.reenter(ctx) {
+			if !pause(ctx, renewPause) {
+				return
+			}
+		}
+		g.greet(ctx, near)
+		if !pause(ctx, renewInterval-time.Since(began)) {
+			return
+		}
+	}
+}
+
+// reenter ends the membership and begins another, and reports whether that is done.
+func (g *Gossip) reenter(ctx context.Context) bool {
+	g.announcing.Lock()
+	defer g.announcing.Unlock()
+	if ctx.Err() != nil {
+		return false
+	}
+	if err := g.current.Load().end(); err != nil {
+		g.log.Debug("gossip: ending a membership", "error", err)
+	}
+	if err := g.enter(ctx); err != nil {
+		g.log.Warn("gossip: this node can't join under another name; it tries again", "error", err)
+		g.tally.report(keyRenewal, notRenewed(err), time.Now())
+		return false
+	}
+	g.tally.withdraw(keyRenewal)
+	return true
+}
+
+// greet joins one of those that were alive, so that nobody waits for the seeker.
+func (g *Gossip) greet(ctx context.Context, near []netip.Addr) {
+	rand.Shuffle(len(near), func(i, j int) { near[i], near[j] = near[j], near[i] })
+	tries := 0
+	for _, addr := range near {
+		if addr == g.config.Advertise {
+			continue
+		}
+		if tries++; tries > renewNeighbours || ctx.Err() != nil {
+			return
+		}
+		_, err := g.current.Load().list.Join([]string{netip.AddrPortFrom(addr, g.config.Port).String()})
+		if err == nil {
+			return
+		}
+		g.log.Debug("gossip: can't join", "address", addr, "reason", joinReason(err))
+	}
+}
+
+// pause waits, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
