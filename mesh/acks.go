@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"slices"
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -13,6 +14,9 @@ const (
 	ackInterval = time.Second
 	ackOften    = 30
 	ackSlowly   = 10 * time.Second
+	// ackStride is how far the peer that is told first moves on. An agent takes about as many messages from an address in
+	// a second: where names are made up for one address, its own still has its turn.
+	ackStride = 16
 	// ackRefused counts messages that aren't a peer's word to this node.
 	ackRefused = "ack"
 )
@@ -22,6 +26,7 @@ const (
 type acks struct {
 	heard map[string]heardAck // node → its latest word
 	told  map[string]toldAck  // node → what it was told
+	first int                 // which of the peers is told first
 }
 
 type heardAck struct {
@@ -84,10 +89,8 @@ func (k *acks) of(node string, b *book) record.Generation {
 // have given up the old one.
 func (a *Agent) acknowledge(p *pass, now time.Time) {
 	told := map[string]toldAck{}
-	for _, n := range p.view.Peers {
-		if len(n.Generations) < 2 {
-			continue
-		}
+	spoke := false
+	for _, n := range a.rotation.acks.inTurn(p.view.Peers) {
 		t := a.rotation.acks.told[n.Name]
 		if t.identity != n.Identity || t.since.IsZero() {
 			t = toldAck{identity: n.Identity, since: now}
@@ -101,16 +104,35 @@ func (a *Agent) acknowledge(p *pass, now time.Time) {
 			}
 			t.at = now
 			t.times++
+			spoke = true
 			a.sendAck(n, l.Peer)
 		}
 		told[n.Name] = t
 	}
 	a.rotation.acks.told = told
+	if spoke {
+		a.rotation.acks.first += ackStride
+	}
 	for node := range a.rotation.acks.heard {
 		if _, known := a.book.entries[node]; !known {
 			delete(a.rotation.acks.heard, node)
 		}
 	}
+}
+
+// inTurn are the peers that rotate, from the one that is told first now.
+func (k *acks) inTurn(peers []view.Node) []view.Node {
+	var rotating []view.Node
+	for _, n := range peers {
+		if len(n.Generations) > 1 {
+			rotating = append(rotating, n)
+		}
+	}
+	if len(rotating) == 0 {
+		return nil
+	}
+	k.first %= len(rotating)
+	return slices.Concat(rotating[k.first:], rotating[:k.first])
 }
 
 // due reports whether it is time to tell a peer that traffic takes its key g.

@@ -190,6 +190,7 @@ type air struct {
 	shared    map[string][]byte
 	seeds     []mesh.Seed
 	sent      [][]byte // messages of the agent
+	sentTo    []string // their nodes, of all of them
 	mail      [][]byte // messages for the agent
 }
 
@@ -224,9 +225,10 @@ func (a *air) Status() view.GossipStatus       { return view.GossipStatus{} }
 func (a *air) Refused() map[string]uint64      { return nil }
 func (a *air) Problems() []view.Problem        { return nil }
 
-func (a *air) Send(_ string, message []byte) error {
+func (a *air) Send(node string, message []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.sentTo = append(a.sentTo, node)
 	a.sent = append(a.sent, message)
 	return nil
 }

@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -419,6 +420,45 @@ func TestPeersAreToldOfTheirKeys(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if told := w.air.told(t, w, b); len(told) != 0 {
 			t.Errorf("b was told %v after it gave up its old key", told)
+		}
+	})
+}
+
+// Of many that rotate, each is among the first that are told before long: of more from one address an agent takes none.
+func TestPeersAreToldInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		nodes := []mesh.ClusterNode{w.self.node()}
+		var heard []mesh.Heard
+		const peers, taken = 40, 16
+		for i := range peers {
+			s := newSpeaker(t, i+2, fmt.Sprintf("peer-%02d", i))
+			nodes = append(nodes, s.node())
+			next := newSpeaker(t, 100+i, "unused").key()
+			heard = append(heard, s.says(t, func(r *record.Record) {
+				r.Generations = append(r.Generations, record.Generation{Number: 1, Key: next})
+			}))
+			session(w, s)
+		}
+		w.cluster.set(nodes...)
+		w.air.say(heard...)
+		a := w.start(t)
+		early := map[string]bool{}
+		for range 10 {
+			w.air.mu.Lock()
+			w.air.sentTo = nil
+			w.air.mu.Unlock()
+			time.Sleep(1500 * time.Millisecond)
+			passes(a)
+			w.air.mu.Lock()
+			for _, node := range w.air.sentTo[:min(len(w.air.sentTo), taken)] {
+				early[node] = true
+			}
+			w.air.mu.Unlock()
+		}
+		if len(early) != peers {
+			t.Errorf("%d of %d peers are among the first %d that are told", len(early), peers, taken)
 		}
 	})
 }
