@@ -70,7 +70,7 @@ func (f *traffic) stop(t *testing.T) {
 }
 
 // podsOn attaches a pod on each node.
-func podsOn(t *testing.T, nodes []*agents.Node, name string) []*agents.Pod {
+func podsOn(t testing.TB, nodes []*agents.Node, name string) []*agents.Pod {
 	t.Helper()
 	var pods []*agents.Pod
 	for _, n := range nodes {
