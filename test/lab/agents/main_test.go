@@ -9,4 +9,6 @@ import (
 )
 
 // Tests that count no packets, and mostly wait, call t.Parallel: they run together when all the others have run.
-func TestMain(m *testing.M) { os.Exit(lab.Main(m, map[string]lab.Helper{bare.HelperName: bare.Helper})) }
+func TestMain(m *testing.M) {
+	os.Exit(lab.Main(m, map[string]lab.Helper{bare.HelperName: bare.Helper}))
+}
