@@ -12,6 +12,7 @@ func TestProduct(t *testing.T) {
 	t.Run("weaveguard status says that all is well", w.testStatus)
 	t.Run("a NetworkPolicy isn't ignored in silence", w.testNetworkPolicy)
 	t.Run("hostPorts work", w.testHostPort)
+	t.Run("pods come and go in waves", w.testWaves)
 	t.Run("the manifest is applied again", w.testApplyAgain)
 	t.Run("the gossip key changes, and is taken away", w.testKeyring)
 	t.Run("the service account may do little", w.testAccess)

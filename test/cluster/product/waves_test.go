@@ -1,0 +1,142 @@
+package product_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/cluster"
+)
+
+// fullEnv makes the waves 300 pods.
+const fullEnv = "WEAVEGUARD_FULL"
+
+// waveSize is how many pods a wave has; this machine's kubelet and runtime choke on more.
+const waveSize = 20
+
+const waveLabel = "wave"
+
+// testWaves has kubelet and containerd create and delete pods on a node, each wave while the one before is being deleted.
+// No address is leaked or doubled, and in the end the node is as it was.
+func (w *world) testWaves(t *testing.T) {
+	waves := 3
+	if os.Getenv(fullEnv) != "" {
+		waves = 15
+	}
+	node := w.nodes[1]
+	before := w.interfaces(t, node)
+	w.eventually(t, "the store is what is attached", func(ctx context.Context) error { return w.storeIsTrue(ctx, node) })
+	for number := range waves {
+		wave := fmt.Sprintf("wave-%d", number)
+		for i := range waveSize {
+			pod := cluster.Pod{
+				Name: fmt.Sprintf("%s-%d", wave, i), Node: node, Image: cluster.PauseImage, Labels: map[string]string{waveLabel: wave},
+			}
+			if err := w.RunPod(t.Context(), pod); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.eventually(t, wave+" runs, and no address is doubled", func(ctx context.Context) error {
+			return w.waveRuns(ctx, t, node, wave)
+		})
+		if _, err := w.Kubectl(t.Context(), "delete", "pods", "-l", waveLabel+"="+wave, "--wait=false"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.eventually(t, "all waves are gone, and the store is what is attached", func(ctx context.Context) error {
+		pods, err := w.podsOf(ctx, node)
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods {
+			if pod.Labels[waveLabel] != "" {
+				return fmt.Errorf("pod %s is there", pod.Name)
+			}
+		}
+		return w.storeIsTrue(ctx, node)
+	})
+	if after := w.interfaces(t, node); !slices.Equal(before, after) {
+		t.Errorf("interfaces before: %v\nafter: %v", before, after)
+	}
+	t.Logf("%d pods came and went on %s", waves*waveSize, node)
+}
+
+// podsOf are the pods on a node that have a network of their own, also those that are being deleted.
+func (w *world) podsOf(ctx context.Context, node string) ([]corev1.Pod, error) {
+	list, err := w.Client().CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool { return pod.Spec.HostNetwork }), nil
+}
+
+// waveRuns wants all pods of a wave ready, and no address twice among all pods of the node.
+func (w *world) waveRuns(ctx context.Context, t *testing.T, node, wave string) error {
+	pods, err := w.podsOf(ctx, node)
+	if err != nil {
+		return err
+	}
+	running := 0
+	has := map[string]string{}
+	for _, pod := range pods {
+		address := pod.Status.PodIP
+		if address == "" || pod.DeletionTimestamp != nil { // its sandbox may be gone already, and its address another's
+			continue
+		}
+		if other, doubled := has[address]; doubled {
+			t.Fatalf("pods %s and %s both have %s", other, pod.Name, address)
+		}
+		has[address] = pod.Name
+		if pod.Labels[waveLabel] == wave && pod.Status.Phase == corev1.PodRunning {
+			running++
+		}
+	}
+	if running != waveSize {
+		return fmt.Errorf("%d of %d pods run", running, waveSize)
+	}
+	return nil
+}
+
+// storeIsTrue wants the plugin's store on a node to have the addresses of its pods and no others, an attachment for each.
+func (w *world) storeIsTrue(ctx context.Context, node string) error {
+	pods, err := w.podsOf(ctx, node)
+	if err != nil {
+		return err
+	}
+	var want []string
+	for _, pod := range pods {
+		want = append(want, pod.Status.PodIP)
+	}
+	slices.Sort(want)
+	kept, err := w.OnNode(ctx, node, "ls", store.DefaultDir+"/addresses")
+	if err != nil {
+		return err
+	}
+	attachments, err := w.OnNode(ctx, node, "ls", store.DefaultDir+"/attachments")
+	if err != nil {
+		return err
+	}
+	addresses := slices.Sorted(slices.Values(strings.Fields(kept)))
+	if !slices.Equal(addresses, want) || len(strings.Fields(attachments)) != len(want) {
+		return fmt.Errorf("pods have %v, the store %v for %q", want, addresses, strings.Fields(attachments))
+	}
+	return nil
+}
+
+// interfaces are a node's, with the ports of its bridge.
+func (w *world) interfaces(t *testing.T, node string) []string {
+	t.Helper()
+	all, err := w.OnNode(t.Context(), node, "ls", "/sys/class/net", "/sys/class/net/"+view.BridgeName+"/brif")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(all)
+}
