@@ -22,9 +22,8 @@ const (
 	accusationPeriod = 10 * time.Minute
 	// accusationEvery and accusationBurst bound what one agent writes of all Nodes and topics: whoever has the gossip key
 	// can speak in any number of names.
-	accusationEvery  = 10 * time.Second
-	accusationBurst  = 10
-	accusationPrefix = "weaveguard-refused."
+	accusationEvery = 10 * time.Second
+	accusationBurst = 10
 	// maxAccusations is how many wait at most.
 	maxAccusations = 16
 )
@@ -32,8 +31,8 @@ const (
 type accusation struct{ node, topic, message string }
 
 // Accuse writes a Warning on a Node about a record that isn't taken: topic is one word, message a sentence. It never
-// waits, and what is too much is dropped. Agents that see the same write one Event under the same name, of which the API
-// server takes the first.
+// waits, and what is too much is dropped. All agents see the same, so all of them write one Event under the same name,
+// of which the API server takes the first.
 func (k *Kube) Accuse(node, topic, message string) {
 	select {
 	case k.accusations <- accusation{node, topic, message}:
@@ -74,7 +73,7 @@ func (k *Kube) recordAccusation(ctx context.Context, node *corev1.Node, a accusa
 	period := now.Unix() / int64(accusationPeriod/time.Second)
 	hash := sha256.Sum256([]byte(string(node.UID) + "\x00" + a.topic + "\x00" + strconv.FormatInt(period, 10)))
 	event := &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: accusationPrefix + hex.EncodeToString(hash[:8])},
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "weaveguard-refused." + hex.EncodeToString(hash[:8])},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID,
 		},
@@ -90,23 +89,8 @@ func (k *Kube) recordAccusation(ctx context.Context, node *corev1.Node, a accusa
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	events := k.config.Client.CoreV1().Events(event.Namespace)
-	_, err := events.Create(ctx, event, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		var first *corev1.Event
-		if first, err = events.Get(ctx, event.Name, metav1.GetOptions{}); err != nil || saysTheSame(first, event) {
-			return
-		}
-		// Somebody was first with other words under the name that all know. This one nobody knows before.
-		event.Name, event.GenerateName = "", accusationPrefix
-		_, err = events.Create(ctx, event, metav1.CreateOptions{})
-	}
-	if err != nil && ctx.Err() == nil {
+	_, err := k.config.Client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) && ctx.Err() == nil {
 		k.config.Log.Debug("an Event isn't written", "node", node.Name, "message", a.message, "error", err)
 	}
-}
-
-func saysTheSame(a, b *corev1.Event) bool {
-	return a.InvolvedObject == b.InvolvedObject && a.Type == b.Type && a.Reason == b.Reason && a.Message == b.Message &&
-		a.Source.Component == b.Source.Component
 }
