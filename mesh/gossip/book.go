@@ -333,14 +333,13 @@ func (b *book) share(records map[string][]byte) {
 	b.shared = shared
 }
 
-// unspoken returns the verified records of nodes that have no member alive to announce them. The bytes are
-// shared: not to be written to.
+// unspoken returns the verified records that no living member announces. The bytes are shared: not to be written to.
 func (b *book) unspoken() map[string][]byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	records := make(map[string][]byte)
 	for node, raw := range b.shared {
-		if e, known := b.nodes[node]; !known || len(e.members) == 0 {
+		if e, known := b.nodes[node]; !known || !e.announced(raw) {
 			records[node] = raw
 		}
 	}

@@ -35,8 +35,15 @@ func (d delegate) NodeMeta(limit int) []byte {
 // GetBroadcasts returns nothing: such broadcasts starve in a big mesh.
 func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
-// LocalState returns the verified records of nodes that aren't there to speak for themselves.
-func (d delegate) LocalState(bool) []byte { return encodeState(d.book.unspoken()) }
+// LocalState returns this node's record, which is then heard also by those whom somebody told otherwise of its member, and
+// the verified records that no member announces.
+func (d delegate) LocalState(bool) []byte {
+	records := d.book.unspoken()
+	if own := d.own.wanted(); len(own) > 0 {
+		records[d.config.Node] = own
+	}
+	return encodeState(records)
+}
 
 // MergeRemoteState takes the same from another member.
 func (d delegate) MergeRemoteState(buf []byte, _ bool) {
@@ -73,7 +80,7 @@ func (e events) NotifyAlive(m *memberlist.Node) error {
 	case !e.homes.allow(m.Name, addressOfMember(m)):
 		e.tally.count(reasonConflict)
 		return errConflict
-	case e.book.knows(m.Name, node) || e.newcomers.room(time.Now()):
+	case m.Name == e.of.name, e.book.knows(m.Name, node), e.newcomers.room(time.Now()):
 		return nil
 	}
 	e.tally.count(reasonFull)
@@ -109,6 +116,13 @@ type newcomers struct {
 	full time.Time // when there will be all the room again
 }
 
+// restart begins with all the room.
+func (n *newcomers) restart() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.full = time.Time{}
+}
+
 // room reports whether there is room for one more.
 func (n *newcomers) room(now time.Time) bool {
 	n.mu.Lock()
@@ -135,9 +149,11 @@ func (e events) NotifyJoin(m *memberlist.Node) {
 }
 
 // addressOfMember is where a member says that it is; invalid when it says none.
-func addressOfMember(m *memberlist.Node) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(m.Addr)
-	return netip.AddrPortFrom(addr.Unmap(), m.Port)
+func addressOfMember(m *memberlist.Node) netip.AddrPort { return addressFrom(m.Addr, m.Port) }
+
+func addressFrom(raw []byte, port uint16) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(raw)
+	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
 // NotifyUpdate tells of a member with new metadata.

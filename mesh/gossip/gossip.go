@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -73,7 +74,8 @@ type Gossip struct {
 	caps   *caps
 	keys   inspector
 
-	current atomic.Pointer[membership]
+	transport *transport
+	current   atomic.Pointer[membership]
 
 	newcomers newcomers
 	homes     homes
@@ -120,7 +122,13 @@ func Start(config Config) (*Gossip, error) {
 	}
 	dialling, hangUp := context.WithCancel(context.Background())
 	g.hangUp = hangUp
-	if err := g.enter(dialling); err != nil {
+	g.transport, err = listen(config.Advertise, config.Port, g.caps, log.New(g.logs, "", 0))
+	if err == nil {
+		if err = g.enter(dialling); err != nil {
+			err = errors.Join(err, g.transport.stop())
+		}
+	}
+	if err != nil {
 		hangUp()
 		return nil, fmt.Errorf("starting gossip: %w", err)
 	}
@@ -243,11 +251,11 @@ func (g *Gossip) Stop(ctx context.Context) error {
 	}
 	m := g.current.Load()
 	if ctx.Err() == nil && timeout > 0 {
-		if err := m.list.Leave(timeout); err != nil {
+		if err := m.leave(timeout); err != nil {
 			g.log.Debug("gossip: left without a goodbye", "reason", err)
 		}
 	}
-	err := m.list.Shutdown()
+	err := errors.Join(m.list.Shutdown(), g.transport.stop())
 	g.quiet()
 	g.telling.Wait()
 	if err != nil {

@@ -1,6 +1,7 @@
 package gossip_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -188,16 +189,19 @@ func TestForgetKeepsTheLiving(t *testing.T) {
 func TestSharedRecordReachesNewcomer(t *testing.T) {
 	nodes := mesh(t, 2)
 	dead := []byte("record of a node that is down")
-	nodes[0].Share(map[string][]byte{"down": dead, "n2": []byte("alive, so not to be shared")})
+	unsaid := []byte("record of a node that somebody silenced")
+	nodes[0].Share(map[string][]byte{"down": dead, "n1": []byte("record of n1"), "n2": unsaid})
 	newcomer := start(t, "n3", 3)
 	newcomer.Seek([]gossip.Target{nodes[0].target()})
 	eventually(t, "the newcomer hears of the node that is down", func() bool { return newcomer.has("down", dead) })
+	eventually(t, "and what a living node's member doesn't announce", func() bool { return newcomer.has("n2", unsaid) })
+	eventually(t, "and what it does", func() bool { return newcomer.has("n2", []byte("record of n2")) })
 	for _, h := range newcomer.Heard() {
 		switch {
 		case h.Node == "down" && (h.Alive || h.From.IsValid()):
 			t.Errorf("handed on: %+v, want it not alive and from nobody", h)
-		case h.Node == "n2" && string(h.Raw) != "record of n2":
-			t.Errorf("n2 has %q", h.Raw)
+		case h.Node == "n2" && h.From.IsValid() == bytes.Equal(h.Raw, unsaid):
+			t.Errorf("%q of n2 comes from %v", h.Raw, h.From)
 		}
 	}
 	if newcomer.sees("down") {

@@ -157,31 +157,46 @@ func level(prefix string) slog.Level {
 }
 
 // judge finds what the line says of refused packets and of problems. A test holds it against what memberlist
-// really prints.
+// really prints. What a line quotes, names above all, anybody with the gossip key may have chosen: so it is the beginning
+// that counts.
 func (w *logWriter) judge(l *logLine, from netip.Addr) {
+	says := func(text string) bool { return strings.HasPrefix(l.text, text) }
 	has := func(text string) bool { return strings.Contains(l.text, text) }
 	switch {
-	case has(wrongKeyText):
+	case says(badPacketText + ": " + wrongKeyText), says(badStreamText + wrongKeyText):
 		l.refuse(reasonUndecryptable, from, otherKey(from))
-	case has("remote state is not encrypted"):
+	case says(badStreamText + "encryption is configured but remote state is not encrypted"):
 		l.refuse(reasonUnencrypted, from, notGossip(from, w.port))
-	case has(badPacketText):
+	case says(badPacketText):
 		l.refuse(reasonMalformed, from, notGossip(from, w.port))
-	case has("over TCP but UDP probes failed"):
-		if node, ok := nodeOf(wordAfter(l.text, "connect to ")); ok {
+	case says("Was able to connect to "):
+		if node, ok := nodeOf(wordAfter(l.text, "connect to ")); ok && has(" over TCP but UDP probes failed") {
 			l.level, l.key, l.report = slog.LevelWarn, keyUDP+node, noUDP(node, w.port)
 		}
-	case has("Got ping for unexpected node"): // meant for an earlier start of this node
+	case says("Got ping for unexpected node"): // meant for an earlier start of this node
 		l.level = slog.LevelDebug
+	case says("Conflicting address"):
+		l.level, l.reason = slog.LevelWarn, reasonConflict
+	case quotes(l.text):
 	case has(errMessages.Error()):
 		l.level, l.reason = slog.LevelWarn, reasonMessageFull
 	case has("handler queue full"), has("Too many pending"), has("larger than limit"), has("exceeds limit"):
 		l.level, l.reason = slog.LevelWarn, reasonOverload
-	case has("Conflicting address"):
-		l.level, l.reason = slog.LevelWarn, reasonConflict
 	case from.IsValid() && isMalformed(l.text):
 		l.level, l.reason = slog.LevelWarn, reasonMalformed
 	}
+}
+
+// quotes reports whether a line has words in it that others chose, apart from the names of members, and refuses nothing
+// that isn't counted elsewhere.
+func quotes(text string) bool {
+	for _, begin := range []string{"Refuting ", "ignoring alive message", "Ignoring an alive message", "Rejected ",
+		"Failed push/pull merge", "Push/Pull with "} {
+		if strings.HasPrefix(text, begin) {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *logLine) refuse(reason string, from netip.Addr, report view.Problem) {
@@ -205,6 +220,7 @@ func isMalformed(text string) bool {
 // doesn't have.
 const (
 	badPacketText = "Decrypt packet failed"
+	badStreamText = "failed to receive: "
 	wrongKeyText  = "no installed keys could decrypt the message"
 )
 

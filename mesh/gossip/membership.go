@@ -2,11 +2,11 @@ package gossip
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,8 +18,7 @@ const (
 	renewInterval = 10 * time.Second
 	// renewPause is the time between attempts to listen again.
 	renewPause = time.Second
-	// renewNeighbours is how many of those that were alive are asked at most, until one of them answers. If none does,
-	// the seeker goes on.
+	// renewNeighbours is how many others are joined then at once. The seeker does the rest.
 	renewNeighbours = 3
 )
 
@@ -55,29 +54,35 @@ func (m *membership) end() error {
 	return m.list.Shutdown()
 }
 
+// leave says goodbye, unless the membership has ended.
+func (m *membership) leave(timeout time.Duration) error {
+	m.mu.RLock()
+	over := m.over
+	m.mu.RUnlock()
+	if over {
+		return nil
+	}
+	return m.list.Leave(timeout)
+}
+
 // enter begins a membership, the first one or another in place of one that has ended: a new name, the record that this
 // node announces, and nobody else.
 func (g *Gossip) enter(ctx context.Context) error {
 	dialling, hangUp := context.WithCancel(ctx)
 	m := &membership{name: memberName(g.config.Node), hangUp: hangUp}
-	logger := log.New(g.logs, "", 0)
-	transport, err := listen(dialling, g.config.Advertise, g.config.Port, g.caps, logger)
-	if err != nil {
-		hangUp()
-		return err
-	}
 	g.book.restart(m.name)
 	g.own.restart(m.name)
-	g.keys.worn.watch(m.name)
+	g.newcomers.restart()
+	g.keys.worn.watch(m.name, netip.AddrPortFrom(g.config.Advertise, g.config.Port))
 	c := g.settings(m.name)
-	c.Transport = transport
-	c.Logger = logger
+	c.Transport = &lease{g.transport, dialling}
 	c.Delegate = delegate{g}
 	c.Events = events{g, m}
 	c.Alive = events{g, m}
+	var err error
 	if m.list, err = memberlist.Create(c); err != nil {
 		hangUp()
-		return errors.Join(fmt.Errorf("joining as %s: %w", m.name, err), transport.Shutdown())
+		return fmt.Errorf("joining as %s: %w", m.name, err)
 	}
 	g.current.Store(m)
 	g.log.Info("gossip: listening", "address", netip.AddrPortFrom(g.config.Advertise, g.config.Port), "member", m.name)
@@ -102,6 +107,7 @@ func (g *Gossip) settings(name string) *memberlist.Config {
 	c.TCPTimeout = streamTimeout
 	// A member name belongs to one start of one node, so nobody takes over a dead one's.
 	c.DeadNodeReclaimTime = 0
+	c.Logger = log.New(g.logs, "", 0)
 	return c
 }
 
@@ -119,9 +125,9 @@ func (g *Gossip) renew(ctx context.Context) {
 		began := time.Now()
 		worn := g.current.Load().name
 		g.log.Warn("gossip: somebody with the gossip key tries to silence this node; it takes another name", "member", worn)
-		g.tally.count(reasonIncarnation)
+		g.tally.count(reasonSilenced)
 		g.tally.report(keyWorn, wornOut(worn), began)
-		near := g.book.everywhere()
+		near := g.neighbours()
 		for !g.reenter(ctx) {
 			if !pause(ctx, renewPause) {
 				return
@@ -153,22 +159,36 @@ func (g *Gossip) reenter(ctx context.Context) bool {
 	return true
 }
 
-// greet joins one of those that were alive, so that nobody waits for the seeker.
-func (g *Gossip) greet(ctx context.Context, near []netip.Addr) {
-	rand.Shuffle(len(near), func(i, j int) { near[i], near[j] = near[j], near[i] })
-	tries := 0
+// neighbours are some addresses at which others were, each once: first those that were sought, which whoever has the gossip
+// key can't add to.
+func (g *Gossip) neighbours() []netip.AddrPort {
+	var near []netip.AddrPort
+	add := func(addrs []netip.AddrPort) {
+		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+		for _, a := range addrs {
+			if len(near) < renewNeighbours && a.Addr() != g.config.Advertise && !slices.Contains(near, a) {
+				near = append(near, a)
+			}
+		}
+	}
+	add(g.seeker.addresses(""))
+	var alive []netip.AddrPort
+	for _, m := range g.book.members() {
+		alive = append(alive, m.Addr)
+	}
+	add(alive)
+	return near
+}
+
+// greet joins others, so that nobody waits for the seeker.
+func (g *Gossip) greet(ctx context.Context, near []netip.AddrPort) {
 	for _, addr := range near {
-		if addr == g.config.Advertise {
-			continue
-		}
-		if tries++; tries > renewNeighbours || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
-		_, err := g.current.Load().list.Join([]string{netip.AddrPortFrom(addr, g.config.Port).String()})
-		if err == nil {
-			return
+		if _, err := g.current.Load().list.Join([]string{addr.String()}); err != nil {
+			g.log.Debug("gossip: can't join", "address", addr, "reason", joinReason(err))
 		}
-		g.log.Debug("gossip: can't join", "address", addr, "reason", joinReason(err))
 	}
 }
 

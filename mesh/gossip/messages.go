@@ -3,6 +3,7 @@ package gossip
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -13,15 +14,15 @@ const (
 	// one unfragmented packet on every path that IPv6 allows (1280).
 	maxMessage = 1024
 	// maxRecipients is to how many addresses of one node name a message goes. A restart has two; whoever has the
-	// gossip key can make up any number.
+	// gossip key can make up any number, so where it is sought comes first.
 	maxRecipients = 8
 )
 
 // ErrAbsent is what Send returns for a node that has no living member.
 var ErrAbsent = errors.New("the node isn't there")
 
-// Send sends message, of 1 to 1024 bytes, to every living member of a node's name: an agent that restarted may
-// have two for a moment. It is one encrypted datagram to each address, and nobody says whether it came: whoever
+// Send sends message, of 1 to 1024 bytes, to every living member of a node's name, of which an agent that restarted may
+// have two for a moment, and to where the node is sought, since whoever has the gossip key can say that it is elsewhere. It is one encrypted datagram to each address, and nobody says whether it came: whoever
 // needs it to arrive sends it again. Nor is it sure to come to that node alone (the address may be another's by
 // now) or to be from whom it says (any member can send anything), so it must say both itself, and be signed. It
 // waits for nobody, also while Stop runs. Its errors are ErrAbsent, ErrStopped and those of the network, wrapped.
@@ -40,10 +41,17 @@ func (g *Gossip) Send(node string, message []byte) error {
 }
 
 func (g *Gossip) send(node string, message []byte) error {
-	addrs := g.book.addresses(node, maxRecipients)
-	if len(addrs) == 0 {
+	members := g.book.addresses(node, maxRecipients)
+	if len(members) == 0 {
 		return ErrAbsent
 	}
+	addrs := g.seeker.addresses(node)
+	for _, a := range members {
+		if !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	addrs = addrs[:min(len(addrs), maxRecipients)]
 	list := g.current.Load().list
 	var errs []error
 	for _, a := range addrs {

@@ -64,6 +64,19 @@ func (s *seeker) set(targets []Target) (fresh bool) {
 	return fresh
 }
 
+// addresses are those of the targets of a node, or with no name of all.
+func (s *seeker) addresses(node string) []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var addrs []netip.AddrPort
+	for _, t := range s.targets {
+		if node == "" || t.Node == node {
+			addrs = append(addrs, t.Addr)
+		}
+	}
+	return addrs
+}
+
 // known are the addresses of the targets, and those of members.
 func (s *seeker) known(members []netip.Addr) map[netip.Addr]bool {
 	s.mu.Lock()

@@ -22,9 +22,9 @@ const (
 	reasonName          = "gossip-member-name"   // members whose name isn't NODE/RANDOM
 	reasonFull          = "gossip-too-many-nodes"
 	reasonMetaSize      = "gossip-metadata-size"
-	reasonProtocol      = "gossip-protocol"    // members that speak other versions of memberlist's protocol
-	reasonState         = "gossip-state"       // what another member handed on is malformed, or of another version
-	reasonIncarnation   = "gossip-incarnation" // what is said of this node's member with a number that it can't answer
+	reasonProtocol      = "gossip-protocol" // members that speak other versions of memberlist's protocol
+	reasonState         = "gossip-state"    // what another member handed on is malformed, or of another version
+	reasonSilenced      = "gossip-silenced" // names of this node's member that others took away, see worn
 	reasonMessageSize   = "gossip-message-size"
 	reasonMessageFull   = "gossip-too-many-messages" // lost for newer ones, or more than one address may send
 )

@@ -13,28 +13,23 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// transport is memberlist's own transport, with connections that end when the gossip stops, and limits on what
-// others may send before it is decrypted.
+// transport is memberlist's own transport, with limits on what others may send before it is decrypted.
 type transport struct {
 	*memberlist.NetTransport
-	// ctx ends all dialling and all connections that were dialled: memberlist's interface has no context.
-	ctx  context.Context
-	from net.Addr // nil: the kernel chooses
-	keys inspector
-
+	from   net.Addr // nil: the kernel chooses
 	capped *capped
 }
 
 // listen binds to the address that others are told of. That way gossip comes from the address that it names, also
 // on a host with several, and the port isn't open on the others. A host that doesn't have the address itself
 // (one behind a 1:1 NAT, or an IPv6 address that is still tentative) gets all of its addresses of that family.
-func listen(ctx context.Context, advertise netip.Addr, port uint16, caps *caps, logger *log.Logger) (*transport, error) {
+func listen(advertise netip.Addr, port uint16, caps *caps, logger *log.Logger) (*transport, error) {
 	bind := advertise
 	here, err := isLocal(advertise)
 	if err != nil {
 		return nil, fmt.Errorf("binding gossip to %s: %w", advertise, err)
 	}
-	t := &transport{ctx: ctx, keys: caps.keys, from: &net.TCPAddr{IP: advertise.AsSlice()}}
+	t := &transport{from: &net.TCPAddr{IP: advertise.AsSlice()}}
 	if !here {
 		bind, t.from = unspecified(advertise), nil
 	}
@@ -57,8 +52,17 @@ func (t *transport) StreamCh() <-chan net.Conn { return t.capped.streams }
 // PacketCh is where memberlist takes packets from.
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.capped.packets }
 
-// Shutdown ends listening.
-func (t *transport) Shutdown() error { return t.capped.shutdown() }
+// stop ends listening.
+func (t *transport) stop() error { return t.capped.shutdown() }
+
+// lease is the transport for one memberlist, which ends before it: what is dialled ends with a context.
+type lease struct {
+	*transport
+	ctx context.Context // memberlist's interface has none
+}
+
+// Shutdown leaves the transport to the next memberlist.
+func (l *lease) Shutdown() error { return nil }
 
 // isLocal reports whether the host has the address.
 func isLocal(a netip.Addr) (bool, error) {
@@ -80,17 +84,17 @@ func unspecified(like netip.Addr) netip.Addr {
 }
 
 // DialAddressTimeout opens a stream from the address that others know.
-func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: timeout, LocalAddr: t.from}
-	conn, err := dialer.DialContext(t.ctx, "tcp", to.Addr)
+func (l *lease) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: timeout, LocalAddr: l.from}
+	conn, err := dialer.DialContext(l.ctx, "tcp", to.Addr)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(t.ctx, func() { _ = conn.Close() })
-	return newStream(conn, t.keys, stop), nil
+	stop := context.AfterFunc(l.ctx, func() { _ = conn.Close() })
+	return newStream(conn, l.capped.caps.keys, stop), nil
 }
 
 // DialTimeout is DialAddressTimeout without a name.
-func (t *transport) DialTimeout(to string, timeout time.Duration) (net.Conn, error) {
-	return t.DialAddressTimeout(memberlist.Address{Addr: to}, timeout)
+func (l *lease) DialTimeout(to string, timeout time.Duration) (net.Conn, error) {
+	return l.DialAddressTimeout(memberlist.Address{Addr: to}, timeout)
 }

@@ -66,11 +66,8 @@ func (i inspector) open(header, sealed []byte) ([]byte, error) {
 // judgePacket looks at a decrypted packet, and counts the messages for the agent in it. Members send one request,
 // answer or message in a packet, and news of members with it.
 func judgePacket(plain []byte) (messages int, err error) {
-	if len(plain) >= checksumSize && plain[0] == checksumKind {
-		plain = plain[checksumSize:]
-	}
 	others := 0
-	for _, part := range partsOf(plain) {
+	for _, part := range partsOf(withoutChecksum(plain)) {
 		if len(part) == 0 {
 			continue // memberlist refuses it
 		}
@@ -91,6 +88,13 @@ func judgePacket(plain []byte) (messages int, err error) {
 		return 0, errSeveral
 	}
 	return messages, nil
+}
+
+func withoutChecksum(plain []byte) []byte {
+	if len(plain) >= checksumSize && plain[0] == checksumKind {
+		return plain[checksumSize:]
+	}
+	return plain
 }
 
 // partsOf takes a compound message apart as memberlist does: a byte with their number, two with the length of each,

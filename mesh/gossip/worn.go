@@ -1,33 +1,50 @@
 package gossip
 
 import (
-	"bytes"
+	"net/netip"
 	"sync/atomic"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// wornIncarnation is the incarnation from which a member's name is worn out. It counts from 1, one up for each record and each
-// objection to what others say of the member, so only somebody who means ill gets there. Behind the highest, 2³²-1, it
+// wornIncarnation is the incarnation from which a member's name is worn out. It counts from 1, one up for each record and
+// each objection to what others say of the member, so only somebody who means ill gets there. Behind the highest, 2³²-1, it
 // starts again at 0, which no member listens to.
 const wornIncarnation = 1 << 31
 
-// worn looks for what is said of this node's member with an incarnation that wears out its name. Safe for concurrent
-// use; nil looks for nothing.
+// worn looks for what is said of this node's member that it can't answer: an incarnation that wears out its name, or that
+// it is somewhere else, which those believe who hear it first. Safe for concurrent use; nil looks for nothing.
 type worn struct {
-	name atomic.Pointer[string]
-	out  chan string // one name that is worn out
+	own atomic.Pointer[ownMember]
+	out chan string // one name that is worn out
 }
+
+type ownMember struct {
+	name string
+	addr netip.AddrPort
+}
+
+// is reports whether a member is this node's; there is none before the first one's start.
+func (o *ownMember) is(name string) bool { return o != nil && o.name == name }
 
 func newWorn() *worn { return &worn{out: make(chan string, 1)} }
 
-// watch looks for a name from now on.
-func (w *worn) watch(name string) { w.name.Store(&name) }
+// watch looks for a name at an address from now on.
+func (w *worn) watch(name string, addr netip.AddrPort) {
+	w.own.Store(&ownMember{name, addr})
+	select {
+	case <-w.out: // the one before
+	default:
+	}
+}
 
-// rumour is the beginning that memberlist's messages about members share.
+// rumour is what memberlist's messages about members begin with, in its order of fields, and where an alive one says that
+// the member is.
 type rumour struct {
 	Incarnation uint32
 	Node        string
+	Addr        []byte
+	Port        uint16
 }
 
 // stateHeader and memberState are memberlist's parts of a state exchange, in its order of fields.
@@ -48,30 +65,36 @@ type (
 	}
 )
 
-// inPacket looks into a decrypted packet that was judged.
+// inPacket looks into a decrypted packet that was judged, of which it doesn't know whether the name is in there as it is.
 func (w *worn) inPacket(plain []byte) {
-	name, named := w.named(plain)
-	if !named {
+	if w == nil {
 		return
 	}
-	if len(plain) >= checksumSize && plain[0] == checksumKind {
-		plain = plain[checksumSize:]
-	}
-	for _, part := range partsOf(plain) {
-		if len(part) == 0 || part[0] != suspectKind && part[0] != aliveKind && part[0] != deadKind {
+	for _, part := range partsOf(withoutChecksum(plain)) {
+		if len(part) == 0 {
 			continue
 		}
-		var said rumour
-		if decoder(part[1:]).Decode(&said) == nil && said.Node == name {
-			w.look(name, said.Incarnation)
+		switch part[0] {
+		case aliveKind:
+			var said rumour
+			if own := w.own.Load(); decoder(part[1:]).Decode(&said) == nil && own.is(said.Node) {
+				w.look(own, said.Incarnation, addressFrom(said.Addr, said.Port))
+			}
+		case suspectKind, deadKind:
+			var said struct {
+				Incarnation uint32
+				Node        string
+			}
+			if own := w.own.Load(); decoder(part[1:]).Decode(&said) == nil && own.is(said.Node) {
+				w.look(own, said.Incarnation, own.addr)
+			}
 		}
 	}
 }
 
 // inStream looks into a decrypted stream that was judged.
 func (w *worn) inStream(plain []byte) {
-	name, named := w.named(plain)
-	if !named || plain[0] != pushPullKind {
+	if w == nil || plain[0] != pushPullKind {
 		return
 	}
 	d := decoder(plain[1:])
@@ -84,30 +107,19 @@ func (w *worn) inStream(plain []byte) {
 		if d.Decode(&said) != nil {
 			return
 		}
-		if said.Name == name {
-			w.look(name, said.Incarnation)
+		if own := w.own.Load(); own.is(said.Name) {
+			w.look(own, said.Incarnation, addressFrom(said.Addr, said.Port))
 		}
 	}
 }
 
-// named is the name that is looked for, and whether it is anywhere in there.
-func (w *worn) named(plain []byte) (string, bool) {
-	if w == nil {
-		return "", false
-	}
-	name := w.name.Load()
-	if name == nil || !bytes.Contains(plain, []byte(*name)) {
-		return "", false
-	}
-	return *name, true
-}
-
-func (w *worn) look(name string, incarnation uint32) {
-	if incarnation < wornIncarnation {
+// look judges what is said of this node's member.
+func (w *worn) look(own *ownMember, incarnation uint32, at netip.AddrPort) {
+	if incarnation < wornIncarnation && at == own.addr {
 		return
 	}
 	select {
-	case w.out <- name:
+	case w.out <- own.name:
 	default:
 	}
 }
