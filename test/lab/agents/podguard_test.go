@@ -1,7 +1,6 @@
 package agents_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -92,52 +91,5 @@ func TestPodsSpeakForThemselvesAlone(t *testing.T) {
 	ping(nobody, far)
 	if n, f := counts["nobody"][0](), counts["nobody"][1](); n == 0 || f == 0 {
 		t.Errorf("without the guard %d packets arrived at the neighbour and %d at the far pod: what else stops them?", n, f)
-	}
-}
-
-// Pods reach no port of nodes that isn't for them, on their own node at whichever address, and on another; what a flag
-// allows they reach, and nodes reach each other all the time.
-func TestPodsReachNoPortOfNodes(t *testing.T) {
-	t.Parallel()
-	m := agents.Up(t, 2)
-	a, b := m.Nodes[0], m.Nodes[1]
-	pod := a.AddPod(t, "pod")
-	type runner interface {
-		Run(ctx context.Context, path string, args ...string) (string, error)
-	}
-	reach := func(from runner, to netip.Addr, port int) error {
-		_, err := from.Run(t.Context(), "timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", to, port))
-		return err
-	}
-	nodes := []netip.Addr{a.Addr4, gateway(a), b.Addr4, gateway(b)}
-	for _, to := range nodes {
-		for _, port := range []int{6782, 6783, 6785} {
-			if reach(pod, to, port) == nil {
-				t.Errorf("a pod reaches port %d at %s", port, to)
-			}
-		}
-	}
-	for _, to := range []netip.Addr{a.Addr4, b.Addr4} {
-		for _, port := range []int{6782, 6783} {
-			if err := reach(a.Host, to, port); err != nil {
-				t.Errorf("a node doesn't reach port %d at %s: %v", port, to, err)
-			}
-		}
-	}
-	for _, n := range m.Nodes {
-		if err := n.Agent.Stop(); err != nil {
-			t.Error(err)
-		}
-		n.Args = append(n.Args, "--allow-pods-to=metrics")
-		n.StartAgent(t)
-	}
-	m.WaitUp(t, time.Minute)
-	for _, to := range nodes {
-		if err := reach(pod, to, 6782); err != nil {
-			t.Errorf("a pod doesn't reach the metrics at %s, though it may: %v", to, err)
-		}
-		if reach(pod, to, 6783) == nil {
-			t.Errorf("a pod reaches the gossip at %s", to)
-		}
 	}
 }
