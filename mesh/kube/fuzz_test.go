@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,6 +45,47 @@ func FuzzReadNode(f *testing.F) {
 		}
 		if node.Identity != identity || node.Endpoint != endpoint {
 			t.Errorf("annotations %q and %q became %q and %q", identity, endpoint, node.Identity, node.Endpoint)
+		}
+	})
+}
+
+// FuzzPodSubnet reads any text as kubeadm's ClusterConfiguration: never a panic, and what is taken over is one masked
+// range of each family at most; what isn't is an error that fits a line of the log.
+func FuzzPodSubnet(f *testing.F) {
+	for _, text := range []string{
+		"kind: ClusterConfiguration\nnetworking:\n  dnsDomain: cluster.local\n  podSubnet: fd00::/56, 10.32.7.0/12\n",
+		`{"networking":{"podSubnet":"10.32.0.0/12,"}}`, "networking: {podSubnet: 10.32.0.0/12}\nnetworking: {podSubnet: 10.64.0.0/12}",
+		"networking:\n  podSubnet: 10.32.0.0/12,10.64.0.0/12", "networking: {podSubnet: '::ffff:10.0.0.0/120'}",
+		"networking: {podSubnet: 0.0.0.0/0}", "networking: {podSubnet: fe80::%eth0/64}", "networking: {podSubnet: 10.32.0.0/33}",
+		"networking: {podSubnet: [10.32.0.0/12]}", "networking: {podSubnet: 10}", "networking: 7", "networking: ~", "---\n---\n", "", "\t{",
+		"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nnetworking: {podSubnet: *c}",
+		"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n? *c\n: x",
+		"networking: {podSubnet: " + strings.Repeat("x", 2000) + "}",
+		"networking: &n {podSubnet: 10.32.0.0/12}\nother: {<<: *n}", "networking: {podSubnet: !!binary aGVsbG8=}", "networking: \x00\xff",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		subnets, err := readPodSubnet(text)
+		if err != nil {
+			if len(subnets) > 0 || err.Error() == "" || len(err.Error()) > 1000 {
+				t.Errorf("refused with %v and %d bytes: %.500s", subnets, len(err.Error()), err)
+			}
+			return
+		}
+		if len(subnets) > 2 {
+			t.Errorf("subnets %v", subnets)
+		}
+		var again []string
+		for i, s := range subnets {
+			if !s.IsValid() || s != s.Masked() || s.Bits() == 0 || s.Addr().Is4In6() || i > 0 && sameFamily(s.Addr(), subnets[0].Addr()) {
+				t.Errorf("subnets %v", subnets)
+			}
+			again = append(again, s.String())
+		}
+		back, err := readPodSubnet("networking:\n  podSubnet: " + strings.Join(again, ","))
+		if err != nil || !slices.Equal(back, subnets) {
+			t.Errorf("read again: %v, %v; want %v", back, err, subnets)
 		}
 	})
 }

@@ -156,7 +156,10 @@ func TestPodSubnet(t *testing.T) {
 		{name: "without", configMap: config(head)},
 		{name: "one", configMap: config(head + "  podSubnet: 10.32.0.0/12\n"), want: []string{"10.32.0.0/12"}},
 		{name: "two", configMap: config(head + "  podSubnet: fd00::/56, 10.32.7.0/12"), want: []string{"fd00::/56", "10.32.0.0/12"}},
-		{name: "bad subnet", configMap: config(head + "  podSubnet: ten"), wantErr: "networking.podSubnet in the ConfigMap kube-system/kubeadm-config"},
+		{name: "bad subnet", configMap: config(head + "  podSubnet: ten"), wantErr: `kube-system/kubeadm-config: networking.podSubnet: "ten"`},
+		{name: "IPv4 in IPv6", configMap: config(head + "  podSubnet: ::ffff:10.32.0.0/108"), wantErr: "write it as IPv4"},
+		{name: "all", configMap: config(head + "  podSubnet: fd00::/56,0.0.0.0/0"), wantErr: `"0.0.0.0/0"`},
+		{name: "two of a family", configMap: config(head + "  podSubnet: 10.32.0.0/12,10.64.0.0/12"), wantErr: `"10.64.0.0/12"`},
 		{name: "not YAML", configMap: config("\t{"), wantErr: "ClusterConfiguration"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

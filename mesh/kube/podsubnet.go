@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,13 +31,26 @@ func (k *Kube) PodSubnet(ctx context.Context) ([]netip.Prefix, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading kubeadm's pod subnet from the ConfigMap %s: %w", name, err)
 	}
+	subnets, err := readPodSubnet(object.Data[kubeadmKey])
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeadm's pod subnet: %s in the ConfigMap %s: %w", kubeadmKey, name, err)
+	}
+	return subnets, nil
+}
+
+// readPodSubnet returns the podSubnet of a ClusterConfiguration: at most one range of each family, as kubeadm has it.
+func readPodSubnet(clusterConfiguration string) ([]netip.Prefix, error) {
 	var cluster struct {
 		Networking struct {
 			PodSubnet string `json:"podSubnet"`
 		} `json:"networking"`
 	}
-	if err := yaml.Unmarshal([]byte(object.Data[kubeadmKey]), &cluster); err != nil {
-		return nil, fmt.Errorf("reading kubeadm's pod subnet: %s of the ConfigMap %s: %w", kubeadmKey, name, err)
+	if err := yaml.Unmarshal([]byte(clusterConfiguration), &cluster); err != nil {
+		// A key that is made of aliases is printed in full, which is thousands of times what is in the file.
+		return nil, fmt.Errorf("it can't be read: %.200s", err.Error())
+	}
+	unusable := func(subnet, why string) error {
+		return fmt.Errorf("networking.podSubnet: %.60q isn't used: %s", subnet, why)
 	}
 	var subnets []netip.Prefix
 	for text := range strings.SplitSeq(cluster.Networking.PodSubnet, ",") {
@@ -45,8 +59,15 @@ func (k *Kube) PodSubnet(ctx context.Context) ([]netip.Prefix, error) {
 			continue
 		}
 		subnet, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("reading kubeadm's pod subnet: networking.podSubnet in the ConfigMap %s: %w", name, err)
+		switch {
+		case err != nil:
+			return nil, unusable(text, "it must be an address and a length, as in 10.32.0.0/12")
+		case subnet.Addr().Is4In6():
+			return nil, unusable(text, "write it as IPv4")
+		case subnet.Bits() == 0:
+			return nil, unusable(text, "it is all addresses that there are")
+		case slices.ContainsFunc(subnets, func(o netip.Prefix) bool { return sameFamily(o.Addr(), subnet.Addr()) }):
+			return nil, unusable(text, "it is the second of its family")
 		}
 		subnets = append(subnets, subnet.Masked())
 	}
