@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -67,13 +68,20 @@ func isConfiguration(name string) bool {
 	return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
 }
 
-// networkOf names the network that a configuration file is for, as far as that can be read.
+// networkOf names the network that a configuration file is for, as far as that can be read. It is another CNI's file, and
+// may be anything: a usual one has a few hundred bytes, and a name of a few words.
 func networkOf(path string) string {
+	const maxFile, maxName = 1 << 20, 100
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = file.Close() }()
+	b, err := io.ReadAll(io.LimitReader(file, maxFile))
 	var named struct {
 		Name string `json:"name"`
 	}
-	b, err := os.ReadFile(path)
-	if err != nil || json.Unmarshal(b, &named) != nil || named.Name == "" {
+	if err != nil || json.Unmarshal(b, &named) != nil || named.Name == "" || len(named.Name) > maxName {
 		return ""
 	}
 	return fmt.Sprintf(" (network %q)", named.Name)
