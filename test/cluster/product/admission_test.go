@@ -37,12 +37,14 @@ func TestAdmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.awaitMesh(t)
+	w.learnSecrets(t, w.nodes)
 	t.Run("agents write on their own Nodes", w.testAgentsWrite)
 	t.Run("a stolen node speaks for itself alone", w.testStolenNode)
 	t.Run("an administrator can't write what agents say", w.testAdministrator)
 	t.Run("a stolen node can't replace the gossip key", w.testStolenKeyring)
 	t.Run("kubelets and a node that joins aren't affected", w.testKubelets)
 	t.Run("missing protection is said, and its return", w.testProtection)
+	t.Run(noSecretSaid, w.testSecrets)
 }
 
 // testAgentsWrite sees that the agents in their containers write what they should under the policy.

@@ -27,6 +27,7 @@ func TestBadInput(t *testing.T) {
 		return
 	}
 	t.Run("podCIDRs overlap", w.testOverlap)
+	t.Run(noSecretSaid, w.testSecrets)
 }
 
 // testNoSecret applies a manifest without the gossip Secret.

@@ -51,6 +51,7 @@ func (w *world) testJoinAndDelete(t *testing.T) {
 	if !joined {
 		return
 	}
+	t.Run(noSecretSaid, w.testSecrets) // later there is no asking its agent
 	t.Run("a deleted Node is gone from the others, and its pods send nothing in the clear", func(t *testing.T) {
 		h := w.holdRotation(t, w.nodes[0], node)
 		w.testLeaksOfDeleted(t, node, "web-4", func() { w.testDeleted(t, node) })

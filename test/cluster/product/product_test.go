@@ -23,6 +23,6 @@ func TestProduct(t *testing.T) {
 	t.Run("a node is cut off its power", w.testPowerCut)
 	t.Run("a stolen node says what others may say alone", w.testStolenGossip)
 	t.Run("a node's disk is wiped", w.testWipedDisk)
-	t.Run("no secret was said anywhere", w.testSecrets)
 	t.Run("a node joins, and is deleted", w.testJoinAndDelete)
+	t.Run(noSecretSaid, w.testSecrets)
 }

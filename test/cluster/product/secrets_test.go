@@ -11,18 +11,24 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/internal/scrape"
-	"github.com/weaveguard/weaveguard/test/internal/secrets"
 )
+
+// noSecretSaid is the name of the last subtest of each test.
+const noSecretSaid = "no secret was said anywhere"
 
 // testSecrets looks for the cluster's secrets in all that Weaveguard has said so far: logs, Events, Nodes, status, metrics.
 func (w *world) testSecrets(t *testing.T) {
-	known := w.knownSecrets(t)
+	nodes, err := w.Nodes(t.Context()) // also those that joined
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.learnSecrets(t, nodes)
 	said := map[string]string{
 		"Events": w.kubectl(t, "get", "events", "-A", "-o", "yaml"),
 		"Nodes":  w.kubectl(t, "get", "nodes", "-o", "yaml"),
 		"Pods":   w.kubectl(t, "get", "pods", "-n", system, "-o", "yaml"),
 	}
-	for _, node := range w.nodes {
+	for _, node := range nodes {
 		status, err := w.cli(t.Context(), node, "status", "-o", "json")
 		if err != nil {
 			t.Fatal(err)
@@ -36,21 +42,21 @@ func (w *world) testSecrets(t *testing.T) {
 		if !strings.Contains(text, "weave") {
 			t.Errorf("%s: nothing of Weaveguard is in there, in %d bytes", name, len(text))
 		}
-		known.Check(t, name, []byte(text))
+		w.known.Check(t, name, []byte(text))
 	}
 	secret := w.kubectl(t, "get", "secret", kube.SecretName, "-n", system, "-o", `go-template={{.data.keyring | base64decode}}`)
-	if len(known.Scan("the Secret", []byte(secret))) == 0 {
+	if len(w.known.Scan("the Secret", []byte(secret))) == 0 {
 		t.Error("the gossip key isn't found where it is: this test can't tell")
 	}
 }
 
-// knownSecrets are the gossip keys, and of each node its keys and its agent's token.
-func (w *world) knownSecrets(t *testing.T) *secrets.Checker {
+// learnSecrets remembers the gossip keys, and of each node its keys and its agent's token, as they are now: a rotation
+// takes some away.
+func (w *world) learnSecrets(t *testing.T, nodes []string) {
 	t.Helper()
-	var known secrets.Checker
 	add := func(name string, secret []byte) {
 		t.Helper()
-		if err := known.Add(name, secret); err != nil {
+		if err := w.known.Add(name, secret); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,7 +75,7 @@ func (w *world) knownSecrets(t *testing.T) *secrets.Checker {
 	for _, key := range strings.Fields(string(secret.Data[kube.SecretKey])) {
 		decoded("gossip key", key)
 	}
-	for _, node := range w.nodes {
+	for _, node := range nodes {
 		var store struct {
 			Identity    string
 			Generations []struct{ PrivateKey string }
@@ -89,5 +95,4 @@ func (w *world) knownSecrets(t *testing.T) *secrets.Checker {
 		}
 		add("token of "+node, signature)
 	}
-	return &known
 }

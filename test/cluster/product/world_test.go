@@ -19,6 +19,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/build"
+	"github.com/weaveguard/weaveguard/test/internal/secrets"
 )
 
 // patience is how long anything may take that has no deadline of its own: a busy machine is slow.
@@ -35,6 +36,7 @@ type world struct {
 	address  map[string]netip.Addr
 	pods     map[string]netip.Prefix // of a node
 	probe    string                  // the probe's file, for hosts
+	known    secrets.Checker         // the secrets that were learnt
 }
 
 // start brings up a cluster, installs Weaveguard, and waits until all nodes are ready.
@@ -50,6 +52,7 @@ func start(t *testing.T) *world {
 		w.learn(t)
 		w.install(t, image)
 	}
+	w.learnSecrets(t, w.nodes)
 	return w
 }
 
