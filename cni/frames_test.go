@@ -53,6 +53,19 @@ func routerAdvertisement(from, to netip.Addr, mac net.HardwareAddr) []byte {
 	return packet.IP(from, to, unix.IPPROTO_ICMPV6, 2, message)
 }
 
+// behind puts an extension header of 8 bytes before the message of an IPv6 packet (RFC 8200, section 4): options to be
+// skipped, or, as header 44, one that makes the packet its own only fragment.
+func behind(header byte, ip []byte) []byte {
+	extension := []byte{ip[6], 0, 1, 4, 0, 0, 0, 0}
+	if header == unix.IPPROTO_FRAGMENT {
+		extension = []byte{ip[6], 0, 0, 0, 0, 0, 0, 7}
+	}
+	long := append(append(append([]byte{}, ip[:40]...), extension...), ip[40:]...)
+	binary.BigEndian.PutUint16(long[4:], uint16(len(long)-40))
+	long[6] = header
+	return long
+}
+
 // wire is a socket for whole frames on an interface.
 type wire struct {
 	t  testing.TB
