@@ -240,6 +240,7 @@ func (w *world) testProtection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.keepSaid(t, node)
 	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
 	w.awaitProblem(t, node, "change another Node", "apply Weaveguard's manifest")
 	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {

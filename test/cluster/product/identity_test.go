@@ -26,6 +26,7 @@ func (w *world) testWipedDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := w.podIP(t, pod2).String()
+	w.keepSaid(t, node)
 	w.on(t, node, "sh", "-c", "rm -rf "+view.StateDir+"/*")
 	w.kubectl(t, "delete", "pod", agent.Name, "-n", system, "--wait=false")
 	w.eventually(t, "the agent of "+node+" runs again, as somebody else", func(ctx context.Context) error {

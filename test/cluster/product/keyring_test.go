@@ -40,6 +40,7 @@ func (w *world) testKeyring(t *testing.T) {
 	}
 	keyring("add")
 	young := list()[1]
+	w.learnSecrets(t, w.nodes)
 	w.awaitGossipKeys(t, old, young)
 	w.applyKeepsKeyring(t)
 	keyring("use", young)
@@ -88,6 +89,7 @@ func (w *world) testKeyring(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.keepLogs(t, w.nodes[0])
 	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
 	w.eventually(t, "the Secret has its keyring again", func(context.Context) error {
 		if now := list(); len(now) != 2 || now[0] != young || now[1] != old {

@@ -169,6 +169,7 @@ func (w *world) testAgentRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.keepSaid(t, node)
 	w.kubectl(t, "delete", "pod", old.Name, "-n", system, "--wait=false")
 	w.eventually(t, "another agent runs on "+node, func(ctx context.Context) error {
 		pod, err := w.agentPod(ctx, node)

@@ -16,7 +16,8 @@ import (
 // noSecretSaid is the name of the last subtest of each test.
 const noSecretSaid = "no secret was said anywhere"
 
-// testSecrets looks for the cluster's secrets in all that Weaveguard has said so far: logs, Events, Nodes, status, metrics.
+// testSecrets looks for the secrets that the cluster has and had in all that Weaveguard has said so far: logs, Events, Nodes,
+// status, metrics.
 func (w *world) testSecrets(t *testing.T) {
 	nodes, err := w.Nodes(t.Context()) // also those that joined
 	if err != nil {
@@ -34,8 +35,8 @@ func (w *world) testSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		said["status of "+node] = status
-		// Of all that ran here, also before.
-		said["logs of "+node] = w.on(t, node, "sh", "-c", "cat /var/log/pods/kube-system_weaveguard*/*/*.log")
+		w.keepLogs(t, node)
+		said["logs of "+node] = w.logs[node]
 		said["metrics of "+node] = w.on(t, node, scrape.Command(scrape.Local(view.MetricsPort), "/metrics")...)
 	}
 	for name, text := range said {
@@ -50,12 +51,31 @@ func (w *world) testSecrets(t *testing.T) {
 	}
 }
 
+// keepSaid remembers what a node's agents have said, and may not say, before one of them goes with its token and its log.
+func (w *world) keepSaid(t *testing.T, node string) {
+	t.Helper()
+	w.learnSecrets(t, []string{node})
+	w.keepLogs(t, node)
+}
+
+// keepLogs remembers the logs of all agents of a node that the node still has.
+func (w *world) keepLogs(t *testing.T, node string) {
+	t.Helper()
+	if w.logs == nil {
+		w.logs = map[string]string{}
+	}
+	w.logs[node] += w.on(t, node, "sh", "-c", "cat /var/log/pods/kube-system_weaveguard*/*/*.log")
+}
+
 // learnSecrets remembers the gossip keys, and of each node its keys and its agent's token, as they are now: a rotation
 // takes some away.
 func (w *world) learnSecrets(t *testing.T, nodes []string) {
 	t.Helper()
 	add := func(name string, secret []byte) {
 		t.Helper()
+		if len(w.known.Scan(name, secret)) > 0 {
+			return // it is known
+		}
 		if err := w.known.Add(name, secret); err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ func (w *world) testRevokedToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.keepSaid(t, node)
 	w.kubectl(t, "delete", "pod", old.Name, "-n", system, "--force", "--grace-period=0")
 	w.eventually(t, "the agent says that its token isn't accepted", func(ctx context.Context) error {
 		// Something that it would put right.
@@ -31,6 +32,7 @@ func (w *world) testRevokedToken(t *testing.T) {
 		if err != nil {
 			return err
 		}
+		w.known.Check(t, "status of "+node, []byte(text))
 		status, err := readStatus(node, text)
 		if err != nil {
 			return err

@@ -37,6 +37,7 @@ type world struct {
 	pods     map[string]netip.Prefix // of a node
 	probe    string                  // the probe's file, for hosts
 	known    secrets.Checker         // the secrets that were learnt
+	logs     map[string]string       // of agents that are gone, of a node
 }
 
 // start brings up a cluster, installs Weaveguard, and waits until all nodes are ready.
