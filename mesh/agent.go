@@ -191,18 +191,20 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // pause is how long the loop may wait for a sign.
 func (a *Agent) pause(p *pass, now time.Time) time.Duration {
+	pause := idleInterval
 	rotating := len(p.view.Self.Generations) > 1 || a.rotation.acks.rotating()
-	if keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed {
-		return drainInterval // nothing but time is missing
-	}
 	switch {
-	case p.failed || p.untold || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now) ||
-		a.book.undecided():
-		return busyInterval
+	case keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed:
+		return drainInterval // nothing but time is missing
+	case p.failed || p.untold || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
+		pause = busyInterval
 	case rotating:
-		return heldUpInterval
+		pause = heldUpInterval
 	}
-	return idleInterval
+	if next := a.book.undecided(); !next.IsZero() {
+		pause = min(pause, max(0, next.Sub(now)))
+	}
+	return pause
 }
 
 // stirred looks at the tunnels alone, which costs much less than a pass, and reports whether a link has come so far

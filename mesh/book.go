@@ -37,8 +37,15 @@ type candidate [sha256.Size]byte
 type verdict struct {
 	record record.Record
 	err    error
-	word   string // that it was refused with last
-	taken  bool   // it counts, or did
+	word   string    // that it was refused with last
+	taken  bool      // it counts, or did
+	left   time.Time // when it was first seen that it counts no more; zero: it does, or never did
+}
+
+// former is an identity that a node had before, and when it was seen to have lost it.
+type former struct {
+	identity keys.PublicIdentity
+	left     time.Time
 }
 
 // waitingWord is for candidates that aren't refused: what they need may be under way.
@@ -84,8 +91,10 @@ type book struct {
 	now     time.Time
 	cluster *ClusterState
 
+	started        time.Time // of this agent
+	former         map[string]former
 	suspects       map[suspect]suspicion
-	suspectsBefore map[suspect]suspicion
+	suspectsBefore map[suspect]suspicion // the last ones of those that stood within the last minute
 }
 
 func newBook(self string, identity keys.PublicIdentity) *book {
@@ -93,6 +102,7 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 		self: self, identity: identity,
 		entries: map[string]entry{}, waiting: map[string]string{},
 		judged: map[candidate]verdict{}, refused: map[string]uint64{},
+		former: map[string]former{}, suspectsBefore: map[suspect]suspicion{},
 	}
 }
 
@@ -116,7 +126,10 @@ func (b *book) load(node string, known RememberedRecord) error {
 // take judges what was heard against the pins, and returns whether the book changed.
 func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 	b.now, b.cluster = now, cluster
-	b.suspectsBefore, b.suspects = b.suspects, map[suspect]suspicion{}
+	if b.started.IsZero() {
+		b.started = now
+	}
+	b.recall()
 	changed := b.prune(cluster)
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
@@ -131,7 +144,12 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 		}
 		took, no := b.judge(h, v, cluster)
 		changed = changed || took
-		v.taken = v.taken || bytes.Equal(b.entries[h.Node].raw, h.Raw)
+		switch counts := bytes.Equal(b.entries[h.Node].raw, h.Raw); {
+		case counts:
+			v.taken, v.left = true, time.Time{}
+		case v.taken && v.left.IsZero():
+			v.left = now
+		}
 		v.word = b.note(h, v, no)
 		b.judged[id] = v
 	}
@@ -146,7 +164,7 @@ func (b *book) note(h Heard, v verdict, no *refusal) string {
 	if no == nil {
 		return ""
 	}
-	b.suspected(h, v.record, *no)
+	b.suspected(h, v, *no)
 	late := v.taken && (no.word == oldWord || no.word == replayWord)
 	if s, known := b.suspects[suspect{h.Node, no.word}]; late && !(known && s.due(b.now)) {
 		return v.word // it has its successor by now, and is still around
@@ -189,10 +207,12 @@ func (b *book) prune(cluster *ClusterState) bool {
 	if cluster == nil || !cluster.Synced {
 		return false
 	}
+	maps.DeleteFunc(b.former, func(_ string, f former) bool { return b.now.Sub(f.left) > lingering })
 	changed := false
 	for name, e := range b.entries {
 		n := cluster.node(name)
 		if n == nil || (!n.Identity.IsZero() && n.Identity != e.record.Identity) || !ownsCIDRs(*n, e.record) {
+			b.former[name] = former{e.record.Identity, b.now}
 			delete(b.entries, name)
 			changed = true
 			continue
@@ -286,7 +306,7 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 	changed := counts && known.record.Identity != r.Identity
 	switch {
 	case cluster == nil && changed:
-		return 0, &refusal{disputedWord, fmt.Sprintf("%s says that it is %s, with another identity than before", h.From, h.Node)}
+		return 0, &refusal{disputedWord, fmt.Sprintf("%s that it is %s, with another identity than before", members(h.At), h.Node)}
 	case cluster != nil && !cluster.Synced && (!counts || changed):
 		return 0, &refusal{waitingWord, "the Kubernetes API doesn't answer, so its Node can't be checked"}
 	case cluster == nil:
@@ -330,10 +350,14 @@ func (b *book) judgeOwn(h Heard, r record.Record) *refusal {
 		}
 		return &refusal{oldWord, "it is a record that this node made itself, and somebody else announces"}
 	}
-	if len(without(h.At, b.ownAddresses)) > 0 {
-		b.impostor = fmt.Sprintf("another node at %s says that it is %s too, with another identity", h.From, b.self)
+	at := without(h.At, b.ownAddresses)
+	if len(at) == 0 && b.now.Sub(b.started) >= lingering {
+		at = h.At // no more can it be what is left of this node's life before its disk was wiped
 	}
-	return &refusal{nameWord, "another node says that it is " + b.self + " too, with another identity"}
+	if len(at) > 0 {
+		b.impostor = fmt.Sprintf("%s that it is %s too, with another identity", members(at), b.self)
+	}
+	return &refusal{nameWord, "it says that it is " + b.self + " too, with another identity"}
 }
 
 // keyOwner names the node that announced a WireGuard key of r before: a key that two nodes announce would take

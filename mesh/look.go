@@ -85,7 +85,8 @@ func (a *Agent) notice(p *pass) {
 	if a.book.impostor != "" {
 		p.problems = append(p.problems, view.Problem{
 			Subject: "node " + a.Node, Message: a.book.impostor,
-			Remedy: "give each host a name of its own, or end the agent on the host that shouldn't have it",
+			Remedy: "give each host a name of its own, or end the agent on the host that shouldn't have it; if there is no such " +
+				"host, somebody has the gossip key: change it",
 		})
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.disputed)) {

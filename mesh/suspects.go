@@ -2,7 +2,7 @@ package mesh
 
 import (
 	"cmp"
-	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,9 +30,11 @@ const (
 	// innocence is for how long what may have an honest cause isn't reported: a pin and a pod CIDR that are on their
 	// way, and gossip that is slow.
 	innocence = 2 * time.Second
-	// lingering is the same for what comes from the node's own address: memberlist takes up to half of it to see that
-	// the member of an earlier start is dead.
+	// lingering is for how long after its end a member of an earlier start may still be heard: memberlist takes up to
+	// half of it to see that it is dead.
 	lingering = time.Minute
+	// gap is for how long a suspicion may be away, and goes on when it is back: members that die and come again.
+	gap = time.Minute
 	// maxSuspects is how many are named, each by a problem of its own; of more, their number is.
 	maxSuspects = 10
 	// handedFor is for how long forgeries that nobody announces, but that were handed on, are reported.
@@ -46,9 +48,10 @@ type suspect struct{ node, word string }
 type suspicion struct {
 	suspect
 	reason string
-	at     []netip.Addr // whom it comes from; none: it was handed on by others
-	own    bool         // it comes from the node's own address alone
+	at     []netip.Addr // where the members say they are that announce it; none: it was handed on by others
 	since  time.Time
+	last   time.Time // when it was gone
+	until  time.Time // it may be left from an earlier start of the node until then
 }
 
 // forged reports whether a word is for what no honest agent sends.
@@ -60,26 +63,38 @@ func forged(word string) bool {
 	return false
 }
 
-// grace is for how long it isn't reported.
-func (s suspicion) grace() time.Duration {
-	switch {
-	case s.own && (s.word == pinWord || s.word == oldWord || s.word == nameWord || s.word == replayWord):
-		return lingering
-	case s.word == pinWord, s.word == cidrWord, s.word == keyWord, s.word == oldWord, s.word == twiceWord, s.word == replayWord:
-		return innocence
+// dueAt is when it is to be reported.
+func (s suspicion) dueAt() time.Time {
+	due := s.since
+	switch s.word {
+	case pinWord, cidrWord, keyWord, oldWord, twiceWord, replayWord:
+		due = due.Add(innocence)
 	}
-	return 0
+	if s.until.After(due) {
+		return s.until
+	}
+	return due
 }
 
 func (s suspicion) due(now time.Time) bool {
 	if len(s.at) == 0 && now.Sub(s.since) > handedFor {
 		return false
 	}
-	return now.Sub(s.since) >= s.grace()
+	return !now.Before(s.dueAt())
+}
+
+// recall begins a new round of suspicions, and forgets those that have been away for long.
+func (b *book) recall() {
+	for k, s := range b.suspects {
+		s.last = b.now
+		b.suspectsBefore[k] = s
+	}
+	maps.DeleteFunc(b.suspectsBefore, func(_ suspect, s suspicion) bool { return b.now.Sub(s.last) > gap })
+	b.suspects = map[suspect]suspicion{}
 }
 
 // suspected notes a candidate that isn't taken, if somebody gossips it now.
-func (b *book) suspected(h Heard, r record.Record, no refusal) {
+func (b *book) suspected(h Heard, v verdict, no refusal) {
 	handed := len(h.At) == 0 && !h.From.IsValid()
 	if len(h.At) == 0 && !(handed && forged(no.word)) || no.word == waitingWord || no.word == unknownWord {
 		return // else whoever announced it is gone
@@ -90,24 +105,45 @@ func (b *book) suspected(h Heard, r record.Record, no refusal) {
 	s := suspicion{suspect: suspect{h.Node, no.word}, reason: no.reason, at: h.At, since: b.now}
 	own := b.addresses(h.Node)
 	if no.word == oldWord {
-		for _, e := range r.Endpoints() { // where it was once: a member of its own may linger there
+		for _, e := range v.record.Endpoints() { // where it was once: a member of its own may linger there
 			own = append(own, e.Addr())
 		}
 	}
 	if strangers := without(h.At, own); len(strangers) > 0 {
 		s.at = strangers
 	} else {
-		s.own = len(h.At) > 0
+		s.until = b.lingers(h.Node, v, no.word)
 	}
 	if before, known := b.suspectsBefore[s.suspect]; known {
-		// With the words of the first one: else whoever sends others all the time fills the logs.
-		s.since, s.reason = before.since, before.reason
+		s.since = before.since
+		if before.last.Equal(b.now) { // it stood until now: else whoever sends other words all the time fills the logs
+			s.reason = before.reason
+		}
 	}
 	if other, known := b.suspects[s.suspect]; known { // two candidates of one kind
-		s.own = s.own && other.own
+		if other.until.Before(s.until) {
+			s.until = other.until
+		}
 		s.at = without(append(slices.Clone(other.at), s.at...), nil)
 	}
 	b.suspects[s.suspect] = s
+}
+
+// lingers returns until when a member of an earlier start of the node may be what announces a candidate; zero: it can't
+// be. Where a member says that it is shows nothing: anybody can say so. What this agent knew before does.
+func (b *book) lingers(node string, v verdict, word string) time.Time {
+	was, known := b.former[node]
+	switch {
+	case word == nameWord, word == oldWord && node == b.self:
+		return b.started.Add(lingering) // this node's own earlier start
+	case word == oldWord && v.taken:
+		return v.left.Add(lingering)
+	case word == oldWord:
+		return b.started.Add(lingering) // it may have been taken before
+	case word == pinWord && known && was.identity == v.record.Identity:
+		return was.left.Add(lingering)
+	}
+	return time.Time{}
 }
 
 // replayed finds the record that counts announced by somebody else than its node.
@@ -116,7 +152,7 @@ func (b *book) replayed(h Heard) *refusal {
 	if len(strangers) == 0 {
 		return nil
 	}
-	return &refusal{replayWord, fmt.Sprintf("%s announces a copy of it", addressList(strangers))}
+	return &refusal{replayWord, "it is a copy of what the node says itself"}
 }
 
 // addresses are a node's own, as far as they are known: of its record, of its Node, or where its record came from first.
@@ -175,23 +211,21 @@ func (b *book) accused() []suspicion {
 	return all
 }
 
-// undecided reports whether a suspicion will be reported soon, if it lasts.
-func (b *book) undecided() bool {
+// undecided returns when a suspicion will be reported next, if it lasts; zero: none will.
+func (b *book) undecided() time.Time {
+	var next time.Time
 	for _, s := range b.suspects {
-		if s.grace() == innocence && !s.due(b.now) {
-			return true
+		if due := s.dueAt(); due.After(b.now) && (next.IsZero() || due.Before(next)) {
+			next = due
 		}
 	}
-	return false
+	return next
 }
 
-// problem is the suspicion for operators.
+// problem is the suspicion for operators. It blames no host: where a member says it is may be somebody else's address.
 func (s suspicion) problem() view.Problem {
 	p := view.Problem{Subject: "node " + s.node, Warning: true, Message: s.text()}
-	where := "that host"
-	if len(s.at) > 0 {
-		where = addressList(s.at)
-	}
+	const somebody = "somebody, there or elsewhere, has the gossip key"
 	switch s.word {
 	case record.Reason(record.ErrVersion):
 		p.Remedy = "bring all agents to the same version"
@@ -201,23 +235,29 @@ func (s suspicion) problem() view.Problem {
 			view.StateDir + "/" + view.CacheFile + " and start it"
 	case keyWord:
 		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
-			"its agent; if not, it speaks with another node's key: find out what runs at " + where
+			"its agent; if not, somebody has the gossip key and this node's identity, and announces another node's key: change both"
 	case pinWord:
-		p.Remedy = "if its disk was wiped, see why its agent can't write its Node; if not, find out what runs at " + where +
-			": it has the gossip key, which is then to be changed"
+		p.Remedy = "if its disk was wiped, see why its agent can't write its Node; if not, " + somebody + ": change it"
 	default:
-		p.Remedy = "find out what runs at " + where + ": it has the gossip key, which is to be changed if it isn't meant to"
+		p.Remedy = somebody + ": change it if they aren't meant to"
 	}
 	return p
 }
 
 // text is what is said, and by whom.
 func (s suspicion) text() string {
-	who := "somebody, handed on by other nodes,"
-	if len(s.at) > 0 {
-		who = addressList(s.at)
+	return members(s.at) + " in its name what isn't taken: " + s.reason
+}
+
+// members says who announces something, by where they say they are.
+func members(at []netip.Addr) string {
+	switch len(at) {
+	case 0:
+		return "somebody, handed on by other nodes, announces"
+	case 1:
+		return "a member that says it is at " + at[0].String() + " announces"
 	}
-	return fmt.Sprintf("%s says in its name what isn't taken: %s", who, s.reason)
+	return "members that say they are at " + addressList(at) + " announce"
 }
 
 // eventful reports whether people who look at the Node should learn of it.

@@ -69,6 +69,16 @@ func TestThief(t *testing.T) {
 			h.Node = "b"
 			return by(h, thief)
 		}, "b", "signature", "wrong signature"},
+		"another's name, at its own address, as it says": {func(t *testing.T, w world2) mesh.Heard {
+			forged := *w.c
+			forged.name = "b"
+			return by(forged.says(t, func(r *record.Record) { r.PodCIDR4 = w.b.cidr(); r.Sequence = 1 << 50 }), w.b.address())
+		}, "b", "pin", "a member that says it is at 192.0.2.2"},
+		"another's name, at a third one's address, as it says": {func(t *testing.T, w world2) mesh.Heard {
+			forged := *w.c
+			forged.name = "b"
+			return by(forged.says(t, func(r *record.Record) { r.PodCIDR4 = w.b.cidr(); r.Sequence = 1 << 50 }), netip.MustParseAddr("192.0.2.4"))
+		}, "b", "pin", "a member that says it is at 192.0.2.4"},
 		"another's CIDR": {func(t *testing.T, w world2) mesh.Heard {
 			return w.c.says(t, func(r *record.Record) { r.PodCIDR4 = w.b.cidr() })
 		}, "c", "cidr", "10.244.2.0/24"},
@@ -106,11 +116,11 @@ func TestThief(t *testing.T) {
 			w.air.say(append(known, tc.steals(t, x))...)
 			a.latch.Set()
 			p := problemOf(t, a, tc.node, tc.says)
-			if !strings.Contains(p.Message, thief.String()) && tc.node == "b" && tc.word != "sequence" {
-				t.Errorf("the problem doesn't say where it comes from: %v", p)
+			if !strings.Contains(p.Message, thief.String()) && !strings.Contains(tc.says, "192.0.2.") && tc.node == "b" && tc.word != "sequence" {
+				t.Errorf("the problem doesn't say where its member says it is: %v", p)
 			}
-			if p.Remedy == "" {
-				t.Errorf("the problem has no remedy: %v", p)
+			if p.Remedy == "" || strings.Contains(p.Remedy, "192.0.2.") {
+				t.Errorf("the remedy blames a host, or there is none: %v", p)
 			}
 			s := a.pass()
 			if s.Counters.Refused[tc.word] != 1 {
