@@ -46,8 +46,8 @@ func (n *node) install() installed {
 	return installed{conflist: filepath.Join(config.ConfDir, attach.ConflistName), plugins: config.BinDir}
 }
 
-// oldResult is a result as libcni gives it, in the version of the conflist.
-type oldResult struct {
+// attached is a result as libcni gives it, in the version that the runtime asked for.
+type attached struct {
 	CNIVersion string
 	IPs        []struct{ Address netip.Prefix }
 }
@@ -66,7 +66,7 @@ func TestRuntimesOldAndNew(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNode(t)
 			out := tt.run(t, n, n.install(), newNS(t))
-			var result oldResult
+			var result attached
 			if err := json.Unmarshal(out, &result); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}

@@ -100,14 +100,15 @@ func (c *capped) refuses(p *memberlist.Packet) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", badPacketText, err)
 	}
-	messages, err := judgePacket(plain)
+	parts := partsOf(plain)
+	messages, err := judgePacket(parts)
 	if err != nil {
 		return err
 	}
 	if messages > 0 && !c.caps.messages(addressOf(p.From), messages, p.Timestamp) {
 		return errMessages
 	}
-	c.caps.keys.worn.inPacket(plain)
+	c.caps.keys.worn.inPacket(parts)
 	return nil
 }
 

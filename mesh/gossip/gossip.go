@@ -200,7 +200,7 @@ func (g *Gossip) Forget(node string) { g.book.forget(node) }
 
 // Seek replaces the addresses at which absent nodes are looked for, again and again, until they are members.
 func (g *Gossip) Seek(targets []Target) {
-	self := netip.AddrPortFrom(g.config.Advertise, g.config.Port)
+	self := g.address()
 	others := slices.DeleteFunc(slices.Clone(targets), func(t Target) bool {
 		return t.Node == g.config.Node || t.Addr == self
 	})
@@ -209,6 +209,11 @@ func (g *Gossip) Seek(targets []Target) {
 	if fresh {
 		signal(g.sought)
 	}
+}
+
+// address is where others find this node.
+func (g *Gossip) address() netip.AddrPort {
+	return netip.AddrPortFrom(g.config.Advertise, g.config.Port)
 }
 
 // recognise tells whose streams and messages have room of their own: members and targets.

@@ -16,7 +16,7 @@ import (
 const (
 	// renewInterval is the least time between two names of this node's member that somebody else made it give up.
 	renewInterval = 10 * time.Second
-	// renewPause is the time between attempts to listen again.
+	// renewPause is the time between attempts to join again.
 	renewPause = time.Second
 	// renewNeighbours is how many others are joined then at once. The seeker does the rest.
 	renewNeighbours = 3
@@ -56,12 +56,10 @@ func (m *membership) end() error {
 
 // leave says goodbye, unless the membership has ended.
 func (m *membership) leave(timeout time.Duration) error {
-	m.mu.RLock()
-	over := m.over
-	m.mu.RUnlock()
-	if over {
+	if !m.counts() {
 		return nil
 	}
+	m.counted() // leaving is told of too
 	return m.list.Leave(timeout)
 }
 
@@ -73,7 +71,7 @@ func (g *Gossip) enter(ctx context.Context) error {
 	g.book.restart(m.name)
 	g.own.restart(m.name)
 	g.newcomers.restart()
-	g.keys.worn.watch(m.name, netip.AddrPortFrom(g.config.Advertise, g.config.Port))
+	g.keys.worn.watch(m.name, g.address())
 	c := g.settings(m.name)
 	c.Transport = &lease{g.transport, dialling}
 	c.Delegate = delegate{g}
@@ -85,7 +83,7 @@ func (g *Gossip) enter(ctx context.Context) error {
 		return fmt.Errorf("joining as %s: %w", m.name, err)
 	}
 	g.current.Store(m)
-	g.log.Info("gossip: listening", "address", netip.AddrPortFrom(g.config.Advertise, g.config.Port), "member", m.name)
+	g.log.Info("gossip: listening", "address", g.address(), "member", m.name)
 	return nil
 }
 

@@ -22,10 +22,10 @@ const (
 var ErrAbsent = errors.New("the node isn't there")
 
 // Send sends message, of 1 to 1024 bytes, to every living member of a node's name, of which an agent that restarted may
-// have two for a moment, and to where the node is sought, since whoever has the gossip key can say that it is elsewhere. It is one encrypted datagram to each address, and nobody says whether it came: whoever
-// needs it to arrive sends it again. Nor is it sure to come to that node alone (the address may be another's by
-// now) or to be from whom it says (any member can send anything), so it must say both itself, and be signed. It
-// waits for nobody, also while Stop runs. Its errors are ErrAbsent, ErrStopped and those of the network, wrapped.
+// have two for a moment, and to where the node is sought, since whoever has the gossip key can say that it is elsewhere.
+// It is one encrypted datagram to each address, and nobody says whether it came: whoever needs it to arrive sends it
+// again. Nor is it sure to come to that node alone (the address may be another's by now) or to be from whom it says (any
+// member can send anything), so it must say both itself, and be signed. It waits for nobody, also while Stop runs. Its errors are ErrAbsent, ErrStopped and those of the network, wrapped.
 func (g *Gossip) Send(node string, message []byte) error {
 	if len(message) == 0 || len(message) > maxMessage {
 		return fmt.Errorf("sending a message to node %q: it has %d bytes, want 1 to %d", node, len(message), maxMessage)

@@ -63,11 +63,11 @@ func (i inspector) open(header, sealed []byte) ([]byte, error) {
 	return nil, errUndecryptable
 }
 
-// judgePacket looks at a decrypted packet, and counts the messages for the agent in it. Members send one request,
-// answer or message in a packet, and news of members with it.
-func judgePacket(plain []byte) (messages int, err error) {
+// judgePacket looks at the parts of a decrypted packet, and counts the messages for the agent in it. Members send one
+// request, answer or message in a packet, and news of members with it.
+func judgePacket(parts [][]byte) (messages int, err error) {
 	others := 0
-	for _, part := range partsOf(withoutChecksum(plain)) {
+	for _, part := range parts {
 		if len(part) == 0 {
 			continue // memberlist refuses it
 		}
@@ -90,16 +90,12 @@ func judgePacket(plain []byte) (messages int, err error) {
 	return messages, nil
 }
 
-func withoutChecksum(plain []byte) []byte {
-	if len(plain) >= checksumSize && plain[0] == checksumKind {
-		return plain[checksumSize:]
-	}
-	return plain
-}
-
-// partsOf takes a compound message apart as memberlist does: a byte with their number, two with the length of each,
-// and the parts. What isn't one is one part.
+// partsOf takes a decrypted packet apart as memberlist does: a checksum, if there is one, and a compound message: a byte
+// with their number, two with the length of each, and the parts. What isn't one is one part.
 func partsOf(plain []byte) [][]byte {
+	if len(plain) >= checksumSize && plain[0] == checksumKind {
+		plain = plain[checksumSize:]
+	}
 	if len(plain) == 0 || plain[0] != compoundKind {
 		return [][]byte{plain}
 	}

@@ -19,8 +19,8 @@ func FuzzKeyHolder(f *testing.F) {
 	worn.watch(own, netip.MustParseAddrPort("10.0.0.1:6783"))
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		given := bytes.Clone(plain)
-		if messages, err := judgePacket(plain); err == nil {
-			worn.inPacket(plain)
+		if messages, err := judgePacket(partsOf(plain)); err == nil {
+			worn.inPacket(partsOf(plain))
 			if messages > 1 {
 				t.Errorf("%d messages are handed on", messages)
 			}

@@ -65,12 +65,13 @@ type (
 	}
 )
 
-// inPacket looks into a decrypted packet that was judged, of which it doesn't know whether the name is in there as it is.
-func (w *worn) inPacket(plain []byte) {
+// inPacket looks into the parts of a decrypted packet that was judged. It decodes all of them: a name can be written in
+// several ways.
+func (w *worn) inPacket(parts [][]byte) {
 	if w == nil {
 		return
 	}
-	for _, part := range partsOf(withoutChecksum(plain)) {
+	for _, part := range parts {
 		if len(part) == 0 {
 			continue
 		}

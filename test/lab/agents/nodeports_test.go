@@ -100,7 +100,7 @@ func TestPodsReachNoUDPPortOfNodes(t *testing.T) {
 	a, b := m.Nodes[0], m.Nodes[1]
 	pod := a.AddPod(t, "pod")
 	guarded := []int{view.GossipPort}
-	for device := range 4 {
+	for device := range view.MaxDevices {
 		guarded = append(guarded, view.BasePort+device)
 	}
 	watches := map[*agents.Node]arrivals{a: watchArrivals(t, a), b: watchArrivals(t, b)}
