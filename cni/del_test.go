@@ -11,6 +11,8 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
+
+	"github.com/weaveguard/weaveguard/test/full"
 )
 
 func TestDelNeedsNothing(t *testing.T) {
@@ -128,7 +130,7 @@ func TestGC(t *testing.T) {
 // An ADD or DEL that is killed at any point leaves nothing that DEL, or an ADD of another pod, can't deal with.
 func TestKilled(t *testing.T) {
 	rounds := 60
-	if os.Getenv("WEAVEGUARD_FULL") != "" {
+	if full.Wanted() {
 		rounds = 1000
 	}
 	n := newNode(t)

@@ -2,15 +2,16 @@ package cni_test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
+
+	"github.com/weaveguard/weaveguard/test/full"
 )
 
 // A node that many pods came to and left has the links, routes and neighbours that it had before.
 func TestNoGrowth(t *testing.T) {
 	rounds := 60
-	if os.Getenv("WEAVEGUARD_FULL") != "" {
+	if full.Wanted() {
 		rounds = 10_000
 	}
 	n, sandbox := newNode(t), newNS(t)

@@ -6,13 +6,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weaveguard/weaveguard/test/full"
 )
 
 const (
 	// modelSeedEnv names one history, to be told in full, as in 17, or a range of them to be played, as in 2000-9999.
 	modelSeedEnv = "WEAVEGUARD_MODEL_SEED"
-	modelFullEnv = "WEAVEGUARD_FULL"
-	// modelRuns is how many histories are played, some 17 ms of a processor each; with modelFullEnv modelFullRuns, or
+	// modelRuns is how many histories are played, some 17 ms of a processor each; in full modelFullRuns, or
 	// as many as fit into modelFullTime: the race detector, which has nothing to find here, makes each ten times as long.
 	modelRuns     = 2000
 	modelFullRuns = 50000
@@ -87,7 +88,7 @@ func modelSeeds(t *testing.T) (first, last uint64, one bool) {
 		return first, first, true
 	case text != "":
 		t.Fatalf("%s is %q, want a number or a range", modelSeedEnv, text)
-	case os.Getenv(modelFullEnv) != "":
+	case full.Wanted():
 		return 0, modelFullRuns - 1, false
 	}
 	return 0, modelRuns - 1, false

@@ -5,15 +5,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/vm"
 )
 
-// fullEnv makes the tests in the machine run all, and not only what depends on the kernel most: emulation is slow.
-const fullEnv = "WEAVEGUARD_FULL"
-
-// some are the tests to run unless all are asked for.
+// some are the tests to run in the machine unless all are asked for: what depends on the kernel most. Emulation is slow.
 func some(tests string) string {
-	if os.Getenv(fullEnv) != "" {
+	if full.Wanted() {
 		return ""
 	}
 	return tests
@@ -34,7 +32,7 @@ func TestAgents(t *testing.T) {
 // TestRotation runs the lab's rotations over the kernel's WireGuard, at what an emulated machine carries. The clock is the
 // machine's own, so it can be set.
 func TestRotation(t *testing.T) {
-	vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40", fullEnv + "=" + os.Getenv(fullEnv)}}, vm.Tests{
+	vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40", full.Env + "=" + os.Getenv(full.Env)}}, vm.Tests{
 		Package: "./test/lab/agents", Run: "^(TestRotation|TestRotationWithoutAPeer|TestOldKeyIsGone|TestClockJumps)$",
 		Tags: "ownclock", Binaries: agentBinaries,
 	})

@@ -3,7 +3,6 @@ package product_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,10 +13,8 @@ import (
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
+	"github.com/weaveguard/weaveguard/test/full"
 )
-
-// fullEnv makes the waves 300 pods.
-const fullEnv = "WEAVEGUARD_FULL"
 
 // waveSize is how many pods a wave has; this machine's kubelet and runtime choke on more.
 const waveSize = 20
@@ -27,8 +24,8 @@ const waveLabel = "wave"
 // testWaves has kubelet and containerd create and delete pods on a node, each wave while the one before is being deleted.
 // No address is leaked or doubled, and in the end the node is as it was.
 func (w *world) testWaves(t *testing.T) {
-	waves := 3
-	if os.Getenv(fullEnv) != "" {
+	waves := 3 // in full, 300 pods
+	if full.Wanted() {
 		waves = 15
 	}
 	node := w.nodes[1]

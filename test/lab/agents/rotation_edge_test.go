@@ -16,6 +16,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -25,7 +26,7 @@ import (
 func TestRotationWithoutAPeer(t *testing.T) {
 	m := agents.New(t, 3)
 	silent := 180 * time.Second
-	if !full() {
+	if !full.Wanted() {
 		silent = 5 * time.Second // with packets all the time, that is as sure
 	}
 	for _, n := range m.Nodes {
@@ -267,7 +268,7 @@ func TestNaiveRotationLosesPackets(t *testing.T) {
 // How long a rotation takes grows with the mesh. Three nodes have 10 s.
 func TestRotationTime(t *testing.T) {
 	sizes := []int{3, 10}
-	if full() {
+	if full.Wanted() {
 		sizes = append(sizes, 30)
 	}
 	for _, size := range sizes {

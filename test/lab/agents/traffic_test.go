@@ -9,11 +9,6 @@ import (
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// fullEnv makes the tests run in full: the long outages, and the big meshes.
-const fullEnv = "WEAVEGUARD_FULL"
-
-func full() bool { return os.Getenv(fullEnv) != "" }
-
 // The load of a rotation's traffic on a machine that isn't emulated: datagrams a second each way, of the small and of
 // the large ones, and the payload of the large ones, which makes 40 Mbit/s.
 const (
