@@ -29,8 +29,9 @@ func (w *world) testWaves(t *testing.T) {
 		waves = 15
 	}
 	node := w.nodes[1]
-	before := w.interfaces(t, node)
+	// A pod of the test before may still be on its way out.
 	w.eventually(t, "the store is what is attached", func(ctx context.Context) error { return w.storeIsTrue(ctx, node) })
+	before := w.interfaces(t, node)
 	for number := range waves {
 		wave := fmt.Sprintf("wave-%d", number)
 		for i := range waveSize {
