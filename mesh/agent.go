@@ -389,8 +389,10 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	p.ready = a.ready
 }
 
-// publish counts, logs what changed, and makes the pass the one that Status shows.
+// publish logs what changed, makes the pass the one that Status shows, and counts it last: what is counted is shown.
 func (a *Agent) publish(p *pass) {
+	a.narrate(p)
+	a.last.Store(p)
 	a.mu.Lock()
 	a.counters.Reconciles++
 	a.counters.Refused = maps.Clone(a.book.refused)
@@ -400,8 +402,6 @@ func (a *Agent) publish(p *pass) {
 		a.counters.ReconcileErrors++
 	}
 	a.mu.Unlock()
-	a.narrate(p)
-	a.last.Store(p)
 	a.forget()
 	a.lastRun.Store(time.Now().UnixNano())
 }
