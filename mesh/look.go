@@ -21,10 +21,12 @@ const seenSource = "pod CIDRs seen so far"
 
 // look takes a fresh view of the mesh.
 func (a *Agent) look(p *pass) {
+	changed := false
 	if a.Cluster != nil {
 		state := a.Cluster.State()
 		p.cluster = &state
 		p.problems = append(p.problems, state.Problems...)
+		changed = a.rememberCluster(p.cluster) // before this node is looked at, which is as it is remembered
 	}
 	heard := a.Gossip.Heard()
 	self := a.self()
@@ -32,14 +34,14 @@ func (a *Agent) look(p *pass) {
 	if a.GossipAddress.IsValid() {
 		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
 	}
-	changed := a.book.take(heard, p.cluster, time.Now())
+	changed = a.book.take(heard, p.cluster, time.Now()) || changed
 	alive := map[string]bool{}
 	for _, h := range heard {
 		alive[h.Node] = alive[h.Node] || h.Alive
 	}
 	a.welcome(alive)
 	a.notice(p)
-	if a.remember(p) || changed || a.unsaved || a.last.Load() == nil {
+	if a.rememberRecords() || changed || a.unsaved || a.last.Load() == nil {
 		err := a.remembered.save(a.CachePath)
 		if a.unsaved = err != nil; a.unsaved {
 			p.problems = append(p.problems, view.Problem{
@@ -116,12 +118,10 @@ func (a *Agent) notice(p *pass) {
 	p.problems = append(p.problems, a.Attach.Problems()...)
 }
 
-// remember takes over into the cache what is verified now, and returns whether that changed it.
-func (a *Agent) remember(p *pass) bool {
+// rememberRecords takes over into the cache which records count now. It returns whether that has pod CIDRs that were never
+// seen; that records changed is known.
+func (a *Agent) rememberRecords() bool {
 	changed := false
-	if p.cluster != nil && p.cluster.Synced {
-		changed = a.rememberCluster(p.cluster)
-	}
 	nodes := make(map[string]RememberedRecord, len(a.book.entries))
 	for name, e := range a.book.entries {
 		nodes[name] = RememberedRecord{Raw: e.raw, Age: e.age, From: e.from}
@@ -131,7 +131,12 @@ func (a *Agent) remember(p *pass) bool {
 	return changed
 }
 
+// rememberCluster takes over what Kubernetes says of this node, and the pod CIDRs of all, into the cache, and returns
+// whether that changed it.
 func (a *Agent) rememberCluster(cluster *ClusterState) bool {
+	if !cluster.Synced {
+		return false
+	}
 	changed := false
 	for _, n := range cluster.Nodes {
 		changed = a.rememberCIDRs(n.PodCIDRs) || changed

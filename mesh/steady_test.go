@@ -3,8 +3,10 @@ package mesh_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -94,6 +96,28 @@ func TestNodeWithoutPodCIDR(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What Kubernetes says of this node counts in the first pass after it, which may be the last one for long.
+func TestOwnNodeChangesAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cluster.set(w.self.node())
+		a := w.start(t)
+		passes(a)
+		synctest.Wait()
+		before := a.Status(t.Context()).Counters.Reconciles
+		node := w.self.node()
+		node.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.77.0/24")}
+		w.cluster.set(node)
+		a.latch.Set()
+		synctest.Wait()
+		s := a.Status(t.Context())
+		if s.Counters.Reconciles != before+1 || !slices.Equal(s.PodCIDRs, node.PodCIDRs) {
+			t.Errorf("after %d passes its pod CIDRs are %v, want %v after one", s.Counters.Reconciles-before, s.PodCIDRs, node.PodCIDRs)
+		}
+	})
 }
 
 // The end of the agent is no fault of anything.
