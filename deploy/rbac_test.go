@@ -116,6 +116,7 @@ func agentAccess(t *testing.T) []access {
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "2", Annotations: map[string]string{
 				view.AnnotationRotateKeys: view.RotateNow,
 			}}},
+			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, // that it looks for the admission policies with
 			get[*corev1.Secret](t, readManifest(t), "Secret kube-system/"+kube.SecretName),
 		)
 		k := kube.New(kube.Config{Client: client, Metadata: policies, Node: "n1", Namespace: "kube-system",

@@ -2,7 +2,6 @@ package kube_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +43,7 @@ var (
 )
 
 // api is a fake API server: client-go's fakes, and what those leave out and the agent depends on. It gives resource
-// versions, refuses an Update of an old one, and refuses what the admission policy for Nodes refuses.
+// versions, refuses an Update of an old one, and refuses what the admission policies refuse.
 type api struct {
 	client   *fake.Clientset
 	metadata *metadatafake.FakeMetadataClient
@@ -53,16 +52,19 @@ type api struct {
 	writing sync.Mutex // held from reading a Node to writing it
 
 	mu      sync.Mutex
-	patches []string // that were accepted: subresource and body
-	denied  []string // attempts that the admission policy refuses
-	down    error    // what every request gets; nil: it works
-	probed  int      // dry-run patches of Nodes
-	probe   error    // what those get
+	patches []string         // that were accepted: subresource and body
+	denied  []string         // attempts that the admission policy refuses
+	down    error            // what every request gets; nil: it works
+	probed  map[string]int   // dry runs by the policy that they look for
+	probe   map[string]error // what those get
 }
 
 func newAPI(t *testing.T, objects ...runtime.Object) *api {
 	t.Helper()
-	a := &api{client: fake.NewClientset(), probe: policyRefusal()}
+	a := &api{client: fake.NewClientset(), probed: map[string]int{}, probe: map[string]error{}}
+	for _, policy := range policies {
+		a.probe[policy] = policyRefusal(policy)
+	}
 	known := metadatafake.NewTestScheme()
 	if err := metav1.AddMetaToScheme(known); err != nil {
 		t.Fatal(err)
@@ -138,7 +140,7 @@ func (a *api) node(t *testing.T, name string) *corev1.Node {
 func (a *api) patchNode(action ktesting.Action) (bool, runtime.Object, error) {
 	patch := action.(ktesting.PatchAction)
 	if impl, ok := action.(ktesting.PatchActionImpl); ok && len(impl.PatchOptions.DryRun) > 0 {
-		return a.dryRun(impl)
+		return a.dryRunNode(impl)
 	}
 	a.writing.Lock()
 	defer a.writing.Unlock()
@@ -162,26 +164,6 @@ func (a *api) patchNode(action ktesting.Action) (bool, runtime.Object, error) {
 	a.mu.Unlock()
 	after.ResourceVersion = a.next()
 	return true, after, a.client.Tracker().Update(nodesResource, after, "")
-}
-
-// dryRun answers the probe for the admission policy.
-func (a *api) dryRun(patch ktesting.PatchActionImpl) (bool, runtime.Object, error) {
-	object, err := a.client.Tracker().Get(nodesResource, "", patch.GetName())
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.probed++
-	if patch.GetName() == agentNode || patch.GetSubresource() != "" {
-		a.denied = append(a.denied, "a dry run on "+patch.GetName()+" "+patch.GetSubresource())
-	}
-	return true, object, cmp.Or(err, a.probe)
-}
-
-// policyRefusal is how the API server words what the manifest's policy refuses.
-func policyRefusal() error {
-	err := apierrors.NewForbidden(nodesResource.GroupResource(), "n2", errors.New("ValidatingAdmissionPolicy 'weaveguard-nodes' "+
-		`with binding 'weaveguard-nodes' denied request: the Weaveguard agent on node "n1" may not change another node`))
-	err.ErrStatus.Code, err.ErrStatus.Reason = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid
-	return err
 }
 
 // patched returns what the patch makes of the Node.
@@ -253,6 +235,9 @@ func admit(before, after *corev1.Node, subresource string) string {
 }
 
 func (a *api) updateSecret(action ktesting.Action) (bool, runtime.Object, error) {
+	if impl, ok := action.(ktesting.UpdateActionImpl); ok && len(impl.UpdateOptions.DryRun) > 0 {
+		return a.dryRunSecret(impl)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	secret := action.(ktesting.UpdateAction).GetObject().(*corev1.Secret).DeepCopy()

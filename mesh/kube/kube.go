@@ -50,7 +50,7 @@ type Snapshot struct {
 	NetworkPolicies int
 	// Problems are what an operator should know about: parts of Nodes that can't be used, requests that the API server
 	// doesn't answer or refuses, a rotation that is asked for and can't be noted, and that no admission policy protects
-	// the Nodes. They keep their text while they last, and only the last is logged here.
+	// the Nodes or the gossip key. They keep their text while they last, and only the last is logged here.
 	Problems []view.Problem
 }
 
@@ -75,9 +75,9 @@ type Kube struct {
 	policies cache.SharedIndexInformer // of *metav1.PartialObjectMetadata, trimmed
 	own      *ownWriter
 	requests *requests
-	// protection finds out whether the manifest's admission policy is in force.
-	protection *protection
-	events     chan event
+	// protections find out whether the manifest's admission policies are in force.
+	protections []*protection
+	events      chan event
 	// accusations wait for recordAccusations.
 	accusations chan accusation
 
@@ -96,7 +96,7 @@ func New(config Config) *Kube {
 	k.policies = newPolicyInformer(config.Metadata, k.contact)
 	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)
 	k.requests = newRequests(config, k.own, k.contact, k.Event, k.changed)
-	k.protection = newProtection(config, func() []Node { return k.Snapshot().Nodes }, k.Event, k.changed)
+	k.protections = newProtections(config, func() []Node { return k.Snapshot().Nodes }, k.Event, k.changed)
 	return k
 }
 
@@ -122,7 +122,9 @@ func (k *Kube) Run(ctx context.Context) error {
 	k.config.Log.Info("watching Kubernetes", "nodes", len(k.nodes.GetStore().ListKeys()))
 	running.Go(func() { k.own.run(ctx) })
 	running.Go(func() { k.requests.run(ctx) })
-	running.Go(func() { k.protection.run(ctx) })
+	for _, p := range k.protections {
+		running.Go(func() { p.run(ctx) })
+	}
 	running.Go(func() { k.recordAccusations(ctx) })
 	running.Go(func() { notices.run(ctx) })
 	<-ctx.Done()
@@ -198,7 +200,9 @@ func (k *Kube) takeSnapshot() *Snapshot {
 	var problems []view.Problem
 	s.Nodes, problems = readNodes(k.nodes.GetStore().List())
 	s.Problems = append(append(s.Problems, problems...), k.requests.problems()...)
-	s.Problems = append(s.Problems, k.protection.problems()...)
+	for _, p := range k.protections {
+		s.Problems = append(s.Problems, p.problems()...)
+	}
 	return s
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -13,18 +12,23 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// NodePolicy is the ValidatingAdmissionPolicy of the manifest that lets an agent write on its own Node only.
-const NodePolicy = "weaveguard-nodes"
-
-// Reasons of the Events about that policy.
+// The ValidatingAdmissionPolicies of the manifest: NodePolicy lets an agent write on its own Node only, and KeyringPolicy
+// put a gossip key only where there is none.
 const (
-	ReasonNotProtected = "NodeAnnotationsNotProtected"
-	ReasonProtected    = "NodeAnnotationsProtected"
+	NodePolicy    = "weaveguard-nodes"
+	KeyringPolicy = "weaveguard-claims"
+)
+
+// Reasons of the Events about these policies.
+const (
+	ReasonNotProtected        = "NodeAnnotationsNotProtected"
+	ReasonProtected           = "NodeAnnotationsProtected"
+	ReasonKeyringNotProtected = "GossipKeyNotProtected"
+	ReasonKeyringProtected    = "GossipKeyProtected"
 )
 
 const (
@@ -33,22 +37,20 @@ const (
 	// protectionConfirm is after what time it looks again before it warns: the API server needs a moment to follow a
 	// policy that was just applied.
 	protectionConfirm = 10 * time.Second
-	// protectionEvery is how often it looks while all is well. Otherwise it looks each protectionSoon, and in a big
-	// cluster slower: all agents together ask ten times a second at most.
+	// protectionEvery is how often it looks for a policy while all is well. Otherwise it looks each protectionSoon, and
+	// in a big cluster slower: all agents together look for one ten times a second at most.
 	protectionEvery   = 10 * time.Minute
 	protectionSoon    = 30 * time.Second
 	protectionPerNode = 100 * time.Millisecond
 	// maxProtectionNodes is how many Nodes one look tries, when they turn out to be gone.
 	maxProtectionNodes = 3
-
-	notProtected = "the API server lets this agent change another Node: whoever takes over one node can speak for all of them"
 )
 
 // probe changes nothing, even without a dry run: it removes an annotation that nobody sets. The policy refuses it on
 // another Node like any change by an agent.
 const probe = `{"metadata":{"annotations":{"weaveguard.io/protection-probe":null}}}`
 
-// protected says whether the API server keeps agents from changing other Nodes.
+// protected says whether the API server keeps agents from what a policy forbids.
 type protected int
 
 const (
@@ -57,13 +59,44 @@ const (
 	protectionMissing
 )
 
-// protection finds out from time to time whether the admission policy is in force.
+// guard is one of the manifest's policies, and what its absence means.
+type guard struct {
+	policy        string
+	protects      string // what it protects
+	without       string // what is possible without it
+	missing, back string // reasons of the Events
+}
+
+func nodeGuard() guard {
+	return guard{
+		policy:   NodePolicy,
+		protects: "the Nodes",
+		without:  "the API server lets this agent change another Node: whoever takes over one node can speak for all of them",
+		missing:  ReasonNotProtected,
+		back:     ReasonProtected,
+	}
+}
+
+func keyringGuard() guard {
+	return guard{
+		policy:   KeyringPolicy,
+		protects: "the gossip key",
+		without: "the API server lets this agent replace the gossip key: whoever takes over one node can take the key away from all " +
+			"others, or give them another one",
+		missing: ReasonKeyringNotProtected,
+		back:    ReasonKeyringProtected,
+	}
+}
+
+// protection finds out from time to time whether an admission policy is in force.
 type protection struct {
-	client  kubernetes.Interface
-	node    string
-	nodes   func() []Node
+	guard  guard
+	config Config
+	nodes  func() []Node
+	// try does what the policy refuses, in a dry run. It returns false where there is nothing to try, or the answer tells
+	// nothing.
+	try     func(context.Context, *protection) (bool, error)
 	event   func(kind, reason, message string)
-	log     *slog.Logger
 	changed func()
 
 	// Only run touches these.
@@ -74,8 +107,16 @@ type protection struct {
 	state protected
 }
 
-func newProtection(config Config, nodes func() []Node, event func(kind, reason, message string), changed func()) *protection {
-	return &protection{client: config.Client, node: config.Node, nodes: nodes, event: event, log: config.Log, changed: changed}
+// newProtections makes one for each of the policies.
+func newProtections(config Config, nodes func() []Node, event func(kind, reason, message string), changed func()) []*protection {
+	made := []*protection{
+		{guard: nodeGuard(), try: tryNodes},
+		{guard: keyringGuard(), try: tryKeyring},
+	}
+	for _, p := range made {
+		p.config, p.nodes, p.event, p.changed = config, nodes, event, changed
+	}
+	return made
 }
 
 func (p *protection) run(ctx context.Context) {
@@ -92,39 +133,70 @@ func (p *protection) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			p.log.Debug("can't tell whether an admission policy protects the Nodes", "err", err)
+			p.config.Log.Debug("can't tell whether an admission policy is in force", "policy", p.guard.policy, "err", err)
 		}
 		next.Reset(p.note(state))
 	}
 }
 
-// look asks the API server. The error says why the answer is unknown; without another Node there is neither.
+// look asks the API server. The error says why the answer is unknown; where there is nothing to protect there is neither.
 func (p *protection) look(ctx context.Context) (protected, error) {
+	tried, err := p.try(ctx, p)
+	switch {
+	case tried && err == nil:
+		return protectionMissing, nil
+	case tried && p.isRefusal(err):
+		return protectionThere, nil
+	}
+	return protectionUnknown, err
+}
+
+// tryNodes changes another Node.
+func tryNodes(ctx context.Context, p *protection) (bool, error) {
 	var last error
 	for _, name := range p.others() {
 		ctx, cancel := context.WithTimeoutCause(ctx, writeTimeout, errors.New("no answer in time"))
-		_, err := p.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(probe),
+		_, err := p.config.Client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(probe),
 			metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 		cancel()
-		switch {
-		case err == nil:
-			return protectionMissing, nil
-		case isOurRefusal(err):
-			return protectionThere, nil
+		if err == nil {
+			return true, nil
 		}
 		last = fmt.Errorf("trying a dry-run patch of node %s: %w", name, err)
 		if !apierrors.IsNotFound(err) {
-			break
+			return true, last
 		}
 	}
-	return protectionUnknown, last
+	return false, last
+}
+
+// tryKeyring writes the Secret as it is, which changes nothing, even without a dry run. The policy refuses it like any
+// change of a Secret that has a key. Where there is no other node, there is nobody to keep from it.
+func tryKeyring(ctx context.Context, p *protection) (bool, error) {
+	if len(p.others()) == 0 {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, writeTimeout, errors.New("no answer in time"))
+	defer cancel()
+	secrets := p.config.Client.CoreV1().Secrets(p.config.Namespace)
+	secret, err := secrets.Get(ctx, SecretName, metav1.GetOptions{})
+	if err != nil {
+		return false, fmt.Errorf("reading the Secret %s: %w", SecretName, err)
+	}
+	if len(secret.Data) == 0 {
+		return false, nil // agents may fill it
+	}
+	if _, err = secrets.Update(ctx, secret, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
+		return true, fmt.Errorf("trying a dry-run update of the Secret %s: %w", SecretName, err)
+	}
+	return true, nil
 }
 
 // others returns a few other Nodes at random.
 func (p *protection) others() []string {
 	var names []string
 	for _, node := range p.nodes() {
-		if node.Name != p.node {
+		if node.Name != p.config.Node {
 			names = append(names, node.Name)
 		}
 	}
@@ -132,12 +204,12 @@ func (p *protection) others() []string {
 	return names[:min(len(names), maxProtectionNodes)]
 }
 
-// isOurRefusal tells a refusal by the manifest's policy from those by roles, webhooks and other policies. The code doesn't
-// tell: it is 422 by default, and a policy may choose another.
-func isOurRefusal(err error) bool {
+// isRefusal tells a refusal by the policy from those by roles, webhooks and other policies. The code doesn't tell: it is
+// 422 by default, and a policy may choose another.
+func (p *protection) isRefusal(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status) &&
-		strings.Contains(status.Status().Message, "ValidatingAdmissionPolicy '"+NodePolicy+"'")
+		strings.Contains(status.Status().Message, "ValidatingAdmissionPolicy '"+p.guard.policy+"'")
 }
 
 // note takes what a look found, tells what is new, and returns after what time to look again.
@@ -153,11 +225,11 @@ func (p *protection) note(found protected) time.Duration {
 	p.mu.Unlock()
 	switch {
 	case found == protectionMissing && p.said != protectionMissing:
-		p.log.Warn("no admission policy protects the Nodes", "policy", NodePolicy, "remedy", protectionRemedy())
-		p.event(Warning, ReasonNotProtected, notProtected+"; "+protectionRemedy())
+		p.config.Log.Warn("no admission policy protects "+p.guard.protects, "policy", p.guard.policy, "remedy", p.guard.remedy())
+		p.event(Warning, p.guard.missing, p.guard.without+"; "+p.guard.remedy())
 	case found == protectionThere && p.said == protectionMissing:
-		p.log.Info("an admission policy protects the Nodes again", "policy", NodePolicy)
-		p.event(Normal, ReasonProtected, "an admission policy keeps agents from changing other Nodes again")
+		p.config.Log.Info("an admission policy protects "+p.guard.protects+" again", "policy", p.guard.policy)
+		p.event(Normal, p.guard.back, "the admission policy "+p.guard.policy+" protects "+p.guard.protects+" again")
 	}
 	if found != protectionUnknown {
 		p.said = found
@@ -172,9 +244,9 @@ func (p *protection) note(found protected) time.Duration {
 	return every*3/4 + rand.N(every/2)
 }
 
-func protectionRemedy() string {
-	return "apply Weaveguard's manifest again, which has the policy " + NodePolicy +
-		"; Kubernetes before 1.30 can't have it, and docs/install.md says what that means"
+func (g guard) remedy() string {
+	return "apply Weaveguard's manifest again, which has the policy " + g.policy +
+		" and its binding; Kubernetes before 1.30 can't have it, and docs/install.md says what that means"
 }
 
 func (p *protection) problems() []view.Problem {
@@ -183,5 +255,10 @@ func (p *protection) problems() []view.Problem {
 	if p.state != protectionMissing {
 		return nil
 	}
-	return []view.Problem{{Subject: "admission policy", Message: notProtected, Remedy: protectionRemedy(), Warning: true}}
+	return []view.Problem{{
+		Subject: "admission policy " + p.guard.policy,
+		Message: p.guard.without,
+		Remedy:  p.guard.remedy(),
+		Warning: true,
+	}}
 }

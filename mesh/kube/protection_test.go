@@ -1,52 +1,115 @@
 package kube_test
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	ktesting "k8s.io/client-go/testing"
 
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
-// answerProbe sets what the probe gets from now on; nil: no policy refuses it.
-func (a *api) answerProbe(err error) {
+var policies = []string{kube.NodePolicy, kube.KeyringPolicy}
+
+// dryRunNode answers the probe for the policy of Nodes.
+func (a *api) dryRunNode(patch ktesting.PatchActionImpl) (bool, runtime.Object, error) {
+	object, err := a.client.Tracker().Get(nodesResource, "", patch.GetName())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.probe = err
+	a.probed[kube.NodePolicy]++
+	if patch.GetName() == agentNode || patch.GetSubresource() != "" {
+		a.denied = append(a.denied, "a dry run on "+patch.GetName()+" "+patch.GetSubresource())
+	}
+	return true, object, cmp.Or(err, a.probe[kube.NodePolicy])
 }
 
-func (a *api) probes() int {
+// dryRunSecret answers the probe for the policy of the keyring. As in an API server, a conflict comes before policies.
+func (a *api) dryRunSecret(update ktesting.UpdateActionImpl) (bool, runtime.Object, error) {
+	secret := update.GetObject().(*corev1.Secret)
+	object, err := a.client.Tracker().Get(secretsResource, secret.Namespace, secret.Name)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := a.probed
-	a.probed = 0
+	a.probed[kube.KeyringPolicy]++
+	switch {
+	case err != nil:
+	case object.(*corev1.Secret).ResourceVersion != secret.ResourceVersion:
+		err = apierrors.NewConflict(secretsResource.GroupResource(), secret.Name, errors.New("changed"))
+	case len(object.(*corev1.Secret).Data) > 0:
+		err = a.probe[kube.KeyringPolicy]
+	}
+	return true, object, err
+}
+
+// policyRefusal is how the API server words what one of the manifest's policies refuses.
+func policyRefusal(policy string) error {
+	err := apierrors.NewForbidden(nodesResource.GroupResource(), "n2", fmt.Errorf("ValidatingAdmissionPolicy '%s' "+
+		`with binding '%s' denied request: the Weaveguard agent on node "n1" may not`, policy, policy))
+	err.ErrStatus.Code, err.ErrStatus.Reason = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid
+	return err
+}
+
+// answerProbe sets what the probe for a policy gets from now on; nil: no policy refuses it.
+func (a *api) answerProbe(policy string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.probe[policy] = err
+}
+
+// probes is how often the agent looked for a policy since this was asked last.
+func (a *api) probes(policy string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.probed[policy]
+	a.probed[policy] = 0
 	return n
 }
 
-func warnsOfProtection(ag *agent) bool {
-	for _, problem := range ag.Snapshot().Problems {
-		if problem.Subject == "admission policy" {
-			return problem.Warning && strings.Contains(problem.Remedy, "manifest")
-		}
-	}
-	return false
+// newProtectedAPI has two Nodes, a keyring, and policies in force.
+func newProtectedAPI(t *testing.T) *api {
+	t.Helper()
+	return newAPI(t, testNode(agentNode), testNode("n2"), testSecret(map[string]string{kube.SecretKey: "the key"}))
 }
 
-func protectionEvents(t *testing.T, api *api) (missing, back int) {
+// warned are the policies that an agent misses.
+func warned(ag *agent) (all []string) {
+	for _, problem := range ag.Snapshot().Problems {
+		if policy, ok := strings.CutPrefix(problem.Subject, "admission policy "); ok && problem.Warning &&
+			strings.Contains(problem.Remedy, "manifest") && strings.Contains(problem.Remedy, policy) {
+			all = append(all, policy)
+		}
+	}
+	return all
+}
+
+// protectionEvents counts the Events that a policy is missing, and that it is back.
+func protectionEvents(t *testing.T, api *api, policy string) (missing, back int) {
 	t.Helper()
+	reasons := map[string][2]string{
+		kube.NodePolicy:    {kube.ReasonNotProtected, kube.ReasonProtected},
+		kube.KeyringPolicy: {kube.ReasonKeyringNotProtected, kube.ReasonKeyringProtected},
+	}[policy]
 	for _, e := range api.events(t, "default") {
+		if e.InvolvedObject.Name != agentNode || !strings.Contains(e.Message, policy) {
+			continue
+		}
 		switch {
-		case e.Reason == kube.ReasonNotProtected && e.InvolvedObject.Name == agentNode && e.Type == corev1.EventTypeWarning:
+		case e.Reason == reasons[0] && e.Type == corev1.EventTypeWarning:
 			missing += int(e.Count)
-		case e.Reason == kube.ReasonProtected && e.InvolvedObject.Name == agentNode && e.Type == corev1.EventTypeNormal:
+		case e.Reason == reasons[1] && e.Type == corev1.EventTypeNormal:
 			back += int(e.Count)
 		}
 	}
@@ -54,55 +117,64 @@ func protectionEvents(t *testing.T, api *api) (missing, back int) {
 }
 
 func TestProtectionComesAndGoes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		api := newAPI(t, testNode(agentNode), testNode("n2"))
-		ag := api.start(t, agentNode)
-		time.Sleep(time.Minute)
-		if warnsOfProtection(ag) || api.probes() != 1 {
-			t.Error("it warns under the policy, or didn't look once")
-		}
-		ag.log.take()
+	for _, policy := range policies {
+		t.Run(policy, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testProtectionComesAndGoes(t, policy) })
+		})
+	}
+}
 
-		api.answerProbe(nil)
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		missing, back := protectionEvents(t, api)
-		if log := strings.Join(ag.log.take(), "\n"); !warnsOfProtection(ag) || missing != 1 || back != 0 ||
-			strings.Count(log, "level=WARN") != 1 || !strings.Contains(log, "weaveguard-nodes") {
-			t.Errorf("problems %v, %d and %d Events, log %s", ag.Snapshot().Problems, missing, back, log)
-		}
+func testProtectionComesAndGoes(t *testing.T, policy string) {
+	api := newProtectedAPI(t)
+	ag := api.start(t, agentNode)
+	time.Sleep(time.Minute)
+	if n := api.probes(policy); len(warned(ag)) > 0 || n != 1 {
+		t.Errorf("under the policy it warns of %q, and looked %d times", warned(ag), n)
+	}
+	ag.log.take()
 
-		// Unknown: neither a warning nor news.
-		api.fail(errors.New("connection refused"))
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if warnsOfProtection(ag) {
-			t.Error("it warns while the API server is away")
-		}
-		api.fail(nil)
-		time.Sleep(10 * time.Minute)
-		synctest.Wait()
-		if missing, _ := protectionEvents(t, api); !warnsOfProtection(ag) || missing != 1 {
-			t.Errorf("after an outage: problems %v, %d Events", ag.Snapshot().Problems, missing)
-		}
+	api.answerProbe(policy, nil)
+	time.Sleep(time.Hour)
+	synctest.Wait()
+	missing, back := protectionEvents(t, api, policy)
+	log := strings.Join(ag.log.take(), "\n")
+	if !slices.Equal(warned(ag), []string{policy}) || missing != 1 || back != 0 {
+		t.Errorf("problems %v, %d and %d Events", ag.Snapshot().Problems, missing, back)
+	}
+	if strings.Count(log, "level=WARN") != 1 || !strings.Contains(log, policy) {
+		t.Errorf("log %s", log)
+	}
 
-		ag.log.take()
-		api.answerProbe(policyRefusal())
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		_, back = protectionEvents(t, api)
-		if log := strings.Join(ag.log.take(), "\n"); warnsOfProtection(ag) || back != 1 || !strings.Contains(log, "again") {
-			t.Errorf("problems %v, %d Events, log %s", ag.Snapshot().Problems, back, log)
-		}
-		api.probes()
-		time.Sleep(time.Hour)
-		if n := api.probes(); n < 4 || n > 9 {
-			t.Errorf("it looked %d times in an hour", n)
-		}
-		if len(api.denied) > 0 {
-			t.Error(api.denied)
-		}
-	})
+	// Unknown: neither a warning nor news.
+	api.fail(errors.New("connection refused"))
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	if len(warned(ag)) > 0 {
+		t.Error("it warns while the API server is away")
+	}
+	api.fail(nil)
+	time.Sleep(10 * time.Minute)
+	synctest.Wait()
+	if missing, _ := protectionEvents(t, api, policy); !slices.Equal(warned(ag), []string{policy}) || missing != 1 {
+		t.Errorf("after an outage: problems %v, %d Events", ag.Snapshot().Problems, missing)
+	}
+
+	ag.log.take()
+	api.answerProbe(policy, policyRefusal(policy))
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	_, back = protectionEvents(t, api, policy)
+	if log := strings.Join(ag.log.take(), "\n"); len(warned(ag)) > 0 || back != 1 || !strings.Contains(log, "again") {
+		t.Errorf("problems %v, %d Events, log %s", ag.Snapshot().Problems, back, log)
+	}
+	api.probes(policy)
+	time.Sleep(time.Hour)
+	if n := api.probes(policy); n < 4 || n > 9 {
+		t.Errorf("it looked %d times in an hour", n)
+	}
+	if len(api.denied) > 0 {
+		t.Error(api.denied)
+	}
 }
 
 // Only the policy's own refusal, or none at all, tells anything.
@@ -114,21 +186,47 @@ func TestProtectionIsUnknown(t *testing.T) {
 		"webhook":      apierrors.NewForbidden(nodes, "n2", errors.New(`admission webhook "weaveguard-nodes" denied the request`)),
 		"token":        apierrors.NewUnauthorized("who"),
 		"gone":         apierrors.NewNotFound(nodes, "n2"),
+		"changed":      apierrors.NewConflict(nodes, "n2", errors.New("changed")),
 		"slow":         apierrors.NewServerTimeout(nodes, "patch", 1),
 		"away":         context.DeadlineExceeded,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				api := newAPI(t, testNode(agentNode), testNode("n2"))
-				api.answerProbe(answer)
+				api := newProtectedAPI(t)
+				for _, policy := range policies {
+					api.answerProbe(policy, answer)
+				}
 				ag := api.start(t, agentNode)
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				if missing, back := protectionEvents(t, api); warnsOfProtection(ag) || missing+back > 0 {
-					t.Errorf("problems %v, Events %d %d", ag.Snapshot().Problems, missing, back)
+				if len(warned(ag)) > 0 {
+					t.Errorf("problems %v", ag.Snapshot().Problems)
 				}
-				if n := api.probes(); n < 2 {
-					t.Errorf("it looked %d times", n)
+				for _, policy := range policies {
+					if missing, back := protectionEvents(t, api, policy); missing+back > 0 {
+						t.Errorf("%s has %d and %d Events", policy, missing, back)
+					}
+					if n := api.probes(policy); n < 60 { // as often as without an answer
+						t.Errorf("it looked for %s %d times", policy, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// An empty Secret, which agents may fill, tells nothing of the keyring's policy, and neither does a missing one.
+func TestProtectionOfNoKeyring(t *testing.T) {
+	for name, objects := range map[string][]runtime.Object{"empty": {testSecret(nil)}, "missing": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				api := newAPI(t, append(objects, testNode(agentNode), testNode("n2"))...)
+				api.answerProbe(kube.KeyringPolicy, nil)
+				ag := api.start(t, agentNode)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if n := api.probes(kube.KeyringPolicy); n != 0 || len(warned(ag)) > 0 {
+					t.Errorf("it tried %d times to write the Secret, and warns of %q", n, warned(ag))
 				}
 			})
 		})
@@ -137,48 +235,67 @@ func TestProtectionIsUnknown(t *testing.T) {
 
 func TestProtectionOfASingleNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := newAPI(t, testNode(agentNode))
-		api.answerProbe(nil)
+		api := newAPI(t, testNode(agentNode), testSecret(map[string]string{kube.SecretKey: "the key"}))
+		for _, policy := range policies {
+			api.answerProbe(policy, nil)
+		}
 		ag := api.start(t, agentNode)
 		time.Sleep(time.Hour)
-		if api.probes() != 0 || warnsOfProtection(ag) {
-			t.Error("it probed or warned without another Node")
+		for _, policy := range policies {
+			if n := api.probes(policy); n != 0 {
+				t.Errorf("it looked for %s %d times without another Node", policy, n)
+			}
+		}
+		if len(warned(ag)) > 0 {
+			t.Error("it warns without another Node")
 		}
 		api.add(t, testNode("n2"))
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if !warnsOfProtection(ag) {
-			t.Error("it doesn't warn once there is another Node")
+		if !slices.Equal(warned(ag), policies) {
+			t.Errorf("once there is another Node, it warns of %q", warned(ag))
 		}
 	})
 }
 
-// The probe must change nothing, even if somebody ignored that it is a dry run.
-func TestProtectionProbeIsHarmless(t *testing.T) {
+// A probe must change nothing, even if somebody ignored that it is a dry run.
+func TestProtectionProbesAreHarmless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := newAPI(t, testNode(agentNode), testNode("n2"))
+		api := newProtectedAPI(t)
 		api.start(t, agentNode)
+		before := map[string]any{"nodes": api.node(t, "n2")}
+		secret, err := api.client.Tracker().Get(secretsResource, "kube-system", kube.SecretName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before["secrets"] = secret.DeepCopyObject()
 		time.Sleep(time.Minute)
-		seen := 0
+		seen := map[string]int{}
 		for _, action := range api.client.Actions() {
-			patch, ok := action.(ktesting.PatchActionImpl)
-			if !ok || patch.Name != "n2" {
+			var after any
+			var dry []string
+			switch action := action.(type) {
+			case ktesting.PatchActionImpl:
+				if action.Name != "n2" {
+					continue
+				}
+				if after, err = patched(api.node(t, "n2"), action); err != nil {
+					t.Fatal(err)
+				}
+				dry = action.PatchOptions.DryRun
+			case ktesting.UpdateActionImpl:
+				after, dry = action.Object, action.UpdateOptions.DryRun
+			default:
 				continue
 			}
-			seen++
-			before := api.node(t, "n2")
-			after, err := patched(before, patch)
-			if err != nil {
-				t.Fatal(err)
-			}
-			a, _ := json.Marshal(before)
-			b, _ := json.Marshal(after)
-			if string(a) != string(b) || len(patch.PatchOptions.DryRun) != 1 || patch.PatchOptions.DryRun[0] != "All" {
-				t.Errorf("it makes %s, dry run %v", b, patch.PatchOptions.DryRun)
+			resource := action.GetResource().Resource
+			seen[resource]++
+			if diff := gocmp.Diff(before[resource], after, cmpopts.EquateEmpty()); diff != "" || !slices.Equal(dry, []string{metav1.DryRunAll}) {
+				t.Errorf("dry run %v of %s would change (-before +after):\n%s", dry, resource, diff)
 			}
 		}
-		if seen == 0 {
-			t.Error("no probe")
+		if seen["nodes"] == 0 || seen["secrets"] == 0 {
+			t.Errorf("it probed %v", seen)
 		}
 	})
 }

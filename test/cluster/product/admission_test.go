@@ -2,7 +2,6 @@ package product_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -186,11 +185,15 @@ func (w *world) testStolenKeyring(t *testing.T) {
 	if len(secret.Data) == 0 {
 		t.Fatal("the Secret is empty")
 	}
-	for what, data := range map[string]map[string][]byte{"replaced": {kube.SecretKey: []byte("x")}, "emptied": nil} {
+	for what, data := range map[string]map[string][]byte{
+		"replaced": {kube.SecretKey: []byte("x")},
+		"emptied":  nil,
+		"the same": secret.Data, // what agents probe for the policy with
+	} {
 		changed := secret.DeepCopy()
 		changed.Data = data
 		_, err := secrets.Update(t.Context(), changed, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
-		wantRefused(t, what, err, "weaveguard-claims", "fills an empty gossip Secret only")
+		wantRefused(t, what, err, kube.KeyringPolicy, "fills an empty gossip Secret only")
 	}
 }
 
@@ -219,22 +222,13 @@ func (w *world) testKubelets(t *testing.T) {
 	}
 }
 
-// testProtection takes the policy out of force and applies the manifest again.
+// testProtection takes the policies out of force and applies the manifest again.
 func (w *world) testProtection(t *testing.T) {
 	node := w.nodes[0]
-	says := func(ctx context.Context) (bool, error) {
-		status, err := w.status(ctx, node)
-		for _, problem := range status.Problems {
-			if problem.Subject == "admission policy" {
-				return true, err
-			}
-		}
-		return false, err
+	if missing, err := w.missingPolicies(t.Context(), node); len(missing) > 0 || err != nil {
+		t.Errorf("under the policies: it misses %q, %v", missing, err)
 	}
-	if missing, err := says(t.Context()); missing || err != nil {
-		t.Errorf("under the policy: it says that protection is missing: %t, %v", missing, err)
-	}
-	w.kubectl(t, "delete", "validatingadmissionpolicybinding", kube.NodePolicy)
+	w.kubectl(t, "delete", "validatingadmissionpolicybinding", kube.NodePolicy, kube.KeyringPolicy)
 	// An agent that runs looks each ten minutes; one that starts, at once.
 	pod, err := w.agentPod(t.Context(), node)
 	if err != nil {
@@ -242,19 +236,35 @@ func (w *world) testProtection(t *testing.T) {
 	}
 	w.keepSaid(t, node)
 	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
-	w.awaitProblem(t, node, "change another Node", "apply Weaveguard's manifest")
+	w.awaitProblem(t, node, kube.NodePolicy, "change another Node", "apply Weaveguard's manifest")
+	w.awaitProblem(t, node, kube.KeyringPolicy, "replace the gossip key", "apply Weaveguard's manifest")
+	w.describes(t, node, kube.ReasonKeyringNotProtected)
 	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually(t, "the warning goes", func(ctx context.Context) error {
-		missing, err := says(ctx)
-		if missing {
-			err = errors.New("it is still there")
+	w.eventually(t, "the warnings go", func(ctx context.Context) error {
+		missing, err := w.missingPolicies(ctx, node)
+		if len(missing) > 0 {
+			err = fmt.Errorf("it still misses %q", missing)
 		}
 		return err
 	})
 	// It isn't that the agent doesn't know.
-	if log, err := w.log(t.Context(), node); err != nil || !strings.Contains(log, "protects the Nodes again") {
-		t.Errorf("the log doesn't say that protection is back (%v):\n%s", err, log)
+	log, err := w.log(t.Context(), node)
+	for _, what := range []string{"protects the Nodes again", "protects the gossip key again"} {
+		if err != nil || !strings.Contains(log, what) {
+			t.Errorf("the log doesn't say that a policy %s (%v):\n%s", what, err, log)
+		}
 	}
+}
+
+// missingPolicies are those that a node's agent says are missing.
+func (w *world) missingPolicies(ctx context.Context, node string) (missing []string, err error) {
+	status, err := w.status(ctx, node)
+	for _, problem := range status.Problems {
+		if policy, ok := strings.CutPrefix(problem.Subject, "admission policy "); ok {
+			missing = append(missing, policy)
+		}
+	}
+	return missing, err
 }
