@@ -20,8 +20,8 @@ const (
 	goneWithin = 10 * time.Second
 )
 
-// testJoinAndDelete has a fourth node join, deletes its Node while its agent runs on, and cuts its power: the first two
-// in the middle of rotations of another node, and all without a loss between the others.
+// testJoinAndDelete has a fourth node join, deletes its Node while its agent runs on, has it made again, and cuts its power:
+// the first two in the middle of rotations of another node, and all without a loss between the others.
 func (w *world) testJoinAndDelete(t *testing.T) {
 	running := w.startTraffic(t, pod1, pod2)
 	var node string
@@ -54,9 +54,19 @@ func (w *world) testJoinAndDelete(t *testing.T) {
 	t.Run(noSecretSaid, w.testSecrets) // later there is no asking its agent
 	t.Run("a deleted Node is gone from the others, and its pods send nothing in the clear", func(t *testing.T) {
 		h := w.holdRotation(t, w.nodes[0], node)
-		w.testLeaksOfDeleted(t, node, "web-4", func() { w.testDeleted(t, node) })
+		var left *orphan
+		w.testLeaksOfDeleted(t, node, "web-4", func() {
+			left = w.orphaned(t, node)
+			w.testDeleted(t, node)
+		})
 		w.awaitRotated(t, w.nodes[0], h.before) // nobody is left who held it
 		w.awaitWG(t)
+		h.release(t)
+		t.Run("it is made again, after its agent's token was revoked", func(t *testing.T) {
+			under := w.watchUnderlay(t)
+			w.testMadeAgain(t, left)
+			under.stop(t, w).judge(t, nil, 1)
+		})
 	})
 	if err := w.RemoveNode(t.Context(), node); err != nil {
 		t.Fatal(err)
