@@ -2,11 +2,13 @@ package product_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -16,6 +18,9 @@ import (
 
 // blindPort is where nobody listens.
 const blindPort = 7999
+
+// readyFile is what the plugin needs to attach a pod.
+const readyFile = view.RunDir + "/cni.json"
 
 // blind sends datagrams with a marker from a place without pause, whatever comes of it.
 type blind struct {
@@ -136,4 +141,40 @@ func (w *world) unguarded(t *testing.T, node string, do func()) {
 		}
 		return err
 	})
+}
+
+// bootUnguarded shows what holds the pods of a node back when it boots: without an agent, but with what an agent makes once
+// pods may start, what the beacon sends is in the clear.
+func (w *world) bootUnguarded(t *testing.T, node, beacon string, to netip.Addr) {
+	t.Helper()
+	const away = view.StateDir + ".away"
+	ready := w.on(t, node, "cat", readyFile)
+	// The sets of senders, which the plugin fills, without the rules, which nft can't read back.
+	sets, _, _ := strings.Cut(w.on(t, node, "nft", "--stateless", "--terse", "list", "table", "bridge", view.FirewallTable), "\tchain ")
+	// No agent starts where its state can't be mounted.
+	w.on(t, node, "sh", "-c", "mv "+view.StateDir+" "+away+" && touch "+view.StateDir)
+	if err := errors.Join(w.StopNode(t.Context(), node), w.StartNode(t.Context(), node)); err != nil {
+		t.Fatal(err)
+	}
+	under := w.watchUnderlay(t)
+	w.on(t, node, "sh", "-c", `sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 \
+		net.bridge.bridge-nf-call-arptables=0 && printf %s "$1" | nft -f - && mkdir -p `+view.RunDir+` && printf %s "$2" >`+readyFile,
+		"sh", sets+"}", ready)
+	w.eventually(t, beacon+" runs on "+node, func(ctx context.Context) error {
+		_, err := w.OnNode(ctx, node, "pgrep", "-f", "probe shout")
+		return err
+	})
+	w.allTry(t, []*blind{w.sendBlindly(t, place{name: w.nodes[0]}, to)}) // so long it sends
+	w.on(t, node, "sh", "-c", "rm "+view.StateDir+" && mv "+away+" "+view.StateDir)
+	w.awaitMesh(t)
+	seen := under.stop(t, w)
+	leaks := func(e ends) bool {
+		return w.pods[node].Contains(e.from.Addr()) && e.to == netip.AddrPortFrom(to, blindPort)
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(seen.clear)), leaks) {
+		t.Errorf("without an agent nothing is in the clear either, only %v: this test can't tell", seen.clear)
+	}
+	if err := w.WaitNodesReady(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
 }

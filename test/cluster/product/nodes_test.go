@@ -32,7 +32,8 @@ func (w *world) agentStarts(t *testing.T) []string {
 }
 
 // testPowerCut stops a node altogether: it keeps its place, and comes back as who it was. A pod there sends without pause
-// from its first moment, as others send to pods there, and nothing of it is ever in the clear.
+// from its first moment, as others send to pods there, and nothing of it is ever in the clear, but when it boots without an
+// agent and with what tells that pods may start.
 func (w *world) testPowerCut(t *testing.T) {
 	node, others := w.nodes[2], w.nodes[:2]
 	const beacon = "beacon"
@@ -80,6 +81,8 @@ func (w *world) testPowerCut(t *testing.T) {
 	w.awaitMore(t, "the beacon is heard", heard)
 	w.allTry(t, senders)
 	under.stop(t, w).judge(t, nil, 1)
+	w.bootUnguarded(t, node, beacon, w.podIP(t, pod1))
+	w.awaitMore(t, "the beacon is heard", heard)
 	if err := w.DeletePod(t.Context(), beacon); err != nil {
 		t.Fatal(err)
 	}
