@@ -58,11 +58,15 @@ type ClusterNode struct {
 	Created   time.Time
 	PodCIDRs  []netip.Prefix
 	Addresses []netip.Addr // InternalIPs, at most one of each family
-	Identity  keys.PublicIdentity
+	// AllAddresses are all by which it may be reached, as Kubernetes has them.
+	AllAddresses []netip.Addr
+	Identity     keys.PublicIdentity
 	// Unreadable: there is something in Identity's place that isn't one.
 	Unreadable bool
 	// Endpoint overrides the address that peers send to; zero: none.
 	Endpoint netip.Addr
+	// PublicKey is the newest of its WireGuard keys that its agent wrote down; zero: none that can be read.
+	PublicKey keys.PublicKey
 }
 
 // ClusterState is what Kubernetes says, at one moment.

@@ -87,7 +87,9 @@ func (c *clusterAdapter) State() mesh.ClusterState {
 
 // clusterNode reads a Node's annotations. A bad one is a problem of that Node, and counts as absent.
 func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
-	node := mesh.ClusterNode{Name: n.Name, Created: n.Created, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses}
+	node := mesh.ClusterNode{
+		Name: n.Name, Created: n.Created, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses, AllAddresses: n.AllAddresses,
+	}
 	var problems []view.Problem
 	bad := func(annotation string, err error, remedy string) {
 		problems = append(problems, view.Problem{
@@ -115,6 +117,9 @@ func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
 			endpoint = netip.Addr{}
 		}
 		node.Endpoint = endpoint
+	}
+	if key, err := keys.ParsePublicKey(n.PublicKey); err == nil {
+		node.PublicKey = key // else the node's agent writes it anew, and until then its record says enough
 	}
 	return node, problems
 }

@@ -33,6 +33,18 @@ func TestUnreadableIdentity(t *testing.T) {
 	}
 }
 
+// An annotation that isn't a WireGuard key is none: its agent writes it anew, and nobody is to do anything about it.
+func TestPublicKeyAnnotation(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": false, "not base64": false, "BwcH": false, goodIdentity + goodIdentity: false, goodIdentity + "\n": false, goodIdentity: true,
+	} {
+		node, problems := clusterNode(kube.Node{Name: "n2", PublicKey: text})
+		if read := !node.PublicKey.IsZero(); read != want || read && node.PublicKey.String() != text || len(problems) != 0 {
+			t.Errorf("%q is read as %v, with problems %v", text, node.PublicKey, problems)
+		}
+	}
+}
+
 // FuzzAnnotations reads any text as the annotations of a Node: never a panic, and what isn't usable is said.
 func FuzzAnnotations(f *testing.F) {
 	f.Add(goodIdentity, "203.0.113.9")
@@ -40,7 +52,7 @@ func FuzzAnnotations(f *testing.F) {
 	f.Add(strings.Repeat("A", 1<<12), "fe80::1%eth0")
 	f.Add("\n", "127.0.0.1:80")
 	f.Fuzz(func(t *testing.T, identity, endpoint string) {
-		node, problems := clusterNode(kube.Node{Name: "n", Identity: identity, Endpoint: endpoint})
+		node, problems := clusterNode(kube.Node{Name: "n", Identity: identity, Endpoint: endpoint, PublicKey: identity})
 		said := 0
 		if identity != "" && node.Identity.IsZero() {
 			said++

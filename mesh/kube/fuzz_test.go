@@ -12,7 +12,7 @@ import (
 )
 
 // FuzzReadNode reads Nodes with anything in the fields and annotations that matter: never a panic, and what is taken
-// over is one usable prefix and address of each family at most.
+// over is one usable prefix and address of each family at most, and of all addresses a few.
 func FuzzReadNode(f *testing.F) {
 	f.Add("10.32.5.0/24", "fd00:5::/64", "192.0.2.1", "2001:db8::1", "aWRlbnRpdHk=", "203.0.113.9")
 	f.Add("10.32.5.9/24", "10.32.6.0/24", "127.0.0.1", "fe80::1%eth0", "", "")
@@ -22,11 +22,16 @@ func FuzzReadNode(f *testing.F) {
 		object := &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{
 				view.AnnotationIdentity: identity, view.AnnotationEndpoint: endpoint, view.AnnotationRotateKeys: identity,
+				view.AnnotationPublicKey: identity,
 			}},
 			Spec: corev1.NodeSpec{PodCIDR: cidr1, PodCIDRs: []string{cidr1, cidr2}},
 			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: address1}, {Type: corev1.NodeInternalIP, Address: address2},
+				{Type: corev1.NodeExternalIP, Address: address2}, {Type: corev1.NodeExternalIP, Address: cidr1},
 			}},
+		}
+		if other, _ := readNode(trimNode(object, false)); other.PublicKey != "" && other.PublicKey != identity || len(other.PublicKey) > 100 {
+			t.Errorf("%q became the public key %q of another node", identity, other.PublicKey)
 		}
 		trimmed := trimNode(object, true)
 		node, problems := readNode(trimmed)
@@ -41,6 +46,11 @@ func FuzzReadNode(f *testing.F) {
 		for i, a := range node.Addresses {
 			if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsLoopback() || i > 0 && sameFamily(a, node.Addresses[0]) {
 				t.Errorf("addresses %v", node.Addresses)
+			}
+		}
+		for i, a := range node.AllAddresses {
+			if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsLoopback() || a.IsUnspecified() || slices.Contains(node.AllAddresses[:i], a) {
+				t.Errorf("all addresses %v", node.AllAddresses)
 			}
 		}
 		if node.Identity != identity || node.Endpoint != endpoint {

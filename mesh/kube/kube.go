@@ -63,8 +63,11 @@ type Node struct {
 	PodCIDRs []netip.Prefix
 	// Addresses are the node's InternalIPs: at most one of each family, IPv4 first.
 	Addresses []netip.Addr
-	Identity  string // annotation weaveguard.io/identity, as it is
-	Endpoint  string // annotation weaveguard.io/endpoint, as it is
+	// AllAddresses are its InternalIPs and ExternalIPs, in its order: at most maxNodeAddresses.
+	AllAddresses []netip.Addr
+	Identity     string // annotation weaveguard.io/identity, as it is
+	Endpoint     string // annotation weaveguard.io/endpoint, as it is
+	PublicKey    string // annotation weaveguard.io/public-key, as it is; of other Nodes only what is as long as a key
 }
 
 // Kube is the agent's side of the Kubernetes API. Its methods are safe for concurrent use.

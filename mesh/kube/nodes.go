@@ -16,8 +16,19 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
+
+const (
+	// maxNodeAddresses is how many of a Node's addresses are taken: its kubelet can write any number.
+	maxNodeAddresses = 16
+	// maxAddressText is longer than any IP address without a zone.
+	maxAddressText = 45
+)
+
+// publicKeyText is the length of a WireGuard public key as text.
+var publicKeyText = len(keys.PublicKey{}.String())
 
 // newNodeInformer watches all Nodes.
 func newNodeInformer(client kubernetes.Interface, c *contact) cache.SharedIndexInformer {
@@ -76,9 +87,17 @@ func trimNode(node *corev1.Node, own bool) *corev1.Node {
 			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
 		}
 	}
+	if value := node.Annotations[view.AnnotationPublicKey]; !own && len(value) == publicKeyText {
+		metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, view.AnnotationPublicKey, value)
+	}
+	external := 0
 	for _, address := range node.Status.Addresses {
-		if address.Type == corev1.NodeInternalIP {
+		switch {
+		case address.Type == corev1.NodeInternalIP:
 			trimmed.Status.Addresses = append(trimmed.Status.Addresses, address)
+		case address.Type == corev1.NodeExternalIP && external < maxNodeAddresses && len(address.Address) <= maxAddressText:
+			trimmed.Status.Addresses = append(trimmed.Status.Addresses, address)
+			external++
 		}
 	}
 	for _, condition := range node.Status.Conditions {
@@ -113,11 +132,12 @@ func readNodes(objects []any) ([]Node, []view.Problem) {
 
 func readNode(object *corev1.Node) (Node, []view.Problem) {
 	node := Node{
-		Name:     object.Name,
-		UID:      string(object.UID),
-		Created:  object.CreationTimestamp.Time,
-		Identity: object.Annotations[view.AnnotationIdentity],
-		Endpoint: object.Annotations[view.AnnotationEndpoint],
+		Name:      object.Name,
+		UID:       string(object.UID),
+		Created:   object.CreationTimestamp.Time,
+		Identity:  object.Annotations[view.AnnotationIdentity],
+		Endpoint:  object.Annotations[view.AnnotationEndpoint],
+		PublicKey: object.Annotations[view.AnnotationPublicKey],
 	}
 	var problems []view.Problem
 	unusable := func(field, value string, why any) {
@@ -144,23 +164,40 @@ func readNode(object *corev1.Node) (Node, []view.Problem) {
 			node.PodCIDRs = append(node.PodCIDRs, cidr.Masked())
 		}
 	}
-	for _, address := range object.Status.Addresses {
+	slices.SortStableFunc(node.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
+	node.readAddresses(object.Status.Addresses, unusable)
+	return node, problems
+}
+
+func (n *Node) readAddresses(addresses []corev1.NodeAddress, unusable func(field, value string, why any)) {
+	for _, address := range addresses {
+		internal := address.Type == corev1.NodeInternalIP
 		ip, err := netip.ParseAddr(address.Address)
+		ip = ip.Unmap()
 		switch {
-		case address.Type != corev1.NodeInternalIP:
+		case !internal && (address.Type != corev1.NodeExternalIP || err != nil || !reachable(ip)):
+			continue // no tunnel needs it
 		case err != nil:
 			unusable("InternalIP", address.Address, "it isn't an IP address")
-		case ip.Unmap().IsLoopback() || ip.Unmap().IsUnspecified() || ip.Unmap().IsMulticast() || ip.Zone() != "":
+			continue
+		case !reachable(ip):
 			unusable("InternalIP", address.Address, "other nodes can't reach it")
-		case slices.ContainsFunc(node.Addresses, func(o netip.Addr) bool { return sameFamily(o, ip.Unmap()) }):
-			// Nodes with several InternalIPs are usual. The first is the one that the kubelet prefers.
-		default:
-			node.Addresses = append(node.Addresses, ip.Unmap())
+			continue
+		}
+		// Nodes with several InternalIPs are usual. The first of a family is the one that the kubelet prefers.
+		if internal && !slices.ContainsFunc(n.Addresses, func(o netip.Addr) bool { return sameFamily(o, ip) }) {
+			n.Addresses = append(n.Addresses, ip)
+		}
+		if len(n.AllAddresses) < maxNodeAddresses && !slices.Contains(n.AllAddresses, ip) {
+			n.AllAddresses = append(n.AllAddresses, ip)
 		}
 	}
-	slices.SortStableFunc(node.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
-	slices.SortStableFunc(node.Addresses, familyOrder)
-	return node, problems
+	slices.SortStableFunc(n.Addresses, familyOrder)
+}
+
+// reachable reports whether other hosts can have a way to an address.
+func reachable(ip netip.Addr) bool {
+	return !ip.IsLoopback() && !ip.IsUnspecified() && !ip.IsMulticast() && ip.Zone() == ""
 }
 
 func sameFamily(a, b netip.Addr) bool { return a.Is4() == b.Is4() }

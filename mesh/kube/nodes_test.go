@@ -20,12 +20,16 @@ func TestSnapshotReadsNodes(t *testing.T) {
 	internal := func(address string) corev1.NodeAddress {
 		return corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: address}
 	}
+	external := func(address string) corev1.NodeAddress {
+		return corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: address}
+	}
 	created := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
 	tests := []struct {
 		name     string
 		node     func(*corev1.Node)
 		cidrs    []string
 		address  []string
+		all      []string // addresses, the further ones too
 		problems []string // what each of them says, in order
 	}{
 		{
@@ -40,6 +44,7 @@ func TestSnapshotReadsNodes(t *testing.T) {
 			},
 			cidrs:   []string{"10.32.5.0/24"},
 			address: []string{"192.0.2.1"},
+			all:     []string{"203.0.113.1", "192.0.2.1"},
 		},
 		{
 			name: "dual stack, IPv6 first",
@@ -49,6 +54,7 @@ func TestSnapshotReadsNodes(t *testing.T) {
 			},
 			cidrs:   []string{"10.32.5.0/24", "fd00:5::/64"},
 			address: []string{"192.0.2.1", "2001:db8::1"},
+			all:     []string{"2001:db8::1", "192.0.2.1"},
 		},
 		{
 			name: "several addresses of a family",
@@ -56,6 +62,17 @@ func TestSnapshotReadsNodes(t *testing.T) {
 				n.Status.Addresses = []corev1.NodeAddress{internal("192.0.2.7"), internal("192.0.2.1")}
 			},
 			address: []string{"192.0.2.7"},
+			all:     []string{"192.0.2.7", "192.0.2.1"},
+		},
+		{
+			name: "addresses that can't be used",
+			node: func(n *corev1.Node) {
+				n.Status.Addresses = []corev1.NodeAddress{
+					external("127.0.0.1"), external("0.0.0.0"), external("224.0.0.1"), external("fe80::1%eth0"), external("n2.example"), external(""),
+					{Type: corev1.NodeExternalDNS, Address: "203.0.113.9"}, external("::ffff:203.0.113.1"), external("203.0.113.1"),
+				}
+			},
+			all: []string{"203.0.113.1"},
 		},
 		{
 			name:  "an old podCIDR",
@@ -104,6 +121,9 @@ func TestSnapshotReadsNodes(t *testing.T) {
 				for _, address := range tt.address {
 					want[0].Addresses = append(want[0].Addresses, netip.MustParseAddr(address))
 				}
+				for _, address := range tt.all {
+					want[0].AllAddresses = append(want[0].AllAddresses, netip.MustParseAddr(address))
+				}
 				comparer := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 				addresses := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 				if diff := cmp.Diff(want, got.Nodes, comparer, addresses); diff != "" {
@@ -120,6 +140,38 @@ func TestSnapshotReadsNodes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Of another Node what its agent says of its key is kept, if it can be one; what its kubelet says of it has an end.
+func TestSnapshotOfOtherNodesIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const key = "AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+		good, long, many := testNode("n2"), testNode("n3"), testNode("n4")
+		good.Annotations = map[string]string{"weaveguard.io/public-key": key}
+		long.Annotations = map[string]string{"weaveguard.io/public-key": strings.Repeat("A", 1<<17)}
+		for i := range 1000 {
+			kind := []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP}[i%2]
+			many.Status.Addresses = append(many.Status.Addresses,
+				corev1.NodeAddress{Type: kind, Address: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String()})
+		}
+		many.Status.Addresses = append(many.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "2001:db8::1"})
+		api := newAPI(t, testNode("n1"), good, long, many)
+		agent := api.start(t, agentNode)
+		nodes := agent.Snapshot().Nodes
+		if nodes[1].PublicKey != key || nodes[2].PublicKey != "" {
+			t.Errorf("public keys are %q and %.60q", nodes[1].PublicKey, nodes[2].PublicKey)
+		}
+		if got := nodes[3]; len(got.AllAddresses) != 16 || len(got.Addresses) != 2 {
+			t.Errorf("of 1001 addresses %v and %v are taken, want 16 of all, and one of each family", got.AllAddresses, got.Addresses)
+		}
+		wantChange(t, agent, "the start")
+		api.changeNode(t, "n2", func(n *corev1.Node) { n.Annotations["weaveguard.io/public-key"] = "B" + key[1:] })
+		wantChange(t, agent, "another key")
+		api.changeNode(t, "n2", func(n *corev1.Node) {
+			n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeExternalIP, Address: "203.0.113.7"}}
+		})
+		wantChange(t, agent, "another ExternalIP")
+	})
 }
 
 func TestSnapshotFollowsNodes(t *testing.T) {
