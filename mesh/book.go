@@ -276,30 +276,6 @@ func outdated(known entry, r record.Record) *refusal {
 		r.Sequence, known.record.Sequence)}
 }
 
-// goesBack says what is wrong with the WireGuard keys of a later record of the same identity, if anything: a node never
-// goes back to a generation that it gave up, and never has two keys for one. Each may leave out what others missed.
-func goesBack(known entry, r record.Record) string {
-	if known.record.Identity != r.Identity {
-		return ""
-	}
-	oldest := known.record.Generations[0].Number
-	newest := known.record.Generations[len(known.record.Generations)-1].Number
-	for _, g := range r.Generations {
-		if g.Number < oldest {
-			return fmt.Sprintf("it announces key generation %d, and had given up all below %d", g.Number, oldest)
-		}
-		for _, had := range known.record.Generations {
-			if g.Number == had.Number && g.Key != had.Key {
-				return fmt.Sprintf("it announces two different keys for generation %d", g.Number)
-			}
-		}
-	}
-	if last := r.Generations[len(r.Generations)-1].Number; last < newest {
-		return fmt.Sprintf("it announces key generation %d as its newest, and had announced %d before", last, newest)
-	}
-	return ""
-}
-
 // pinned checks a record against whose it must be: by Kubernetes' Nodes, or on first use without Kubernetes. It
 // returns the node's age.
 func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluster *ClusterState) (int64, *refusal) {
@@ -358,22 +334,6 @@ func (b *book) judgeOwn(h Heard, r record.Record) *refusal {
 		b.impostor = fmt.Sprintf("%s that it is %s too, with another identity", members(at), b.self)
 	}
 	return &refusal{nameWord, "it says that it is " + b.self + " too, with another identity"}
-}
-
-// keyOwner names the node that announced a WireGuard key of r before: a key that two nodes announce would take
-// the first one's place in the tunnels.
-func (b *book) keyOwner(node string, r record.Record) string {
-	for _, other := range slices.Sorted(maps.Keys(b.entries)) {
-		if other == node {
-			continue
-		}
-		for _, g := range b.entries[other].record.Generations {
-			if slices.ContainsFunc(r.Generations, func(own record.Generation) bool { return own.Key == g.Key }) {
-				return other
-			}
-		}
-	}
-	return ""
 }
 
 // raws are the records that count, as they are on the wire.
