@@ -175,6 +175,47 @@ func TestRestartGoesOnFromTheCache(t *testing.T) {
 	}
 }
 
+// Pods are kept from the agents at all addresses that Kubernetes has of nodes, also of those that no record counts of,
+// and while it is away. A node that is gone keeps none.
+func TestFirewallHasAllAddressesOfNodes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
+	nodeB, nodeC := b.node(), c.node()
+	nodeB.AllAddresses = []netip.Addr{b.address(), netip.MustParseAddr("203.0.113.2"), netip.MustParseAddr("198.51.100.2")}
+	nodeC.Endpoint = netip.MustParseAddr("203.0.113.3")
+	w.cluster.set(w.self.node(), nodeB, nodeC)
+	w.air.say(b.says(t, nil))
+	a := w.start(t)
+	a.pass()
+	want := func(when string, nodes string) {
+		t.Helper()
+		if rules := w.kernel.text("firewall"); !strings.Contains(rules, "Nodes:["+nodes+"]") {
+			t.Errorf("%s the rules are %s, want the nodes %s", when, rules, nodes)
+		}
+	}
+	const all = "192.0.2.1 192.0.2.2 192.0.2.3 198.51.100.2 203.0.113.2 203.0.113.3"
+	want("with Kubernetes", all)
+	a.stop()
+	writes := w.kernel.writes
+	w.cluster.state = mesh.ClusterState{}
+	a = w.start(t)
+	a.pass()
+	want("after a restart without the API server", all)
+	if w.kernel.writes != writes {
+		t.Errorf("the kernel was changed %d times for nothing", w.kernel.writes-writes)
+	}
+	w.cluster.set(w.self.node(), nodeC)
+	a.pass()
+	want("after b was deleted", "192.0.2.1 192.0.2.3 203.0.113.3")
+	a.stop()
+	w.config.Cluster, w.config.Addresses, w.config.PodCIDRs = nil, []netip.Addr{w.self.address()}, []netip.Prefix{w.self.cidr()}
+	w.start(t).pass()
+	if rules := w.kernel.text("firewall"); strings.Contains(rules, "203.0.113.3") {
+		t.Errorf("without Kubernetes the rules are %s", rules)
+	}
+}
+
 // Without its cache an agent doesn't know yet whose the peers in its tunnels are. It leaves them alone until their
 // nodes were heard of, or until nobody speaks for them any more.
 func TestLostCacheCostsNoPeer(t *testing.T) {

@@ -27,6 +27,8 @@ type Remembered struct {
 	// PodRanges are the configured ones, and PodRangeSource where they came from.
 	PodRanges      []netip.Prefix `json:"podRanges,omitempty"`
 	PodRangeSource string         `json:"podRangeSource,omitempty"`
+	// NodeAddresses are those of all Nodes that Kubernetes had last, sorted: pods don't reach the agents there.
+	NodeAddresses []netip.Addr `json:"nodeAddresses,omitempty"`
 }
 
 // RememberedSelf is what Kubernetes said of this node last.

@@ -18,7 +18,7 @@ func FuzzRecall(f *testing.F) {
 		Version: cacheVersion, Self: RememberedSelf{Node: "a", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
 			Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Age: 7},
 		Nodes:    map[string]RememberedRecord{"b": {Raw: []byte("\x01 not a record"), Age: 9}},
-		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, NodeAddresses: []netip.Addr{netip.MustParseAddr("203.0.113.1")},
 	}
 	if err := good.save(path); err != nil {
 		f.Fatal(err)

@@ -55,6 +55,9 @@ func (a *Agent) look(p *pass) {
 	}
 	p.view.PodRanges, p.view.PodRangeSource = a.podRanges(p)
 	p.view.PodRangesSeen = p.view.PodRangeSource == seenSource
+	if a.Cluster != nil {
+		p.view.NodeAddresses = a.remembered.NodeAddresses
+	}
 }
 
 // welcome starts handshakes afresh with nodes that gossip sees again.
@@ -131,8 +134,8 @@ func (a *Agent) rememberRecords() bool {
 	return changed
 }
 
-// rememberCluster takes over what Kubernetes says of this node, and the pod CIDRs of all, into the cache, and returns
-// whether that changed it.
+// rememberCluster takes over what Kubernetes says of this node, and the pod CIDRs and addresses of all, into the cache,
+// and returns whether that changed it.
 func (a *Agent) rememberCluster(cluster *ClusterState) bool {
 	if !cluster.Synced {
 		return false
@@ -140,6 +143,9 @@ func (a *Agent) rememberCluster(cluster *ClusterState) bool {
 	changed := false
 	for _, n := range cluster.Nodes {
 		changed = a.rememberCIDRs(n.PodCIDRs) || changed
+	}
+	if all := cluster.addresses(); !slices.Equal(a.remembered.NodeAddresses, all) {
+		a.remembered.NodeAddresses, changed = all, true
 	}
 	n := cluster.node(a.Node)
 	if n == nil {
@@ -155,6 +161,19 @@ func (a *Agent) rememberCluster(cluster *ClusterState) bool {
 		changed = true
 	}
 	return changed
+}
+
+// addresses are those of all Nodes, of any kind, sorted.
+func (c *ClusterState) addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, n := range c.Nodes {
+		all = append(append(all, n.Addresses...), n.AllAddresses...)
+		if n.Endpoint.IsValid() {
+			all = append(all, n.Endpoint)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 // rememberCIDRs adds pod CIDRs to those that were ever seen, sorted.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/weaveguard/weaveguard/mesh/kube"
@@ -29,5 +31,14 @@ func TestEndpointAnnotation(t *testing.T) {
 		case want != "" && (node.Endpoint.String() != want || len(problems) != 0):
 			t.Errorf("%q gave %v and problems %v, want %s", text, node.Endpoint, problems, want)
 		}
+	}
+}
+
+// The firewall needs more addresses of a node than the tunnels do.
+func TestAddressesOfNodes(t *testing.T) {
+	t.Parallel()
+	one, more := []netip.Addr{netip.MustParseAddr("192.0.2.1")}, []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("192.0.2.1")}
+	if n, _ := clusterNode(kube.Node{Name: "a", Addresses: one, AllAddresses: more}); !slices.Equal(n.Addresses, one) || !slices.Equal(n.AllAddresses, more) {
+		t.Errorf("it has %v, and of all %v", n.Addresses, n.AllAddresses)
 	}
 }

@@ -17,7 +17,7 @@ const (
 	setPods    = "pods"      // pod ranges of the cluster
 	setLocal   = "local"     // pod CIDRs of this node
 	setPodSide = "podside"   // names of devices by which pods' packets come to this node
-	setNodes   = "nodes"     // underlay addresses of all nodes
+	setNodes   = "nodes"     // addresses of all nodes
 	setTCP     = "tcp_ports" // of nodes, not for pods
 	setUDP     = "udp_ports"
 )

@@ -200,7 +200,8 @@ func (p *planner) planFirewall() {
 	p.out.Firewall = f
 }
 
-// nodeAddresses are the underlay addresses of all nodes, as far as they are known.
+// nodeAddresses are the underlay addresses of all nodes, as far as they are known. What Kubernetes has beyond the records
+// may be anything that a kubelet wrote: what is among pods belongs to one of them, and is no node's.
 func (p *planner) nodeAddresses() []netip.Addr {
 	all := slices.Clone(p.View.Self.Addresses)
 	if e := p.View.Self.Endpoint; e.IsValid() {
@@ -209,6 +210,11 @@ func (p *planner) nodeAddresses() []netip.Addr {
 	for _, n := range p.View.Peers {
 		for _, e := range n.Endpoints {
 			all = append(all, e.Addr())
+		}
+	}
+	for _, a := range p.View.NodeAddresses {
+		if _, pods := p.amongPods(a); !pods && a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() {
+			all = append(all, a)
 		}
 	}
 	slices.SortFunc(all, netip.Addr.Compare)

@@ -185,6 +185,15 @@ func TestGolden(t *testing.T) {
 			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}}
 			in.View.Self.Endpoint = netip.MustParseAddr("203.0.113.7")
 		}),
+		// Two addresses of a known node and one of a node without a record; the others can't be a node's.
+		"further-addresses": with(dualStack(2), func(in *plan.Input) {
+			in.View.Waiting = []view.Waiting{{Name: "node-003", Reason: "nothing was heard of it yet"}}
+			for _, a := range []string{"0.0.0.0", "10.244.2.1", "10.244.77.7", "127.0.0.1", "192.0.2.2", "192.0.2.3", "198.51.100.2", "203.0.113.2",
+				"224.0.0.1", "::", "::1", "2001:db8::3", "fd00:244::5", "ff02::1"} {
+				in.View.NodeAddresses = append(in.View.NodeAddresses, netip.MustParseAddr(a))
+			}
+			in.View.NodeAddresses = append(in.View.NodeAddresses, netip.Addr{})
+		}),
 		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
 		// The next key is there, and nobody is to know of it: its peers are silent.
 		"rotation-prepared": with(mesh(3), func(in *plan.Input) {

@@ -99,7 +99,7 @@ type Firewall struct {
 	PodRanges []netip.Prefix // what only tunnels and bridges may carry
 	LocalPods []netip.Prefix // the pod CIDRs of this node
 	Gateways  []netip.Addr   // at most one of each family: what foreign sources become on a tunnel
-	Nodes     []netip.Addr   // underlay addresses of all nodes, this one too
+	Nodes     []netip.Addr   // addresses of all nodes, as far as they are known, this one too
 	// GuardedTCP and GuardedUDP are ports of nodes that pods mustn't reach.
 	GuardedTCP, GuardedUDP []uint16
 }

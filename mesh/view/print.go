@@ -99,6 +99,9 @@ func (v View) String() string {
 	}
 	fmt.Fprintf(&b, "ranges %s from %s%s\n", list(v.PodRanges), v.PodRangeSource,
 		when(v.PodRangesSeen, " (seen only)"))
+	if len(v.NodeAddresses) > 0 {
+		fmt.Fprintf(&b, "nodes have addresses %s\n", list(v.NodeAddresses))
+	}
 	for _, l := range v.Links {
 		fmt.Fprintf(&b, "link %s key %s%s%s%s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
 			when(l.Established, " established"), when(l.Met && !l.Established, " met before"), when(l.Silent, " silent"), when(l.Ripe, " ripe"), when(l.Overdue, " overdue"),

@@ -20,6 +20,9 @@ type View struct {
 	// PodRangesSeen: nobody configured PodRanges; they are the pod CIDRs seen so far.
 	PodRangesSeen bool
 	Links         []LinkState // what the tunnels showed last
+	// NodeAddresses are those by which Kubernetes says that nodes may be reached, sorted: also of nodes without a record,
+	// and such as no tunnel uses.
+	NodeAddresses []netip.Addr
 }
 
 // Self is this node, as it knows itself.
