@@ -52,6 +52,10 @@ func (w *world) testStolenGossip(t *testing.T) {
 		return nil
 	})
 	w.awaitWG(t)
+	key, err := keys.ParsePublicKey(w.mustNodeKey(t, victim).publicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	resume := w.endAgent(t, lair)
 	w.awaitSilent(t, []string{first, victim}, lair)
 	running := w.startTraffic(t, pod1, pod2)
@@ -65,6 +69,7 @@ func (w *world) testStolenGossip(t *testing.T) {
 	}{
 		{"another's name", victim, b.Sign(t, victim, w.pods[victim]), [2]string{"another identity than its Node's annotation", "too"}},
 		{"another's CIDR", lair, b.Sign(t, lair, w.pods[victim]), [2]string{"and its Node has", "and its Node has"}},
+		{"another's key", lair, b.SignKey(t, lair, w.pods[lair], key), [2]string{"key of node " + victim, "key of node " + victim}},
 		{"an old record", victim, old, [2]string{"an old record", "this node made itself"}},
 		{"a replay", victim, now, [2]string{"a copy", "this node made itself"}},
 	} {

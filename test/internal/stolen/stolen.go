@@ -48,13 +48,19 @@ func Take(t testing.TB, name string, address netip.Addr, keyStore []byte) *Node 
 // Sign makes a record under a node's name, with a pod CIDR; its sequence number is above all that the node itself makes.
 func (n *Node) Sign(t testing.TB, node string, cidr netip.Prefix) []byte {
 	t.Helper()
-	n.sequence++
 	private, err := wgtypes.GeneratePrivateKey()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return n.SignKey(t, node, cidr, keys.PublicKey(private.PublicKey()))
+}
+
+// SignKey makes such a record with a WireGuard key, whoever's that is.
+func (n *Node) SignKey(t testing.TB, node string, cidr netip.Prefix, key keys.PublicKey) []byte {
+	t.Helper()
+	n.sequence++
 	raw, err := record.Sign(node, record.Record{
-		Identity: n.identity.Public(), Sequence: n.sequence, Generations: []record.Generation{{Number: 7, Key: keys.PublicKey(private.PublicKey())}},
+		Identity: n.identity.Public(), Sequence: n.sequence, Generations: []record.Generation{{Number: 7, Key: key}},
 		Endpoint4: netip.AddrPortFrom(n.Address, view.BasePort), PodCIDR4: cidr,
 	}, n.identity)
 	if err != nil {
