@@ -122,12 +122,8 @@ func (h *Host) plugIn() error {
 	if err := h.join(fabricBridge); err != nil {
 		return err
 	}
-	port, err := links.LinkByName(h.Name)
-	if err != nil {
-		return fmt.Errorf("finding the port of %s: %w", h.Name, err)
-	}
-	if err := links.LinkSetUp(port); err != nil {
-		return fmt.Errorf("setting the port of %s up: %w", h.Name, err)
+	if err := h.lab.setUp(h.Name); err != nil {
+		return err
 	}
 	return h.configure()
 }

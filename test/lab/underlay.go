@@ -30,17 +30,32 @@ func (h *Host) Cut() error {
 func (h *Host) Heal() error { return h.join(fabricBridge) }
 
 // join puts the host's port on a bridge of the fabric.
-func (h *Host) join(bridge string) error {
-	master, err := h.lab.links.LinkByName(bridge)
+func (h *Host) join(bridge string) error { return h.lab.join(h.Name, bridge) }
+
+// join puts a port on a bridge of the fabric.
+func (l *Lab) join(name, bridge string) error {
+	master, err := l.links.LinkByName(bridge)
 	if err != nil {
 		return fmt.Errorf("finding the fabric's bridge %s: %w", bridge, err)
 	}
-	port, err := h.lab.links.LinkByName(h.Name)
+	port, err := l.links.LinkByName(name)
 	if err != nil {
-		return fmt.Errorf("finding the port of %s: %w", h.Name, err)
+		return fmt.Errorf("finding the port of %s: %w", name, err)
 	}
-	if err := h.lab.links.LinkSetMaster(port, master); err != nil {
-		return fmt.Errorf("joining %s to the fabric's bridge %s: %w", h.Name, bridge, err)
+	if err := l.links.LinkSetMaster(port, master); err != nil {
+		return fmt.Errorf("joining %s to the fabric's bridge %s: %w", name, bridge, err)
+	}
+	return nil
+}
+
+// setUp sets a port up.
+func (l *Lab) setUp(name string) error {
+	port, err := l.links.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("finding the port of %s: %w", name, err)
+	}
+	if err := l.links.LinkSetUp(port); err != nil {
+		return fmt.Errorf("setting the port of %s up: %w", name, err)
 	}
 	return nil
 }
