@@ -22,7 +22,7 @@ var earlyModules = [...]string{
 // modules are what Weaveguard and its tests use; a kernel that loads modules
 // itself when they are needed would find most of them.
 var modules = [...]string{
-	"wireguard", "tun", "veth", "bridge", "br_netfilter", "dummy", "nf_tables", "nf_conntrack", "nf_nat",
+	"virtio_net", "wireguard", "tun", "veth", "bridge", "br_netfilter", "dummy", "nf_tables", "nf_conntrack", "nf_nat",
 	"nft_chain_nat", "nft_masq", "nft_nat", "nft_ct", "nft_fib_inet", "nft_reject_inet", "nft_limit", "nft_log", "nft_redir",
 	"nft_numgen", "nft_hash", "nft_compat", "xt_comment", "xt_mark", "xt_conntrack", "xt_MASQUERADE", "xt_addrtype",
 }

@@ -19,6 +19,7 @@ import (
 const (
 	consolePort = "console"
 	rootSocket  = "root.sock"
+	diskSocket  = "disk.sock"
 	rootDir     = "root"
 	initrd      = "initrd"
 )
@@ -39,22 +40,41 @@ func (m *machine) emulate(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	files, err := m.serveFiles(ctx)
-	if err != nil {
-		cancel()
-		return err
-	}
+	var servers []*exec.Cmd
 	var stderr bytes.Buffer
+	end := func() {
+		cancel()
+		for _, files := range servers {
+			_ = files.Wait() // it ends with qemu's connection, or is killed
+			fmt.Fprint(&stderr, files.Stderr)
+		}
+	}
+	for socket, source := range m.shares() {
+		files, err := m.serveFiles(ctx, socket, source)
+		if err != nil {
+			end()
+			return err
+		}
+		servers = append(servers, files)
+	}
 	qemu := m.qemu(ctx)
 	qemu.Stderr = &stderr
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	err = qemu.Run()
-	cancel()
-	_ = files.Wait() // it ends with qemu's connection, or is killed
+	err := qemu.Run()
+	end()
 	if err != nil {
-		return fmt.Errorf("running qemu: %w\n%s%s", err, stderr.Bytes(), files.Stderr)
+		return fmt.Errorf("running qemu: %w\n%s", err, stderr.Bytes())
 	}
 	return nil
+}
+
+// shares are the directories that the guest sees, by the socket of their server.
+func (m *machine) shares() map[string]string {
+	shares := map[string]string{rootSocket: m.file(rootDir)}
+	if m.options.Disk != "" {
+		shares[diskSocket] = m.options.Disk
+	}
+	return shares
 }
 
 // shareRoot makes a read-only view of all files, in a mount namespace of this
@@ -91,8 +111,8 @@ func (m *machine) shareRoot() error {
 	return nil
 }
 
-// serveFiles starts virtiofsd, and waits until it listens.
-func (m *machine) serveFiles(ctx context.Context) (*exec.Cmd, error) {
+// serveFiles starts virtiofsd for a directory, and waits until it listens.
+func (m *machine) serveFiles(ctx context.Context, socket, source string) (*exec.Cmd, error) {
 	path := ""
 	for _, p := range virtiofsdPaths {
 		if _, err := os.Stat(p); err == nil {
@@ -103,7 +123,7 @@ func (m *machine) serveFiles(ctx context.Context) (*exec.Cmd, error) {
 	if path == "" {
 		return nil, fmt.Errorf("starting virtiofsd: it is in none of %v: install the package qemu-system-common (Debian 12) or virtiofsd", virtiofsdPaths)
 	}
-	cmd := exec.CommandContext(ctx, path, "--socket-path="+m.file(rootSocket), "-o", "source="+m.file(rootDir),
+	cmd := exec.CommandContext(ctx, path, "--socket-path="+m.file(socket), "-o", "source="+source,
 		"-o", "sandbox=chroot", "-o", "cache=always", "--rlimit-nofile=0", "-f")
 	cmd.Stderr = &bytes.Buffer{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -111,7 +131,7 @@ func (m *machine) serveFiles(ctx context.Context) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("starting virtiofsd: %w", err)
 	}
 	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(m.file(rootSocket)); err == nil {
+		if _, err := os.Stat(m.file(socket)); err == nil {
 			return cmd, nil
 		}
 		if unix.Kill(cmd.Process.Pid, 0) != nil || time.Since(start) > 10*time.Second || ctx.Err() != nil {
@@ -140,9 +160,20 @@ func (m *machine) qemu(ctx context.Context) *exec.Cmd {
 		"-chardev", "socket,id=console,path=" + m.file(consolePort), "-device", "isa-serial,chardev=console",
 		"-device", "virtio-serial-pci",
 	}
+	if m.options.Disk != "" {
+		args = append(args, "-chardev", "socket,id=disk,path="+m.file(diskSocket),
+			"-device", "vhost-user-fs-pci,queue-size=1024,chardev=disk,tag="+guest.DiskTag)
+	}
+	if m.options.Tap != nil { // the first of ExtraFiles
+		args = append(args, "-netdev", "tap,id=net,fd=3", "-device", "virtio-net-pci,netdev=net,romfile=")
+	}
 	for _, port := range []string{guest.OutPort, guest.ResultPort} {
 		args = append(args, "-chardev", "socket,id="+port+",path="+m.file(port),
 			"-device", "virtserialport,chardev="+port+",name="+port)
 	}
-	return exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	if m.options.Tap != nil {
+		cmd.ExtraFiles = []*os.File{m.options.Tap}
+	}
+	return cmd
 }

@@ -1,7 +1,8 @@
 // Package vm runs a command on another kernel: Debian's, which has WireGuard,
 // nftables and much else as modules, under qemu's software emulation. The
 // machine sees this one's files. What it writes is kept in its own memory, and
-// is gone afterwards; it has no network to outside.
+// is gone afterwards, but for what it writes to the directory that it was given
+// as its disk. It has no network but a TAP device that it was given.
 //
 // The package owns the virtual machine and its boot. It never changes a file
 // of this machine, but for its cache (build/vm in the module). Nothing that it
@@ -36,6 +37,8 @@ type Options struct {
 	Env     []string  // "KEY=value", beside PATH, HOME and TMPDIR
 	Dir     string    // the command's working directory; "" means /
 	Root    string    // the module's root, for its cache; "" means at or above here
+	Disk    string    // directory of this machine that the command may write to, at guest.DiskDir; "": none
+	Tap     *os.File  // TAP device behind the machine's eth0; nil: it has no network card
 }
 
 // powerOffTimeout is how long the machine may go on after its command.
@@ -68,7 +71,9 @@ func Run(ctx context.Context, o Options, cmd []string) (exitCode int, err error)
 	if err != nil {
 		return 0, err
 	}
-	job := guest.Job{Command: cmd, Env: o.environment(), Dir: o.Dir, Modules: modules[:], ModulesFrom: k.modules}
+	job := guest.Job{
+		Command: cmd, Env: o.environment(), Dir: o.Dir, Modules: modules[:], ModulesFrom: k.modules, Disk: o.Disk != "",
+	}
 	if err := writeInitrd(filepath.Join(dir.Path, initrd), init, k, job); err != nil {
 		return 0, err
 	}

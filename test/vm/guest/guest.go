@@ -22,6 +22,8 @@ const (
 	JobFile    = "/job.json"   // in the initrd
 	ModulesDir = "/modules"    // in the initrd: what mounting the root needs
 	RootTag    = "root"        // of the virtiofs device
+	DiskTag    = "disk"        // of another, for what outlives the machine
+	DiskDir    = "/disk"       // where that is
 	OutPort    = "wgvm.output" // virtio port for what the command prints
 	ResultPort = "wgvm.result" // virtio port for the Result
 )
@@ -31,6 +33,7 @@ type Job struct {
 	Command []string
 	Env     []string // "KEY=value": all of the command's environment
 	Dir     string   // working directory
+	Disk    bool     // there is one
 
 	EarlyModules []string // file names in ModulesDir, in order
 	Modules      []string // names for modprobe, once the root is there
@@ -73,6 +76,12 @@ func boot() error {
 	}
 	if err := mountRoot(job.ModulesFrom); err != nil {
 		return err
+	}
+	if job.Disk {
+		disk := mount{source: DiskTag, target: DiskDir, kind: "virtiofs"}
+		if err := disk.do(); err != nil {
+			return err
+		}
 	}
 	if err := loadModules(append([]string{"virtio_console"}, job.Modules...)); err != nil {
 		return err
