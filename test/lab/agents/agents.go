@@ -183,16 +183,26 @@ func (n *Node) Status(ctx context.Context) (view.Status, error) { return n.api()
 // StartAgent starts the agent alone.
 func (n *Node) StartAgent(t testing.TB) {
 	t.Helper()
-	args := []string{
-		"--address", n.Addr4.String(), "--gossip-key-file", n.mesh.keyFile, "--pod-cidr", n.CIDR.String(),
-		"--pod-range", PodRange.String(), "--plugin-dir", n.mesh.plugins,
-	}
+	var others []netip.Addr
 	for _, other := range n.mesh.Nodes {
 		if other != n {
-			args = append(args, "--peers", other.Addr4.String())
+			others = append(others, other.Addr4)
 		}
 	}
-	n.Agent = n.MustStart(t, n.confined(lab.Command{Name: "agent", Path: n.mesh.agent, Args: append(args, n.Args...)}))
+	command := n.mesh.AgentCommand(n.Addr4, n.CIDR, others...)
+	n.Agent = n.MustStart(t, n.confined(lab.Command{Name: "agent", Path: command[0], Args: append(command[1:], n.Args...)}))
+}
+
+// AgentCommand is the agent of a node at an address, with a pod CIDR and peers, also of one that isn't a host of the lab.
+func (m *Mesh) AgentCommand(address netip.Addr, cidr netip.Prefix, peers ...netip.Addr) []string {
+	command := []string{
+		m.agent, "--address", address.String(), "--gossip-key-file", m.keyFile, "--pod-cidr", cidr.String(),
+		"--pod-range", PodRange.String(), "--plugin-dir", m.plugins,
+	}
+	for _, peer := range peers {
+		command = append(command, "--peers", peer.String())
+	}
+	return command
 }
 
 // confined is the command with the node's capabilities alone, and no way to get others, as a container has it.
