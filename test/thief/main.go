@@ -27,20 +27,24 @@ func (m *mouthpiece) LocalState(bool) []byte          { return nil }
 func (m *mouthpiece) MergeRemoteState([]byte, bool)   {}
 
 func main() {
-	if len(os.Args) != 6 {
-		fmt.Fprintln(os.Stderr, "usage: thief FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT MEMBER-ADDRESS:PORT MEMBER-NAME META-IN-BASE64")
+	if len(os.Args) != 7 {
+		fmt.Fprintln(os.Stderr, "usage: thief FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT MEMBER-NAME META-IN-BASE64")
 		os.Exit(2)
 	}
-	fmt.Fprintln(os.Stderr, run(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
+	fmt.Fprintln(os.Stderr, run(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6]))
 	os.Exit(1)
 }
 
-func run(keyFile, own, member, name, meta string) error {
+func run(keyFile, own, claimed, member, name, meta string) error {
 	ring, err := keys.LoadKeyring(keyFile)
 	if err != nil {
 		return err
 	}
 	address, err := netip.ParseAddrPort(own)
+	if err != nil {
+		return err
+	}
+	advertised, err := netip.ParseAddrPort(claimed)
 	if err != nil {
 		return err
 	}
@@ -51,8 +55,9 @@ func run(keyFile, own, member, name, meta string) error {
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.SecretKey, c.Delegate = name, ring[0], &mouthpiece{announced}
 	c.BindAddr, c.BindPort = address.Addr().String(), int(address.Port())
-	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
-	c.EnableCompression = false // agents refuse that
+	c.AdvertiseAddr, c.AdvertisePort = advertised.Addr().String(), int(advertised.Port())
+	c.PushPullInterval = time.Second // so it learns that it is thought dead, also where it claims to be somewhere else
+	c.EnableCompression = false      // agents refuse that
 	c.Logger = log.New(io.Discard, "", 0)
 	list, err := memberlist.Create(c)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,7 +140,7 @@ func (w *world) breakIn(t *testing.T, node string) *burglary {
 func (b *burglary) join(t *testing.T, name string, meta []byte) (said *output.Buffer, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd, err := b.Command(ctx, b.Name, append([]string{b.program}, b.Member(b.keyFile, b.address[b.nodes[0]], name, meta)...)...)
+	cmd, err := b.Command(ctx, b.Name, append([]string{b.program}, b.Member(b.keyFile, b.address[b.nodes[0]], netip.Addr{}, name, meta)...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func (b *burglary) overhear(t *testing.T, node string) (newest []byte) {
 	said, end := b.join(t, "spy", nil)
 	defer end()
 	b.eventually(t, node+" is overheard", func(context.Context) (err error) {
-		newest, err = stolen.Heard(said.String(), node)
+		_, newest, err = stolen.Heard(said.String(), node)
 		return err
 	})
 	return newest

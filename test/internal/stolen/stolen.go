@@ -70,20 +70,29 @@ func (n *Node) SignKey(t testing.TB, node string, cidr netip.Prefix, key keys.Pu
 }
 
 // Member are the arguments of the command thief: on the stolen node, with the gossip key in a file, it joins by a node's
-// address under a name.
-func (n *Node) Member(keyFile string, by netip.Addr, name string, meta []byte) []string {
+// address under the name of a node, or that of a member, which has a slash in it. It says that it is where a node's member
+// is at another address, if that is valid, and else where it is.
+func (n *Node) Member(keyFile string, by, claimed netip.Addr, name string, meta []byte) []string {
 	n.members++
+	own := netip.AddrPortFrom(n.Address, uint16(view.GossipPort+10+n.members))
+	said := own
+	if claimed.IsValid() {
+		said = netip.AddrPortFrom(claimed, view.GossipPort)
+	}
+	if !strings.Contains(name, "/") {
+		name = fmt.Sprintf("%s/%016x", name, n.members)
+	}
 	return []string{
-		keyFile, netip.AddrPortFrom(n.Address, uint16(view.GossipPort+10+n.members)).String(), netip.AddrPortFrom(by, view.GossipPort).String(),
-		fmt.Sprintf("%s/%016x", name, n.members), base64.StdEncoding.EncodeToString(meta),
+		keyFile, own.String(), said.String(), netip.AddrPortFrom(by, view.GossipPort).String(), name,
+		base64.StdEncoding.EncodeToString(meta),
 	}
 }
 
-// Heard is the newest that the command thief has heard of a node, by what it printed: the node's record.
-func Heard(printed, node string) ([]byte, error) {
+// Heard is the newest that the command thief has heard of a node, by what it printed: the name of its member, and its record.
+func Heard(printed, node string) (member string, newest []byte, err error) {
 	end := strings.LastIndexByte(printed, '\n')
 	if end < 0 {
-		return nil, errors.New("the thief hasn't joined yet")
+		return "", nil, errors.New("the thief hasn't joined yet")
 	}
 	lines := strings.Split(printed[:end], "\n")
 	var members []struct {
@@ -91,20 +100,19 @@ func Heard(printed, node string) ([]byte, error) {
 		Meta []byte
 	}
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &members); err != nil {
-		return nil, fmt.Errorf("the thief says %q: %w", printed, err)
+		return "", nil, fmt.Errorf("the thief says %q: %w", printed, err)
 	}
-	var newest []byte
 	var sequence uint64
 	for _, m := range members {
 		if name, _, _ := strings.Cut(m.Name, "/"); name != node {
 			continue
 		}
 		if record, err := record.Open(node, m.Meta); err == nil && record.Sequence >= sequence {
-			newest, sequence = m.Meta, record.Sequence
+			member, newest, sequence = m.Name, m.Meta, record.Sequence
 		}
 	}
 	if newest == nil {
-		return nil, fmt.Errorf("nobody says a word as %s: %v", node, members)
+		return "", nil, fmt.Errorf("nobody says a word as %s: %v", node, members)
 	}
-	return newest, nil
+	return member, newest, nil
 }
