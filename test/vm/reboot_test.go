@@ -1,0 +1,244 @@
+package vm_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/lab/agents"
+	"github.com/weaveguard/weaveguard/test/output"
+	"github.com/weaveguard/weaveguard/test/vm"
+	"github.com/weaveguard/weaveguard/test/vm/guest"
+)
+
+const (
+	// bootWithin is for how long what happens in an emulated machine that boots is waited for.
+	bootWithin = 90 * time.Second
+	// refusals is how often a pod is refused before the agent starts.
+	refusals = 10
+)
+
+// bootScript is the boot of a node. It takes its address, the other node's, the address of a pod there, the marker, the
+// plugin's configuration, how often the pod is refused before the agent starts, and the agent. As a kubelet does, it tries
+// to start its pod from the first moment, and the pod sends the marker as soon as it is attached.
+const bootScript = `
+set -eu
+address=$1 peer=$2 to=$3 marker=$4 config=$5 refusals=$6
+shift 6
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+ip link set eth0 up
+ip address add "$address/24" dev eth0
+ip route add default via "$peer" # so that whatever isn't held back leaves
+sysctl -qw net.ipv4.ip_forward=1 # as on all nodes of Kubernetes
+for dir in ` + view.StateDir + ` /etc/cni/net.d /opt/cni/bin; do
+	mkdir -p "` + guest.DiskDir + `$dir" "$dir"
+	mount --bind "` + guest.DiskDir + `$dir" "$dir"
+done
+ip netns add pod
+export CNI_COMMAND=ADD CNI_CONTAINERID=pod CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
+refused=0
+until /opt/cni/bin/weaveguard <<<"$config"; do
+	echo refused
+	refused=$((refused + 1))
+	if [ $refused = "$refusals" ]; then
+		echo "the agent starts"
+		"$@" &
+	fi
+	sleep 0.1
+done
+echo attached
+exec ip netns exec pod bash -c 'while :; do echo -n "$1" 2>/dev/null >/dev/udp/$2/9999; sleep 0.005; done 2>/dev/null' bash "$marker" "$to"
+`
+
+// TestNothingLeaksThroughAReboot cuts the power of a node that is a machine with a kernel of its own, and boots it again. Its pod
+// sends from the moment when it can be started, which is tried before there is an agent. Nothing of it is ever in the clear,
+// but when the node's plugin is told not to wait for the agent.
+func TestNothingLeaksThroughAReboot(t *testing.T) {
+	r := newReboots(t)
+	capture := r.Lab.Capture(t, "", []byte(r.there), []byte(r.here))
+	first := r.boot(t, "")
+	r.hear(t, first)
+	r.cut(t, first)
+	second := r.boot(t, "")
+	r.hear(t, second)
+	r.cut(t, second)
+	if report := r.stop(t, capture)[0]; report.Marked != 0 {
+		t.Errorf("through a reboot: %v\n%s", report, report.First)
+	}
+	for _, n := range []*booted{first, second} {
+		before, _, started := strings.Cut(n.printed.String(), "the agent starts")
+		if strings.Count(before, "refused\n") != refusals || !started {
+			t.Errorf("the pod was tried %d times before the agent started (%t)", strings.Count(before, "refused\n"), started)
+		}
+	}
+
+	capture = r.Lab.Capture(t, "", []byte(r.there))
+	other := r.Lab.Capture(t, "", []byte(r.here))
+	third := r.boot(t, fmt.Sprintf(`,"subnets":["%s"]`, r.cidr))
+	third.eventually(t, "without the guards of a node, its pod's marker is in the clear", func() error {
+		if report := capture.Report(); report.Marked == 0 {
+			return fmt.Errorf("the capture has seen: %v: this test can't tell", report)
+		}
+		return nil
+	})
+	r.cut(t, third)
+	if report := r.stop(t, capture, other)[1]; report.Marked != 0 {
+		t.Errorf("from the other node to one without guards: %v\n%s", report, report.First)
+	}
+	boots := map[string]bool{}
+	for _, n := range []*booted{first, second, third} {
+		id, _, _ := strings.Cut(n.printed.String(), "\n")
+		boots[id] = true
+	}
+	if len(boots) != 3 {
+		t.Errorf("the kernel was booted as %v, want three times", boots)
+	}
+}
+
+// reboots is a mesh of two nodes: one of a lab, and one that is a virtual machine, which keeps its disk and nothing else
+// when its power is cut. A pod of each sends to the other.
+type reboots struct {
+	*agents.Mesh
+	near        *agents.Pod
+	address     netip.Addr // of the machine
+	cidr        netip.Prefix
+	disk        string
+	tap         *os.File
+	there, here string // markers of the machine's pod, and of those who send to it
+	senders     []*lab.Process
+	heard       *lab.Process // prints a line for each datagram that comes to the near pod
+}
+
+func newReboots(t *testing.T) *reboots {
+	t.Helper()
+	r := &reboots{
+		Mesh: agents.New(t, 1), address: netip.MustParseAddr("10.99.0.200"), cidr: netip.MustParsePrefix("10.32.200.0/24"),
+		disk: t.TempDir(), there: rand.Text(), here: rand.Text(),
+	}
+	n := r.Nodes[0]
+	n.MustRun(t, "ip", "route", "add", "default", "via", r.address.String())
+	n.Args = []string{"--peers", r.address.String()}
+	n.Start(t)
+	lab.Eventually(t, time.Minute, "a pod is attached", func() error {
+		if r.near == nil {
+			r.near = n.NewPod(t, "near")
+		}
+		return r.near.Attach(t.Context())
+	})
+	r.heard = r.near.MustStart(t, lab.Command{Path: "tcpdump", Args: []string{"-l", "-n", "-i", "eth0", "udp and src net " + r.cidr.String()}})
+	far := r.cidr.Addr().Next().Next() // of the first pod there
+	for _, from := range []interface {
+		MustStart(t testing.TB, c lab.Command) *lab.Process
+	}{r.near, n} {
+		r.senders = append(r.senders, from.MustStart(t, lab.Command{Path: "bash", Args: []string{"-c", "while :; do echo -n " + r.here + " 2>/dev/null >/dev/udp/" +
+			far.String() + "/9999; sleep 0.005; done 2>/dev/null"}}))
+	}
+	tap, err := r.Lab.Plug("vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tap.Close() })
+	r.tap = tap
+	return r
+}
+
+// booted is one boot of the machine.
+type booted struct {
+	printed output.Buffer
+	cut     context.CancelFunc
+	ended   chan error
+}
+
+// boot switches the machine on. Its pod's plugin gets more configuration than usual.
+func (r *reboots) boot(t *testing.T, more string) *booted {
+	t.Helper()
+	n := r.Nodes[0]
+	config := `{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"` + more + `}`
+	args := []string{r.address.String(), n.Addr4.String(), r.near.Addr.String(), r.there, config, fmt.Sprint(refusals)}
+	args = append(args, r.AgentCommand(r.address, r.cidr, n.Addr4)...)
+	ctx, cut := context.WithCancel(t.Context())
+	b := &booted{cut: cut, ended: make(chan error, 1)}
+	go func() {
+		_, err := vm.Run(ctx, vm.Options{Memory: 1024, Log: &b.printed, Disk: r.disk, Tap: r.tap},
+			append([]string{"bash", "-c", bootScript, "boot"}, args...))
+		b.ended <- err
+	}()
+	t.Cleanup(func() {
+		cut()
+		if t.Failed() {
+			t.Logf("a boot of the machine:\n%s", b.printed.String())
+		}
+	})
+	return b
+}
+
+// eventually waits for something while the machine runs.
+func (b *booted) eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	lab.Eventually(t, bootWithin, what, func() error {
+		select {
+		case err := <-b.ended:
+			t.Fatalf("%s: the machine ended first: %v", what, err)
+		default:
+		}
+		return check()
+	})
+}
+
+// hear waits until the near pod has heard the machine's 50 times more.
+func (r *reboots) hear(t *testing.T, b *booted) {
+	t.Helper()
+	before := strings.Count(r.heard.Log(), " UDP, ")
+	began := time.Now()
+	b.eventually(t, "the machine's pod is heard", func() error {
+		if n := strings.Count(r.heard.Log(), " UDP, ") - before; n < 50 {
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
+	t.Logf("the machine's pod is heard %.1f s after it was switched on", time.Since(began).Seconds())
+}
+
+// cut cuts the machine's power.
+func (r *reboots) cut(t *testing.T, b *booted) {
+	t.Helper()
+	b.cut()
+	if err := <-b.ended; !errors.Is(err, context.Canceled) {
+		t.Fatalf("the machine ended: %v", err)
+	}
+}
+
+// stop ends captures, which must have seen all. The machine is off.
+func (r *reboots) stop(t *testing.T, captures ...*lab.Capture) []lab.CaptureReport {
+	t.Helper()
+	r.signal(t, unix.SIGSTOP) // a capture ends when it is quiet
+	var reports []lab.CaptureReport
+	for _, capture := range captures {
+		report := capture.Stop()
+		if report.Dropped != 0 || report.Err != nil {
+			t.Errorf("the capture hasn't seen all: %v", report)
+		}
+		reports = append(reports, report)
+	}
+	r.signal(t, unix.SIGCONT)
+	return reports
+}
+
+func (r *reboots) signal(t *testing.T, s unix.Signal) {
+	t.Helper()
+	for _, sender := range r.senders {
+		if err := sender.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
