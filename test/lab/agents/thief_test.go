@@ -71,10 +71,14 @@ func (r *robbed) picture(t *testing.T) string {
 	for _, n := range r.Nodes[:2] {
 		fmt.Fprintf(&b, "%s\n%s", n.Name, n.MustRun(t, "ip", "route", "show", "table", "all", "proto", "213"))
 		b.WriteString(n.MustRun(t, "ip", "-4", "addr", "show", "dev", "weave"))
-		for _, what := range []string{"peers", "allowed-ips", "endpoints"} {
-			lines := strings.Split(n.MustRun(t, "wg", "show", "all", what), "\n")
-			slices.Sort(lines) // they come in no order
-			fmt.Fprintf(&b, "%s %s\n", what, strings.Join(lines, "\n"))
+		devices := strings.Fields(n.MustRun(t, "wg", "show", "interfaces"))
+		slices.Sort(devices)
+		for _, device := range devices { // "wg show all endpoints" names the device for its first peer only
+			for _, what := range []string{"peers", "allowed-ips", "endpoints"} {
+				lines := strings.Split(n.MustRun(t, "wg", "show", device, what), "\n")
+				slices.Sort(lines) // they come in no order
+				fmt.Fprintf(&b, "%s %s %s\n", device, what, strings.Join(lines, "\n"))
+			}
 		}
 	}
 	return b.String()
