@@ -213,6 +213,7 @@ func TestThief(t *testing.T) {
 	if err := r.lair.Agent.Kill(); err != nil { // in the thief's hands
 		t.Fatal(err)
 	}
+	r.settled(t)
 	r.before = r.picture(t)
 	for _, th := range r.thefts(t, first, now, member) {
 		r.try(t, th)
@@ -234,21 +235,28 @@ func TestThief(t *testing.T) {
 	})
 }
 
-// thefts are all that is tried: with an old record of the victim, its newest, and its member's name. The last ones take
-// most time, so that it has gone by meanwhile: whose pod CIDRs are whose is settled ten seconds after they count, and in an
-// agent's first minute its own name at its own address may be left from its earlier start.
-func (r *robbed) thefts(t *testing.T, first, now []byte, member string) []theft {
+// settled waits until the pod CIDRs have counted for so long that nobody takes them over. Nothing but the clock tells that;
+// of the ten seconds most have gone by with other things.
+func (r *robbed) settled(t *testing.T) {
 	t.Helper()
-	const settled, lingering = 10 * time.Second, time.Minute
-	name, there, here := r.victim.Name, r.victim.Addr4, netip.Addr{}
-	at, claimed := r.lair.Addr4.String(), there.String()
-	had := "node " + name + " had"
-	lab.Eventually(t, settled, "the pod CIDRs are settled", func() error {
-		if age := time.Since(r.up); age < settled+time.Second {
+	const settle = 10*time.Second + time.Second
+	lab.Eventually(t, settle, "the pod CIDRs are settled", func() error {
+		if age := time.Since(r.up); age < settle {
 			return fmt.Errorf("they have counted for %s", age)
 		}
 		return nil
 	})
+}
+
+// thefts are all that is tried: with an old record of the victim, its newest, and its member's name. What takes most time
+// comes last, when it has gone by: in an agent's first minute its own name at its own address may be left from an earlier
+// start.
+func (r *robbed) thefts(t *testing.T, first, now []byte, member string) []theft {
+	t.Helper()
+	const lingering = time.Minute
+	name, there, here := r.victim.Name, r.victim.Addr4, netip.Addr{}
+	at, claimed := r.lair.Addr4.String(), there.String()
+	had := "node " + name + " had"
 	return []theft{
 		{"another's name", here, name, r.Sign(t, name, r.victim.CIDR),
 			[2][]string{{"node " + name, at, "another identity than before"}, {"node " + name, at, "too"}}, 0},
