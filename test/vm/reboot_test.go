@@ -30,7 +30,8 @@ const (
 
 // bootScript is the boot of a node. It takes its address, the other node's, the address of a pod there, the marker, the
 // plugin's configuration, how often the pod is refused before the agent starts, and the agent. As a kubelet does, it tries
-// to start its pod from the first moment, and the pod sends the marker as soon as it is attached.
+// to start its pod from the first moment, and the pod sends the marker as soon as it is attached. The agent of a pod that
+// isn't refused comes some seconds later.
 const bootScript = `
 set -eu
 address=$1 peer=$2 to=$3 marker=$4 config=$5 refusals=$6
@@ -46,17 +47,16 @@ for dir in ` + view.StateDir + ` /etc/cni/net.d /opt/cni/bin; do
 done
 ip netns add pod
 export CNI_COMMAND=ADD CNI_CONTAINERID=pod CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
+agent() { echo "the agent starts"; "$@"; }
 refused=0
 until /opt/cni/bin/weaveguard <<<"$config"; do
 	echo refused
 	refused=$((refused + 1))
-	if [ $refused = "$refusals" ]; then
-		echo "the agent starts"
-		"$@" &
-	fi
+	if [ $refused = "$refusals" ]; then agent "$@" & fi
 	sleep 0.1
 done
 echo attached
+if [ $refused -lt "$refusals" ]; then (sleep 5; agent "$@") & fi # late
 exec ip netns exec pod bash -c 'while :; do echo -n "$1" 2>/dev/null >/dev/udp/$2/9999; sleep 0.005; done 2>/dev/null' bash "$marker" "$to"
 `
 
