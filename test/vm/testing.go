@@ -25,7 +25,7 @@ type Tests struct {
 
 // RunTests compiles a package's tests and what they need here, runs them in a
 // machine and returns what they print, which t logs as it comes. A failure in
-// there fails t.
+// there fails t. TestMain must call lab.Main.
 func RunTests(t testing.TB, o Options, tests Tests) string {
 	t.Helper()
 	root, err := lab.ModuleRoot()
@@ -35,13 +35,14 @@ func RunTests(t testing.TB, o Options, tests Tests) string {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "tests")
 	compile(t, root, "test", "-c", "-tags", tests.Tags, "-o", binary, tests.Package)
+	binaries := dir
 	for _, pkg := range tests.Binaries {
-		compile(t, root, "build", "-o", filepath.Join(dir, filepath.Base(pkg)), pkg)
+		binaries = filepath.Dir(lab.Build(t, pkg)) // all are there, built once for all tests of this process
 	}
 	out := &testLog{t: t}
 	o.Root, o.Log = root, out
 	o.Dir = filepath.Join(root, tests.Package)
-	o.Env = append([]string{lab.BinariesEnv + "=" + dir}, o.Env...)
+	o.Env = append([]string{lab.BinariesEnv + "=" + binaries}, o.Env...)
 	command := append([]string{binary, "-test.v", "-test.run=" + tests.Run}, tests.Args...)
 	code, err := Run(t.Context(), o, command)
 	out.flush()
