@@ -57,8 +57,11 @@ until /opt/cni/bin/weaveguard <<<"$config"; do
 done
 echo attached
 if [ $refused -lt "$refusals" ]; then (sleep 5; agent "$@") & fi # late
-exec ip netns exec pod bash -c 'while :; do echo -n "$1" 2>/dev/null >/dev/udp/$2/9999; sleep 0.005; done 2>/dev/null' bash "$marker" "$to"
+exec ip netns exec pod bash -c '` + sendLoop + `' bash "$marker" "$to"
 `
+
+// sendLoop sends a marker to an address without pause, whatever comes of it.
+const sendLoop = `while :; do echo -n "$1" 2>/dev/null >/dev/udp/$2/9999; sleep 0.005; done 2>/dev/null`
 
 // TestNothingLeaksThroughAReboot cuts the power of a node that is a machine with a kernel of its own, and boots it again. Its pod
 // sends from the moment when it can be started, which is tried before there is an agent. Nothing of it is ever in the clear,
@@ -129,20 +132,12 @@ func newReboots(t *testing.T) *reboots {
 	n.MustRun(t, "ip", "route", "add", "default", "via", r.address.String())
 	n.Args = []string{"--peers", r.address.String()}
 	n.Start(t)
-	lab.Eventually(t, time.Minute, "a pod is attached", func() error {
-		if r.near == nil {
-			r.near = n.NewPod(t, "near")
-		}
-		return r.near.Attach(t.Context())
-	})
+	r.near = n.NewPod(t, "near")
+	lab.Eventually(t, time.Minute, "a pod is attached", func() error { return r.near.Attach(t.Context()) })
 	r.heard = r.near.MustStart(t, lab.Command{Path: "tcpdump", Args: []string{"-l", "-n", "-i", "eth0", "udp and src net " + r.cidr.String()}})
-	far := r.cidr.Addr().Next().Next() // of the first pod there
-	for _, from := range []interface {
-		MustStart(t testing.TB, c lab.Command) *lab.Process
-	}{r.near, n} {
-		r.senders = append(r.senders, from.MustStart(t, lab.Command{Path: "bash", Args: []string{"-c", "while :; do echo -n " + r.here + " 2>/dev/null >/dev/udp/" +
-			far.String() + "/9999; sleep 0.005; done 2>/dev/null"}}))
-	}
+	first := r.cidr.Addr().Next().Next().String() // pod there
+	send := lab.Command{Name: "sender", Path: "bash", Args: []string{"-c", sendLoop, "bash", r.here, first}}
+	r.senders = []*lab.Process{r.near.MustStart(t, send), n.MustStart(t, send)}
 	tap, err := r.Lab.Plug("vm")
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +151,8 @@ func newReboots(t *testing.T) *reboots {
 type booted struct {
 	printed output.Buffer
 	cut     context.CancelFunc
-	ended   chan error
+	ended   chan struct{}
+	err     error // once it has ended
 }
 
 // boot switches the machine on. Its pod's plugin gets more configuration than usual.
@@ -167,14 +163,15 @@ func (r *reboots) boot(t *testing.T, more string) *booted {
 	args := []string{r.address.String(), n.Addr4.String(), r.near.Addr.String(), r.there, config, fmt.Sprint(refusals)}
 	args = append(args, r.AgentCommand(r.address, r.cidr, n.Addr4)...)
 	ctx, cut := context.WithCancel(t.Context())
-	b := &booted{cut: cut, ended: make(chan error, 1)}
+	b := &booted{cut: cut, ended: make(chan struct{})}
 	go func() {
-		_, err := vm.Run(ctx, vm.Options{Memory: 1024, Log: &b.printed, Disk: r.disk, Tap: r.tap},
+		defer close(b.ended)
+		_, b.err = vm.Run(ctx, vm.Options{Memory: 1024, Log: &b.printed, Disk: r.disk, Tap: r.tap},
 			append([]string{"bash", "-c", bootScript, "boot"}, args...))
-		b.ended <- err
 	}()
 	t.Cleanup(func() {
 		cut()
+		<-b.ended
 		if t.Failed() {
 			t.Logf("a boot of the machine:\n%s", b.printed.String())
 		}
@@ -187,8 +184,8 @@ func (b *booted) eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
 	lab.Eventually(t, bootWithin, what, func() error {
 		select {
-		case err := <-b.ended:
-			t.Fatalf("%s: the machine ended first: %v", what, err)
+		case <-b.ended:
+			t.Fatalf("%s: the machine ended first: %v", what, b.err)
 		default:
 		}
 		return check()
@@ -213,8 +210,8 @@ func (r *reboots) hear(t *testing.T, b *booted) {
 func (r *reboots) cut(t *testing.T, b *booted) {
 	t.Helper()
 	b.cut()
-	if err := <-b.ended; !errors.Is(err, context.Canceled) {
-		t.Fatalf("the machine ended: %v", err)
+	if <-b.ended; !errors.Is(b.err, context.Canceled) {
+		t.Fatalf("the machine ended: %v", b.err)
 	}
 }
 
