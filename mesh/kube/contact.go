@@ -20,6 +20,8 @@ import (
 const (
 	watchingNodes       = "watching Nodes"
 	watchingPolicies    = "watching NetworkPolicies"
+	watchingClaims      = "watching the Leases in the namespace " + ClaimNamespace
+	writingClaims       = "claiming a pod CIDR by a Lease in the namespace " + ClaimNamespace
 	writingAnnotations  = "writing the annotations of this Node"
 	writingCondition    = "writing the condition NetworkUnavailable of this Node"
 	writingPolicyEvents = "writing Events on NetworkPolicies"

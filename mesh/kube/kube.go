@@ -17,7 +17,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// Config is what a Kube needs. Every field but Changed and Rotate is required.
+// Config is what a Kube needs. Every field but Claims, Changed and Rotate is required.
 type Config struct {
 	Client kubernetes.Interface
 	// Metadata watches the objects of which nothing but their metadata matters: NetworkPolicies.
@@ -26,7 +26,9 @@ type Config struct {
 	Node string
 	// Namespace is where Weaveguard is installed, and its Secret lies.
 	Namespace string
-	Log       *slog.Logger
+	// Claims says whether and how this node claims pod CIDRs that Kubernetes doesn't give it.
+	Claims Claims
+	Log    *slog.Logger
 	// Changed is called when Snapshot would return something new. It must return at once, and may be called from
 	// several goroutines.
 	Changed func()
@@ -40,12 +42,14 @@ type Config struct {
 
 // Snapshot is what the cluster looks like, as seen last. It is immutable: nobody changes one.
 type Snapshot struct {
-	// Synced says that Nodes is complete: a node that isn't in it doesn't exist. It stays true when the API server
-	// goes away; then Nodes is what was seen last.
+	// Synced says that Nodes is complete: a node that isn't in it doesn't exist, and has no pod CIDRs but those in it. It
+	// stays true when the API server goes away; then Nodes is what was seen last.
 	Synced bool
 	// Reachable says that the API server answered when it was asked last, and allowed to watch Nodes.
 	Reachable bool
 	Nodes     []Node // sorted by name
+	// PodRanges are what nodes claim their pod CIDRs from; none: Kubernetes gives those, or nobody has claimed yet.
+	PodRanges []netip.Prefix
 	// NetworkPolicies is how many NetworkPolicies the cluster has.
 	NetworkPolicies int
 	// Problems are what an operator should know about: parts of Nodes that can't be used, requests that the API server
@@ -59,7 +63,8 @@ type Node struct {
 	Name    string
 	UID     string
 	Created time.Time
-	// PodCIDRs is spec.podCIDRs, or spec.podCIDR of old: masked, at most one of each family, IPv4 first.
+	// PodCIDRs is spec.podCIDRs, or spec.podCIDR of old, or without these what the node has claimed: masked, at most one
+	// of each family, IPv4 first.
 	PodCIDRs []netip.Prefix
 	// Addresses are the node's InternalIPs: at most one of each family, IPv4 first.
 	Addresses []netip.Addr
@@ -78,6 +83,7 @@ type Kube struct {
 	policies cache.SharedIndexInformer // of *metav1.PartialObjectMetadata, trimmed
 	own      *ownWriter
 	requests *requests
+	claims   *claimer
 	// protections find out whether the manifest's admission policies are in force.
 	protections []*protection
 	events      chan event
@@ -99,6 +105,7 @@ func New(config Config) *Kube {
 	k.policies = newPolicyInformer(config.Metadata, k.contact)
 	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)
 	k.requests = newRequests(config, k.own, k.contact, k.Event, k.changed)
+	k.claims = newClaimer(config, k.nodes, k.contact, k.PodSubnet, k.changed)
 	k.protections = newProtections(config, func() []Node { return k.Snapshot().Nodes }, k.Event, k.changed)
 	return k
 }
@@ -125,6 +132,7 @@ func (k *Kube) Run(ctx context.Context) error {
 	k.config.Log.Info("watching Kubernetes", "nodes", len(k.nodes.GetStore().ListKeys()))
 	running.Go(func() { k.own.run(ctx) })
 	running.Go(func() { k.requests.run(ctx) })
+	running.Go(func() { k.claims.run(ctx) })
 	for _, p := range k.protections {
 		running.Go(func() { p.run(ctx) })
 	}
@@ -136,7 +144,8 @@ func (k *Kube) Run(ctx context.Context) error {
 
 // listen sets what the informers keep, and hooks their handlers to the snapshot and the writers.
 func (k *Kube) listen(notices *notices) error {
-	errTrim := errors.Join(trimWith(k.nodes, nodeTrimmer(k.config.Node)), trimWith(k.policies, trimPolicy))
+	errTrim := errors.Join(trimWith(k.nodes, nodeTrimmer(k.config.Node)), trimWith(k.policies, trimPolicy),
+		trimWith(k.claims.leases, trimLease))
 	_, errNodes := k.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			k.nodeChanged(obj)
@@ -161,10 +170,21 @@ func (k *Kube) listen(notices *notices) error {
 		UpdateFunc: func(before, now any) { notices.update(before, now) },
 		DeleteFunc: func(any) { k.changed() },
 	})
-	return errors.Join(errTrim, errNodes, errPolicies)
+	_, errLeases := k.claims.leases.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { k.leaseChanged() },
+		UpdateFunc: func(any, any) { k.leaseChanged() },
+		DeleteFunc: func(any) { k.leaseChanged() },
+	})
+	return errors.Join(errTrim, errNodes, errPolicies, errLeases)
+}
+
+func (k *Kube) leaseChanged() {
+	k.claims.wakeUp()
+	k.changed()
 }
 
 func (k *Kube) nodeChanged(obj any) {
+	k.claims.wakeUp()
 	if node, ok := obj.(*corev1.Node); ok && node.Name == k.config.Node {
 		k.own.wakeUp()
 	}
@@ -202,7 +222,15 @@ func (k *Kube) takeSnapshot() *Snapshot {
 	s.Reachable, s.Problems = k.contact.state()
 	var problems []view.Problem
 	s.Nodes, problems = readNodes(k.nodes.GetStore().List())
+	if s.Synced {
+		ranges, known := k.claims.complete(s.Nodes)
+		for _, r := range ranges {
+			s.PodRanges = append(s.PodRanges, r.Prefix)
+		}
+		s.Synced = known
+	}
 	s.Problems = append(append(s.Problems, problems...), k.requests.problems()...)
+	s.Problems = append(s.Problems, k.claims.problems()...)
 	for _, p := range k.protections {
 		s.Problems = append(s.Problems, p.problems()...)
 	}

@@ -91,6 +91,11 @@ func trimNode(node *corev1.Node, own bool) *corev1.Node {
 		metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, view.AnnotationPublicKey, value)
 	}
 	external := 0
+	for _, taint := range node.Spec.Taints {
+		if own && taint.Key == uninitializedTaint {
+			trimmed.Spec.Taints = append(trimmed.Spec.Taints, taint)
+		}
+	}
 	for _, address := range node.Status.Addresses {
 		switch {
 		case address.Type == corev1.NodeInternalIP:
@@ -113,7 +118,7 @@ func sameNode(a, b *corev1.Node) bool {
 	return a.UID == b.UID &&
 		maps.Equal(a.Annotations, b.Annotations) &&
 		a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs) &&
-		slices.Equal(a.Status.Addresses, b.Status.Addresses) &&
+		isUninitialized(a) == isUninitialized(b) && slices.Equal(a.Status.Addresses, b.Status.Addresses) &&
 		slices.EqualFunc(a.Status.Conditions, b.Status.Conditions, sameCondition)
 }
 

@@ -38,6 +38,10 @@ const (
 	RotateNow            = "now"
 	// AnnotationEndpoint is set by users: the IP address that peers send to.
 	AnnotationEndpoint = "weaveguard.io/endpoint"
+	// AnnotationPodRange and AnnotationMaskSize are on the Lease that fixes what nodes claim their pod CIDRs from: ranges,
+	// and the lengths of the blocks that each is cut into.
+	AnnotationPodRange = "weaveguard.io/pod-range"
+	AnnotationMaskSize = "weaveguard.io/node-cidr-mask-size"
 )
 
 // What of a node pods don't reach unless they are allowed to.
