@@ -143,7 +143,9 @@ func New(c Config) *Agent {
 	if !a.ready { // else pods run with them
 		a.book.ownSince = a.started
 	}
-	a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
+	if len(c.PodRanges) > 0 || c.Cluster == nil || a.remembered.PodRangeSource != claimSource {
+		a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
+	}
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
 		r := c.Remembered.Nodes[node]
 		if err := a.book.load(node, r); err != nil {

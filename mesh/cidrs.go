@@ -8,6 +8,34 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/record"
 )
 
+// claimSource is the PodRangeSource of ranges that nodes claim their pod CIDRs from.
+const claimSource = "the Lease weaveguard/range"
+
+// claimRanges are what nodes claim from, now or as Kubernetes said last, with the pod CIDRs seen that lie elsewhere.
+func (a *Agent) claimRanges(cluster *ClusterState) []netip.Prefix {
+	if cluster == nil {
+		return nil
+	}
+	r := &a.remembered
+	switch {
+	case len(cluster.PodRanges) > 0:
+		a.unsaved = a.unsaved || !slices.Equal(r.PodRanges, cluster.PodRanges)
+		r.PodRanges, r.PodRangeSource = cluster.PodRanges, claimSource
+	case r.PodRangeSource != claimSource:
+		return nil
+	case cluster.Synced:
+		a.unsaved, r.PodRanges, r.PodRangeSource = true, nil, ""
+		return nil
+	}
+	ranges := slices.Clone(r.PodRanges)
+	for _, cidr := range r.PodCIDRs {
+		if !slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Bits() <= cidr.Bits() && p.Overlaps(cidr) }) {
+			ranges = append(ranges, cidr)
+		}
+	}
+	return ranges
+}
+
 // ownsCIDRs reports whether all that the record announces belongs to the Node.
 func ownsCIDRs(n ClusterNode, r record.Record) bool {
 	return subset(r.PodCIDRs(), n.PodCIDRs)

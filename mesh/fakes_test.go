@@ -300,6 +300,12 @@ func (c *cluster) told() mesh.Own {
 	return c.own
 }
 
+func (c *cluster) setState(state mesh.ClusterState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = state
+}
+
 func (c *cluster) set(nodes ...mesh.ClusterNode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -213,10 +213,13 @@ func (a *Agent) self() view.Self {
 	return s
 }
 
-// podRanges are the configured ones, or all pod CIDRs that were ever seen.
+// podRanges are the configured ones, or those that nodes claim from, or all pod CIDRs that were ever seen.
 func (a *Agent) podRanges(p *pass) ([]netip.Prefix, string) {
 	if len(a.PodRanges) > 0 {
 		return a.PodRanges, a.PodRangeSource
+	}
+	if ranges := a.claimRanges(p.cluster); len(ranges) > 0 {
+		return ranges, claimSource
 	}
 	ranges := slices.Clone(a.remembered.PodCIDRs)
 	for _, cidr := range a.PodCIDRs {

@@ -74,6 +74,8 @@ type ClusterState struct {
 	Synced    bool // Nodes is complete
 	Reachable bool
 	Nodes     []ClusterNode
+	// PodRanges are what nodes claim their pod CIDRs from; none: Kubernetes gives those.
+	PodRanges []netip.Prefix
 	Problems  []view.Problem
 }
 

@@ -125,7 +125,7 @@ func firstProblem(problems []view.Problem) *view.Problem {
 }
 
 // earlyFor is how long after the start the log is silent about problems that a healthy start has as well.
-const earlyFor = 10 * time.Second
+const earlyFor = 30 * time.Second
 
 // narrate logs what changed since the pass before, once: problems that came and went, peers, readiness.
 func (a *Agent) narrate(p *pass) {

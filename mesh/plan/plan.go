@@ -136,8 +136,8 @@ func (p *planner) planBridge() {
 		p.report(view.Problem{
 			Subject: "node " + self.Name,
 			Message: "it has no pod CIDR, so no pod can be attached",
-			Remedy: "give the node a pod CIDR (in Kubernetes: kube-controller-manager with --allocate-node-cidrs and " +
-				"--cluster-cidr, or kubeadm's podSubnet)",
+			Remedy: "in Kubernetes it gets one soon (kube-controller-manager with --allocate-node-cidrs), or claims one (--claim); " +
+				"without, give it with --pod-cidr",
 			Early: true, // a Node gets it after it was made
 		})
 		return
