@@ -69,7 +69,7 @@ type clusterAdapter struct {
 
 func (c *clusterAdapter) State() mesh.ClusterState {
 	s := c.Snapshot()
-	state := mesh.ClusterState{Synced: s.Synced, Reachable: s.Reachable, Problems: s.Problems}
+	state := mesh.ClusterState{Synced: s.Synced, Reachable: s.Reachable, Problems: s.Problems, PodRanges: s.PodRanges}
 	for _, n := range s.Nodes {
 		node, problems := clusterNode(n)
 		state.Nodes = append(state.Nodes, node)

@@ -29,6 +29,9 @@ type options struct {
 	GossipKeyFile string
 	PodCIDRs      []string
 	PodRanges     []string
+	Claim         string
+	MaskSize      int
+	MaskSize6     int
 	MTU           int
 	Bridge        string
 	WireGuard     string
@@ -64,7 +67,8 @@ func (o *options) register(f *pflag.FlagSet) {
 		"key, 32 bytes in base64; without Kubernetes")
 	f.StringSliceVar(&o.PodCIDRs, "pod-cidr", nil, "pod CIDR of this node, one for each address family; without Kubernetes")
 	f.StringSliceVar(&o.PodRanges, "pod-range", nil, "all addresses that pods of any node have (default kubeadm's podSubnet, else "+
-		"the pod CIDRs seen)")
+		"what is claimed from, else the pod CIDRs seen)")
+	o.registerClaims(f)
 	f.IntVar(&o.MTU, "mtu", 0, "MTU inside the tunnels in bytes (default what the underlay carries)")
 	f.StringVar(&o.Bridge, "bridge", view.BridgeName, "name of the bridge that attaches the pods")
 	f.StringVar(&o.WireGuard, "wireguard", "auto", "auto, kernel or userspace: who makes the tunnel devices")
@@ -126,11 +130,12 @@ func (o *options) complete() error {
 	if o.RotateEvery != 0 && o.RotateEvery < minRotateEvery {
 		return fmt.Errorf("--rotate-every is %s: it takes %s or more, or 0 for never", o.RotateEvery, minRotateEvery)
 	}
-	var errs [4]error
+	var errs [5]error
 	o.podCIDRs, errs[0] = parsePrefixes("--pod-cidr", o.PodCIDRs)
 	o.podRanges, errs[1] = parsePrefixes("--pod-range", o.PodRanges)
 	errs[2] = o.checkMode()
 	errs[3] = o.checkPodPorts()
+	errs[4] = o.checkClaims()
 	return errors.Join(errs[:]...)
 }
 

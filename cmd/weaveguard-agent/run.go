@@ -154,6 +154,7 @@ func (s *starter) startKube(ctx context.Context) error {
 	}
 	s.kube = kube.New(kube.Config{
 		Client: client, Metadata: metadata, Node: s.NodeName, Namespace: s.Namespace, Log: s.log, Changed: s.latch.Set,
+		Claims: s.claims(s.remembered.Self),
 		Rotate: func() error {
 			_, err := s.rotate(false)
 			return err

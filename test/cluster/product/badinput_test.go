@@ -15,7 +15,8 @@ import (
 // TestBadInput gives a cluster what it can't work with, one thing after the other: each is said clearly on the node
 // and in Kubernetes, and when it is put right nobody has to restart anything.
 func TestBadInput(t *testing.T) {
-	w := &world{manifest: readManifest(t), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
+	// Nodes that claim a podCIDR by themselves would lack nothing: see TestClaims.
+	w := &world{manifest: withArgument(readManifest(t), "--claim=never"), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
 	w.probe = buildProgram(t, "./test/probe")
 	image := imageTar(t)
 	w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 2, NoPodCIDR: true})
@@ -118,6 +119,11 @@ func (w *world) byAge(t *testing.T) (older, younger string) {
 func (w *world) setPodCIDR(t *testing.T, node, cidr string) {
 	t.Helper()
 	w.kubectl(t, "patch", "node", node, "--type=merge", "-p", fmt.Sprintf(`{"spec":{"podCIDR":%q,"podCIDRs":[%q]}}`, cidr, cidr))
+}
+
+// withArgument is the manifest with one more argument for the agents.
+func withArgument(manifest, argument string) string {
+	return strings.Replace(manifest, "        - --kubernetes\n", "        - --kubernetes\n        - "+argument+"\n", 1)
 }
 
 func condition(node *corev1.Node) corev1.NodeCondition {

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/kube"
+)
+
+func TestClaimOptions(t *testing.T) {
+	t.Parallel()
+	range4, block := netip.MustParsePrefix("10.40.0.0/16"), netip.MustParsePrefix("10.40.1.0/24")
+	had := mesh.RememberedSelf{Node: "n1", PodCIDRs: []netip.Prefix{block}}
+	for name, c := range map[string]struct {
+		options options
+		want    kube.Claims
+		err     string
+	}{
+		"usual": {options: options{Claim: "auto"}, want: kube.Claims{Mode: kube.ClaimAuto, Bits4: 24, Bits6: 64}},
+		"never": {options: options{Claim: "never"}, want: kube.Claims{Mode: kube.ClaimNever, Bits4: 24, Bits6: 64}},
+		"chosen": {options: options{Claim: "always", MaskSize: 26, MaskSize6: 80, podRanges: []netip.Prefix{range4}, NodeName: "n1", Kubernetes: true},
+			want: kube.Claims{Mode: kube.ClaimAlways, Ranges: []netip.Prefix{range4}, Bits4: 26, Bits6: 80, Explicit: true,
+				Last: []netip.Prefix{block}}},
+		"another node's disk": {options: options{Claim: "auto", NodeName: "n2"}, want: kube.Claims{Mode: kube.ClaimAuto, Bits4: 24, Bits6: 64}},
+		"unknown":             {options: options{Claim: "yes"}, err: `--claim is "yes": it takes auto, always or never`},
+		"no room":             {options: options{Claim: "auto", MaskSize: 31, Kubernetes: true}, err: "--node-cidr-mask-size is 31"},
+		"no room, IPv6":       {options: options{Claim: "auto", MaskSize6: 127, Kubernetes: true}, err: "--node-cidr-mask-size-ipv6 is 127"},
+		"without Kubernetes":  {options: options{Claim: "auto", MaskSize: 24}, err: "--pod-cidr"},
+	} {
+		err := c.options.checkClaims()
+		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("%s: %v, want %q", name, err, c.err)
+		}
+		if got := c.options.claims(had); c.err == "" && !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
