@@ -25,7 +25,7 @@ const beforeHeader = `# For Kubernetes before 1.30 only; from then on apply weav
 #
 `
 
-// withoutPolicies leaves the four objects out that older clusters don't know.
+// withoutPolicies leaves the six objects out that older clusters don't know.
 func withoutPolicies(t *testing.T, manifest string) string {
 	t.Helper()
 	var kept []string
@@ -37,8 +37,8 @@ func withoutPolicies(t *testing.T, manifest string) string {
 		}
 		kept = append(kept, document)
 	}
-	if dropped != 4 {
-		t.Fatalf("the manifest has %d policies and bindings, want 4", dropped)
+	if dropped != 6 {
+		t.Fatalf("the manifest has %d policies and bindings, want 6", dropped)
 	}
 	return beforeHeader + strings.Join(kept, "\n---\n")
 }
@@ -69,7 +69,7 @@ func TestManifestBefore130(t *testing.T) {
 // A policy without a binding that denies does nothing, and one that fails open isn't one.
 func TestPoliciesDeny(t *testing.T) {
 	objects := readManifest(t)
-	for _, name := range []string{kube.NodePolicy, kube.KeyringPolicy} {
+	for _, name := range []string{kube.NodePolicy, kube.KeyringPolicy, "weaveguard-leases"} {
 		policy := get[*admissionv1.ValidatingAdmissionPolicy](t, objects, "ValidatingAdmissionPolicy /"+name)
 		binding := get[*admissionv1.ValidatingAdmissionPolicyBinding](t, objects, "ValidatingAdmissionPolicyBinding /"+name)
 		if p := policy.Spec.FailurePolicy; p == nil || *p != admissionv1.Fail {

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	ktesting "k8s.io/client-go/testing"
@@ -98,6 +100,23 @@ func allowedAccess(t *testing.T) []access {
 	return allowed
 }
 
+// claimed is a claim of a pod CIDR, or the Lease that says what can be claimed.
+func claimed(name, node string, owner *metav1.OwnerReference) *coordinationv1.Lease {
+	l := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: kube.ClaimNamespace, Name: name, UID: types.UID(name), ResourceVersion: "1",
+			Labels: map[string]string{"app.kubernetes.io/name": "weaveguard"}, Annotations: map[string]string{
+				view.AnnotationPodRange: "10.32.0.0/12,fd00:32::/48", view.AnnotationMaskSize: "24,64",
+			},
+		},
+		Spec: coordinationv1.LeaseSpec{HolderIdentity: &node},
+	}
+	if owner != nil {
+		l.OwnerReferences = append(l.OwnerReferences, *owner)
+	}
+	return l
+}
+
 // agentAccess returns all that an agent asks of the API server, from an empty Secret on, and with a request on its Node
 // to rotate its keys.
 func agentAccess(t *testing.T) []access {
@@ -118,9 +137,15 @@ func agentAccess(t *testing.T) []access {
 			}}},
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, // that it looks for the admission policies with
 			get[*corev1.Secret](t, readManifest(t), "Secret kube-system/"+kube.SecretName),
+			// Of two families, where the node had a claim of the one before its Node was made again; and the Node of a third
+			// claim is gone.
+			claimed(kube.RangeLease, "", nil),
+			claimed("v4-10.32.1.0-24", "n1", &metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "before"}),
+			claimed("v4-10.32.2.0-24", "n2", &metav1.OwnerReference{APIVersion: "coordination.k8s.io/v1", Kind: "Lease",
+				Name: kube.RangeLease, UID: kube.RangeLease}),
 		)
 		k := kube.New(kube.Config{Client: client, Metadata: policies, Node: "n1", Namespace: "kube-system",
-			Log: slog.New(slog.DiscardHandler), Rotate: func() error { return nil }})
+			Claims: kube.Claims{Mode: kube.ClaimAuto, Bits4: 24, Bits6: 64}, Log: slog.New(slog.DiscardHandler), Rotate: func() error { return nil }})
 		if _, err := k.Keyring(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
@@ -132,7 +157,7 @@ func agentAccess(t *testing.T) []access {
 		go func() { done <- k.Run(ctx) }()
 		k.Report(kube.Own{Ready: true, Rotation: "idle"})
 		for range 2 { // the second is a patch
-			time.Sleep(time.Minute)
+			time.Sleep(5 * time.Minute)
 			k.Event(kube.Normal, "Started", "the agent has started")
 		}
 		time.Sleep(time.Minute)

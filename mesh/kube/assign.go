@@ -8,8 +8,8 @@ import (
 )
 
 // assign gives the Nodes that Kubernetes gave no pod CIDRs those that they have claimed: of each range the block that a
-// node has had for longest. What Kubernetes gave to any Node is nobody's claim. It reports whether a claim counts.
-func assign(nodes []Node, c claims, ranges []claim.Range) bool {
+// node has had for longest. What Kubernetes gave to any Node is nobody's claim.
+func assign(nodes []Node, c claims, ranges []claim.Range) {
 	given := given(nodes)
 	place := make(map[string]int, len(nodes))
 	for i, n := range nodes {
@@ -40,7 +40,41 @@ func assign(nodes []Node, c claims, ranges []claim.Range) bool {
 		}
 		slices.SortFunc(n.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
 	}
-	return len(best) > 0
+}
+
+// owner is a Node as it is now.
+type owner struct{ name, uid string }
+
+// carry gives Nodes what they had claimed, by counted, and what no Lease says any more: somebody removed it. It goes on to
+// count until the node has claimed anew, so that an administrator's slip, or the end of the namespace, costs no traffic;
+// but not when the block is anybody's by then. It returns what counts now. The nodes are as assign left them, and gave
+// is what Kubernetes gave.
+func carry(nodes []Node, c claims, ranges []claim.Range, gave []netip.Prefix, counted map[netip.Prefix]owner) map[netip.Prefix]owner {
+	now := map[netip.Prefix]owner{}
+	place := make(map[owner]int, len(nodes))
+	for i, n := range nodes {
+		place[owner{n.Name, n.UID}] = i
+		for _, cidr := range n.PodCIDRs {
+			if c.blocks[cidr] {
+				now[cidr] = owner{n.Name, n.UID}
+			}
+		}
+	}
+	for cidr, had := range counted {
+		i, there := place[had]
+		inRange := slices.ContainsFunc(ranges, func(r claim.Range) bool { return r.Has(cidr) })
+		if !there || !inRange || c.blocks[cidr] || overlapsAny(cidr, gave) {
+			continue
+		}
+		n := &nodes[i]
+		if slices.ContainsFunc(n.PodCIDRs, func(p netip.Prefix) bool { return sameFamily(p.Addr(), cidr.Addr()) }) {
+			continue
+		}
+		n.PodCIDRs = append(n.PodCIDRs, cidr)
+		slices.SortFunc(n.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
+		now[cidr] = had
+	}
+	return now
 }
 
 // given are the pod CIDRs that Kubernetes gave.

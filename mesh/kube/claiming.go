@@ -152,6 +152,11 @@ func (c *claimer) look(ctx context.Context) (situation, bool) {
 	c.mu.Lock()
 	c.remember(s.claims)
 	s.ranges = slices.Clone(c.last)
+	for cidr, has := range c.counted {
+		if has.name == c.node {
+			s.Last = append([]netip.Prefix{cidr}, s.Last...)
+		}
+	}
 	c.mu.Unlock()
 	if len(s.self.PodCIDRs) > 0 || s.uninitialized {
 		c.alone = time.Time{}

@@ -57,6 +57,8 @@ type claimer struct {
 	synced bool          // all pod CIDRs were known once
 	last   []claim.Range // the cluster's ranges, as they could be read last
 	faults []view.Problem
+	// counted are the claims that count.
+	counted map[netip.Prefix]owner
 }
 
 // written is a Lease that was written and may not have come by the watch.
@@ -102,8 +104,10 @@ func (c *claimer) complete(nodes []Node) (ranges []claim.Range, known bool) {
 		return nil, c.synced // the claims can't be checked
 	}
 	c.synced = true
-	pure := len(given(nodes)) == 0
-	if used := assign(nodes, all, c.last); !used && !pure {
+	gave := given(nodes)
+	assign(nodes, all, c.last)
+	c.counted = carry(nodes, all, c.last, gave, c.counted)
+	if len(c.counted) == 0 && len(gave) > 0 {
 		return nil, true
 	}
 	if node, _, _ := inside(nodes, c.last); node != "" {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	ktesting "k8s.io/client-go/testing"
 
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
@@ -370,6 +371,44 @@ func TestTheRangeIsLost(t *testing.T) {
 		if s := ag.Snapshot(); len(s.Problems) > 0 {
 			t.Errorf("problems: %v", s.Problems)
 		}
+	})
+}
+
+// Somebody removes the claims: their nodes go on with them, also while they can't be made anew.
+func TestClaimsAreRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newClaimAPI(t, testNode("n1"), testNode("n2"))
+		ag, _ := api.startClaiming(t, "n1", claiming())
+		_, stop := api.startClaiming(t, "n2", claiming())
+		pass(time.Minute)
+		had, other := podCIDRs(ag.Snapshot(), "n1"), podCIDRs(ag.Snapshot(), "n2")
+		var denied atomic.Bool
+		denied.Store(true)
+		api.client.PrependReactor("create", "leases", func(ktesting.Action) (bool, runtime.Object, error) {
+			return denied.Load(), nil, apierrors.NewForbidden(leasesResource.GroupResource(), "x", errors.New("terminating"))
+		})
+		for name := range api.leases(t) {
+			api.removeLease(t, name)
+		}
+		pass(time.Minute)
+		stop()
+		wantCIDRs(t, ag, "n1", had)
+		wantCIDRs(t, ag, "n2", other)
+		denied.Store(false)
+		pass(3 * time.Minute)
+		wantCIDRs(t, ag, "n1", had)
+		if leases := api.leases(t); len(leases) != 2 || leases[claim.Name(netip.MustParsePrefix(had))] == nil {
+			t.Errorf("the Leases are %v, want n1's claim of %s", leases, had)
+		}
+
+		// The block of n2, whose agent is away, goes to who claims it.
+		api.add(t, testNode("n3"))
+		taken := claimLease(claim.Name(netip.MustParsePrefix(other)), "n3")
+		taken.OwnerReferences[1].UID = api.leases(t)[kube.RangeLease].UID
+		api.put(t, taken)
+		pass(time.Second)
+		wantCIDRs(t, ag, "n2", "")
+		wantCIDRs(t, ag, "n3", other)
 	})
 }
 

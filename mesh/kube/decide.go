@@ -279,7 +279,7 @@ func (s situation) full(r claim.Range) view.Problem {
 		case !r.Has(l.cidr):
 		case l.foreign != "":
 			foreign++
-		case l.node == nil:
+		case l.resting():
 			resting++
 		}
 	}
@@ -300,4 +300,4 @@ func (s situation) free() move {
 
 // resting reports whether the Node that had the claim is gone: the API server's garbage collector has taken it out of the
 // owners, and left the claim to the RangeLease.
-func (l lease) resting() bool { return l.foreign == "" && l.node == nil }
+func (l lease) resting() bool { return l.foreign == "" && l.node == nil && l.ranged != "" }
