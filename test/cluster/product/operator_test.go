@@ -278,6 +278,10 @@ func (w *world) testAccess(t *testing.T) {
 		{true, "list", "networking.k8s.io", "networkpolicies", "", "", ""},
 		{false, "delete", "networking.k8s.io", "networkpolicies", "", "", ""},
 		{true, "create", "", "events", "", "default", ""},
+		{true, "create", "coordination.k8s.io", "leases", "", "weaveguard", ""},
+		{false, "patch", "coordination.k8s.io", "leases", "", "weaveguard", ""},
+		{false, "list", "coordination.k8s.io", "leases", "", "kube-node-lease", ""},
+		{false, "create", "", "configmaps", "", "weaveguard", ""},
 		{false, "*", "*", "*", "", "", ""},
 	} {
 		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
