@@ -425,6 +425,30 @@ func TestKubernetesGivesAfterAll(t *testing.T) {
 	})
 }
 
+// A node that joins with an address in the range: what was claimed stays, and all warn. The range isn't the pods' alone
+// then, and so no longer closed to others.
+func TestANodeIntoTheRange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newClaimAPI(t, testNode("n1"))
+		ag, _ := api.startClaiming(t, "n1", claiming())
+		pass(time.Minute)
+		had := podCIDRs(ag.Snapshot(), "n1")
+		if ranges := fmt.Sprint(ag.Snapshot().PodRanges); ranges != "["+kube.DefaultRange+"]" {
+			t.Errorf("the pod ranges are %s", ranges)
+		}
+		n := testNode("n2")
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.32.7.7"}}
+		api.add(t, n)
+		pass(time.Second)
+		wantCIDRs(t, ag, "n1", had)
+		s := ag.Snapshot()
+		wantSaid(t, s, "10.32.7.7", "n2")
+		if len(s.PodRanges) > 0 || !s.Problems[0].Warning {
+			t.Errorf("the pod ranges are %v, problems %+v", s.PodRanges, s.Problems)
+		}
+	})
+}
+
 // With --claim=always kubeadm's podSubnet is what is cut.
 func TestAlwaysClaimsFromThePodSubnet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

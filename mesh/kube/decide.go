@@ -163,9 +163,11 @@ func (s situation) missing(has []netip.Prefix) []claim.Range {
 // Node is gone.
 func (s situation) keep(held []lease, has []netip.Prefix) (move, []view.Problem) {
 	var problems []view.Problem
-	if p := s.mismatch(); p != nil {
-		p.Warning = true
-		problems = append(problems, *p)
+	for _, p := range []*view.Problem{s.mismatch(), s.intruded()} {
+		if p != nil {
+			p.Warning = true
+			problems = append(problems, *p)
+		}
 	}
 	if s.claims.rangeUID == "" {
 		return move{kind: moveRange, ranges: s.ranges}, problems
@@ -193,12 +195,18 @@ func (s situation) broken() *view.Problem {
 				"correct --pod-range, --node-cidr-mask-size and --node-cidr-mask-size-ipv6")
 		}
 	}
-	if node, address, r := inside(s.nodes, s.fixed()); node != "" {
-		return refusal(fmt.Sprintf("nothing is claimed from %s: it holds the address %s of node %s", r.Prefix, address, node),
-			"choose a range for pods that no node has an address in, with --pod-range on all agents; if the Lease "+
-				ClaimNamespace+"/"+RangeLease+" has this one already, remove it and all claims first")
+	return s.intruded()
+}
+
+// intruded says that a node has an address in the ranges, if so.
+func (s situation) intruded() *view.Problem {
+	node, address, r := inside(s.nodes, s.fixed())
+	if node == "" {
+		return nil
 	}
-	return nil
+	return refusal(fmt.Sprintf("nothing is claimed from %s: it holds the address %s of node %s", r.Prefix, address, node),
+		"choose a range for pods that no node has an address in, with --pod-range on all agents; if the Lease "+
+			ClaimNamespace+"/"+RangeLease+" has this one already, see docs/install.md for how to move to another")
 }
 
 // mismatch says that the operator gave this agent other ranges than the cluster's, if so.

@@ -5,9 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -96,6 +99,40 @@ func FuzzPodSubnet(f *testing.F) {
 		back, err := readPodSubnet("networking:\n  podSubnet: " + strings.Join(again, ","))
 		if err != nil || !slices.Equal(back, subnets) {
 			t.Errorf("read again: %v, %v; want %v", back, err, subnets)
+		}
+	})
+}
+
+// FuzzReadClaims reads Leases with anything in what matters: never a panic, and what counts is a proper block of the range
+// that no other Node has.
+func FuzzReadClaims(f *testing.F) {
+	f.Add("v4-10.32.5.0-24", "n1", "v1", "Node", "n1", "uid-1", "10.32.0.0/12", "24")
+	f.Add("v6-fd00-0032-0000-0005-0000-0000-0000-0000-64", "n2", "v1", "Node", "n2", "uid-2", "10.32.0.0/12,fd00:32::/48", "24,64")
+	f.Add("range", "", "coordination.k8s.io/v1", "Lease", "range", "", "0.0.0.0/0,,", "-1,999")
+	f.Add("v4-0.0.0.0-0", "n1", "v1", "Node", "n2", "uid-1", "::/0", "128")
+	f.Fuzz(func(t *testing.T, name, holder, version, kind, owner, uid, prefixes, sizes string) {
+		labels := map[string]string{nameLabel: nameValue}
+		objects := []any{
+			&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: RangeLease, Labels: labels, Annotations: map[string]string{
+				view.AnnotationPodRange: prefixes, view.AnnotationMaskSize: sizes}}},
+			&coordinationv1.Lease{
+				ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, OwnerReferences: []metav1.OwnerReference{
+					{APIVersion: version, Kind: kind, Name: owner, UID: types.UID(uid)}}},
+				Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder},
+			},
+		}
+		all := readClaims(objects)
+		nodes := []Node{{Name: "n1", UID: "uid-1"}, {Name: "n2", UID: "uid-2"}}
+		assign(nodes, all, all.ranges)
+		if len(nodes[0].PodCIDRs)+len(nodes[1].PodCIDRs) > 1 {
+			t.Errorf("one Lease gave %v and %v", nodes[0].PodCIDRs, nodes[1].PodCIDRs)
+		}
+		for _, n := range nodes {
+			for _, cidr := range n.PodCIDRs {
+				if !slices.ContainsFunc(all.ranges, func(r claim.Range) bool { return r.Has(cidr) }) || holder != n.Name || uid != n.UID {
+					t.Errorf("%s got %s, of %s by %q", n.Name, cidr, uid, holder)
+				}
+			}
 		}
 	})
 }
