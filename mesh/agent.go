@@ -143,8 +143,11 @@ func New(c Config) *Agent {
 	if !a.ready { // else pods run with them
 		a.book.ownSince = a.started
 	}
-	if len(c.PodRanges) > 0 || c.Cluster == nil || a.remembered.PodRangeSource != claimSource {
-		a.remembered.PodRanges, a.remembered.PodRangeSource = c.PodRanges, c.PodRangeSource
+	if c.PodRangeSource == claimSource { // of the last start: what Kubernetes says takes their place
+		a.PodRanges, a.PodRangeSource = nil, ""
+	}
+	if len(a.PodRanges) > 0 || c.Cluster == nil || a.remembered.PodRangeSource != claimSource {
+		a.remembered.PodRanges, a.remembered.PodRangeSource = a.PodRanges, a.PodRangeSource
 	}
 	for _, node := range slices.Sorted(maps.Keys(c.Remembered.Nodes)) {
 		r := c.Remembered.Nodes[node]

@@ -11,20 +11,28 @@ import (
 // claimSource is the PodRangeSource of ranges that nodes claim their pod CIDRs from.
 const claimSource = "the Lease weaveguard/range"
 
-// claimRanges are what nodes claim from, now or as Kubernetes said last, with the pod CIDRs seen that lie elsewhere.
-func (a *Agent) claimRanges(cluster *ClusterState) []netip.Prefix {
-	if cluster == nil {
-		return nil
-	}
+// rememberRanges takes over what nodes claim from, as Kubernetes says it, into the cache, and returns whether that changed
+// it. Where ranges are configured, those are there.
+func (a *Agent) rememberRanges(cluster *ClusterState) bool {
 	r := &a.remembered
 	switch {
+	case len(a.PodRanges) > 0:
+		return false
 	case len(cluster.PodRanges) > 0:
-		a.unsaved = a.unsaved || !slices.Equal(r.PodRanges, cluster.PodRanges)
+		changed := r.PodRangeSource != claimSource || !slices.Equal(r.PodRanges, cluster.PodRanges)
 		r.PodRanges, r.PodRangeSource = cluster.PodRanges, claimSource
-	case r.PodRangeSource != claimSource:
-		return nil
-	case cluster.Synced:
-		a.unsaved, r.PodRanges, r.PodRangeSource = true, nil, ""
+		return changed
+	case r.PodRangeSource == claimSource:
+		r.PodRanges, r.PodRangeSource = nil, ""
+		return true
+	}
+	return false
+}
+
+// claimRanges are what nodes claim from, now or as Kubernetes said last, with the pod CIDRs seen that lie elsewhere.
+func (a *Agent) claimRanges() []netip.Prefix {
+	r := &a.remembered
+	if a.Cluster == nil || r.PodRangeSource != claimSource {
 		return nil
 	}
 	ranges := slices.Clone(r.PodRanges)

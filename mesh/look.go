@@ -134,13 +134,13 @@ func (a *Agent) rememberRecords() bool {
 	return changed
 }
 
-// rememberCluster takes over what Kubernetes says of this node, and the pod CIDRs and addresses of all, into the cache,
-// and returns whether that changed it.
+// rememberCluster takes over what Kubernetes says of this node, the pod CIDRs and addresses of all, and what they are
+// claimed from, into the cache, and returns whether that changed it.
 func (a *Agent) rememberCluster(cluster *ClusterState) bool {
 	if !cluster.Synced {
 		return false
 	}
-	changed := false
+	changed := a.rememberRanges(cluster)
 	for _, n := range cluster.Nodes {
 		changed = a.rememberCIDRs(n.PodCIDRs) || changed
 	}
@@ -218,7 +218,7 @@ func (a *Agent) podRanges(p *pass) ([]netip.Prefix, string) {
 	if len(a.PodRanges) > 0 {
 		return a.PodRanges, a.PodRangeSource
 	}
-	if ranges := a.claimRanges(p.cluster); len(ranges) > 0 {
+	if ranges := a.claimRanges(); len(ranges) > 0 {
 		return ranges, claimSource
 	}
 	ranges := slices.Clone(a.remembered.PodCIDRs)
