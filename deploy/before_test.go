@@ -69,7 +69,7 @@ func TestManifestBefore130(t *testing.T) {
 // A policy without a binding that denies does nothing, and one that fails open isn't one.
 func TestPoliciesDeny(t *testing.T) {
 	objects := readManifest(t)
-	for _, name := range []string{kube.NodePolicy, kube.KeyringPolicy, "weaveguard-leases"} {
+	for _, name := range []string{kube.NodePolicy, kube.KeyringPolicy, kube.LeasePolicy} {
 		policy := get[*admissionv1.ValidatingAdmissionPolicy](t, objects, "ValidatingAdmissionPolicy /"+name)
 		binding := get[*admissionv1.ValidatingAdmissionPolicyBinding](t, objects, "ValidatingAdmissionPolicyBinding /"+name)
 		if p := policy.Spec.FailurePolicy; p == nil || *p != admissionv1.Fail {

@@ -123,6 +123,13 @@ func (c *claimer) remember(all claims) {
 	}
 }
 
+// inUse reports whether any claim counts.
+func (c *claimer) inUse() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.counted) > 0
+}
+
 // problems are those of the claims.
 func (c *claimer) problems() []view.Problem {
 	c.mu.Lock()

@@ -106,7 +106,7 @@ func New(config Config) *Kube {
 	k.own = newOwnWriter(config, k.nodes.GetStore(), k.contact)
 	k.requests = newRequests(config, k.own, k.contact, k.Event, k.changed)
 	k.claims = newClaimer(config, k.nodes, k.contact, k.PodSubnet, k.changed)
-	k.protections = newProtections(config, func() []Node { return k.Snapshot().Nodes }, k.Event, k.changed)
+	k.protections = newProtections(config, func() []Node { return k.Snapshot().Nodes }, k.claims.inUse, k.Event, k.changed)
 	return k
 }
 

@@ -41,6 +41,9 @@ func (a *api) createLease(action ktesting.Action) (bool, runtime.Object, error) 
 	a.writing.Lock()
 	defer a.writing.Unlock()
 	l := action.(ktesting.CreateAction).GetObject().(*coordinationv1.Lease).DeepCopy()
+	if impl, ok := action.(ktesting.CreateActionImpl); ok && len(impl.CreateOptions.DryRun) > 0 {
+		return a.dryRunLease(l)
+	}
 	l.ResourceVersion = a.next()
 	l.UID = types.UID("uid-" + l.ResourceVersion)
 	return true, l, a.client.Tracker().Create(leasesResource, l, l.Namespace)
@@ -216,10 +219,13 @@ func podCIDRs(s kube.Snapshot, node string) string {
 	return "no Node"
 }
 
-// claimWrites counts what was asked of the API server about Leases, but for reading them.
+// claimWrites counts what was asked of the API server about Leases, but for reading them and for dry runs.
 func (a *api) claimWrites() int {
 	n := 0
 	for _, action := range a.client.Actions() {
+		if create, ok := action.(ktesting.CreateActionImpl); ok && len(create.CreateOptions.DryRun) > 0 {
+			continue
+		}
 		if action.GetResource() == leasesResource && action.GetVerb() != "list" && action.GetVerb() != "watch" {
 			n++
 		}

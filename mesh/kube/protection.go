@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,14 +15,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// The ValidatingAdmissionPolicies of the manifest: NodePolicy lets an agent write on its own Node only, and KeyringPolicy
-// put a gossip key only where there is none.
+// The ValidatingAdmissionPolicies of the manifest: NodePolicy lets an agent write on its own Node only, KeyringPolicy put a
+// gossip key only where there is none, and LeasePolicy claim pod CIDRs for its own node only.
 const (
 	NodePolicy    = "weaveguard-nodes"
 	KeyringPolicy = "weaveguard-claims"
+	LeasePolicy   = "weaveguard-leases"
 )
 
 // Reasons of the Events about these policies.
@@ -29,6 +33,8 @@ const (
 	ReasonProtected           = "NodeAnnotationsProtected"
 	ReasonKeyringNotProtected = "GossipKeyNotProtected"
 	ReasonKeyringProtected    = "GossipKeyProtected"
+	ReasonClaimsNotProtected  = "PodCIDRClaimsNotProtected"
+	ReasonClaimsProtected     = "PodCIDRClaimsProtected"
 )
 
 const (
@@ -49,6 +55,10 @@ const (
 // probe changes nothing, even without a dry run: it removes an annotation that nobody sets. The policy refuses it on
 // another Node like any change by an agent.
 const probe = `{"metadata":{"annotations":{"weaveguard.io/protection-probe":null}}}`
+
+// probeClaim is the claim that is tried: a proper one but that another node makes it, of a block that is in no range. So it
+// would count for nobody, even without a dry run.
+var probeClaim = netip.MustParsePrefix("0.0.0.0/32")
 
 // protected says whether the API server keeps agents from what a policy forbids.
 type protected int
@@ -88,11 +98,24 @@ func keyringGuard() guard {
 	}
 }
 
+func leaseGuard() guard {
+	return guard{
+		policy:   LeasePolicy,
+		protects: "the claims of pod CIDRs",
+		without: "the API server lets this agent write other nodes' claims of pod CIDRs: whoever takes over one node can take theirs " +
+			"away from all others",
+		missing: ReasonClaimsNotProtected,
+		back:    ReasonClaimsProtected,
+	}
+}
+
 // protection finds out from time to time whether an admission policy is in force.
 type protection struct {
 	guard  guard
 	config Config
 	nodes  func() []Node
+	// claimed says whether pod CIDRs are claimed.
+	claimed func() bool
 	// try does what the policy refuses, in a dry run. It returns false where there is nothing to try, or the answer tells
 	// nothing.
 	try     func(context.Context, *protection) (bool, error)
@@ -108,13 +131,15 @@ type protection struct {
 }
 
 // newProtections makes one for each of the policies.
-func newProtections(config Config, nodes func() []Node, event func(kind, reason, message string), changed func()) []*protection {
+func newProtections(config Config, nodes func() []Node, claimed func() bool, event func(kind, reason, message string),
+	changed func()) []*protection {
 	made := []*protection{
 		{guard: nodeGuard(), try: tryNodes},
 		{guard: keyringGuard(), try: tryKeyring},
+		{guard: leaseGuard(), try: tryClaims},
 	}
 	for _, p := range made {
-		p.config, p.nodes, p.event, p.changed = config, nodes, event, changed
+		p.config, p.nodes, p.claimed, p.event, p.changed = config, nodes, claimed, event, changed
 	}
 	return made
 }
@@ -154,15 +179,15 @@ func (p *protection) look(ctx context.Context) (protected, error) {
 // tryNodes changes another Node.
 func tryNodes(ctx context.Context, p *protection) (bool, error) {
 	var last error
-	for _, name := range p.others() {
+	for _, node := range p.others() {
 		ctx, cancel := context.WithTimeoutCause(ctx, writeTimeout, errors.New("no answer in time"))
-		_, err := p.config.Client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(probe),
+		_, err := p.config.Client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, []byte(probe),
 			metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 		cancel()
 		if err == nil {
 			return true, nil
 		}
-		last = fmt.Errorf("trying a dry-run patch of node %s: %w", name, err)
+		last = fmt.Errorf("trying a dry-run patch of node %s: %w", node.Name, err)
 		if !apierrors.IsNotFound(err) {
 			return true, last
 		}
@@ -192,16 +217,29 @@ func tryKeyring(ctx context.Context, p *protection) (bool, error) {
 	return true, nil
 }
 
-// others returns a few other Nodes at random.
-func (p *protection) others() []string {
-	var names []string
-	for _, node := range p.nodes() {
-		if node.Name != p.config.Node {
-			names = append(names, node.Name)
-		}
+// tryClaims claims for another Node, where pod CIDRs are claimed. Policies come before the API server looks whether there is
+// such a Lease already.
+func tryClaims(ctx context.Context, p *protection) (bool, error) {
+	others := p.others()
+	if len(others) == 0 || !p.claimed() {
+		return false, nil
 	}
-	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	return names[:min(len(names), maxProtectionNodes)]
+	ctx, cancel := context.WithTimeoutCause(ctx, writeTimeout, errors.New("no answer in time"))
+	defer cancel()
+	w := leaseWriter{client: p.config.Client, node: others[0].Name}
+	l := w.claim(claim.Name(probeClaim), types.UID(others[0].UID), "probe")
+	_, err := w.leases().Create(ctx, l, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return true, fmt.Errorf("trying a dry-run claim for node %s: %w", w.node, err)
+	}
+	return true, nil
+}
+
+// others returns a few other Nodes at random.
+func (p *protection) others() []Node {
+	others := slices.DeleteFunc(slices.Clone(p.nodes()), func(n Node) bool { return n.Name == p.config.Node })
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	return others[:min(len(others), maxProtectionNodes)]
 }
 
 // isRefusal tells a refusal by the policy from those by roles, webhooks and other policies. The code doesn't tell: it is

@@ -14,6 +14,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
-var policies = []string{kube.NodePolicy, kube.KeyringPolicy}
+var policies = []string{kube.NodePolicy, kube.KeyringPolicy, kube.LeasePolicy}
 
 // dryRunNode answers the probe for the policy of Nodes.
 func (a *api) dryRunNode(patch ktesting.PatchActionImpl) (bool, runtime.Object, error) {
@@ -54,6 +55,23 @@ func (a *api) dryRunSecret(update ktesting.UpdateActionImpl) (bool, runtime.Obje
 	return true, object, err
 }
 
+// dryRunLease answers the probe for the policy of claims. As in an API server, policies come before what is there.
+func (a *api) dryRunLease(l *coordinationv1.Lease) (bool, runtime.Object, error) {
+	_, err := a.client.Tracker().Get(leasesResource, l.Namespace, l.Name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.probed[kube.LeasePolicy]++
+	switch {
+	case a.probe[kube.LeasePolicy] != nil:
+		err = a.probe[kube.LeasePolicy]
+	case err == nil:
+		err = apierrors.NewAlreadyExists(leasesResource.GroupResource(), l.Name)
+	case apierrors.IsNotFound(err):
+		err = nil
+	}
+	return true, l, err
+}
+
 // policyRefusal is how the API server words what one of the manifest's policies refuses.
 func policyRefusal(policy string) error {
 	err := apierrors.NewForbidden(nodesResource.GroupResource(), "n2", fmt.Errorf("ValidatingAdmissionPolicy '%s' "+
@@ -78,10 +96,22 @@ func (a *api) probes(policy string) int {
 	return n
 }
 
-// newProtectedAPI has two Nodes, a keyring, and policies in force.
+// newProtectedAPI has two Nodes that have claimed their pod CIDRs, a keyring, and policies in force.
 func newProtectedAPI(t *testing.T) *api {
 	t.Helper()
-	return newAPI(t, testNode(agentNode), testNode("n2"), testSecret(map[string]string{kube.SecretKey: "the key"}))
+	a := newClaimAPI(t, testNode(agentNode), testNode("n2"), testSecret(map[string]string{kube.SecretKey: "the key"}))
+	a.put(t, rangeLease("10.32.0.0/12", "24"))
+	a.put(t, claimLease("v4-10.32.1.0-24", agentNode))
+	a.put(t, claimLease("v4-10.32.2.0-24", "n2"))
+	return a
+}
+
+// startProtected runs an agent that claims.
+func (a *api) startProtected(t *testing.T) *agent {
+	t.Helper()
+	ag, _ := a.startClaiming(t, agentNode, claiming())
+	settle()
+	return ag
 }
 
 // warned are the policies that an agent misses.
@@ -101,6 +131,7 @@ func protectionEvents(t *testing.T, api *api, policy string) (missing, back int)
 	reasons := map[string][2]string{
 		kube.NodePolicy:    {kube.ReasonNotProtected, kube.ReasonProtected},
 		kube.KeyringPolicy: {kube.ReasonKeyringNotProtected, kube.ReasonKeyringProtected},
+		kube.LeasePolicy:   {kube.ReasonClaimsNotProtected, kube.ReasonClaimsProtected},
 	}[policy]
 	for _, e := range api.events(t, "default") {
 		if e.InvolvedObject.Name != agentNode || !strings.Contains(e.Message, policy) {
@@ -126,7 +157,7 @@ func TestProtectionComesAndGoes(t *testing.T) {
 
 func testProtectionComesAndGoes(t *testing.T, policy string) {
 	api := newProtectedAPI(t)
-	ag := api.start(t, agentNode)
+	ag := api.startProtected(t)
 	time.Sleep(time.Minute)
 	if n := api.probes(policy); len(warned(ag)) > 0 || n != 1 {
 		t.Errorf("under the policy it warns of %q, and looked %d times", warned(ag), n)
@@ -196,7 +227,7 @@ func TestProtectionIsUnknown(t *testing.T) {
 				for _, policy := range policies {
 					api.answerProbe(policy, answer)
 				}
-				ag := api.start(t, agentNode)
+				ag := api.startProtected(t)
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				if len(warned(ag)) > 0 {
@@ -233,13 +264,34 @@ func TestProtectionOfNoKeyring(t *testing.T) {
 	}
 }
 
+// Where no pod CIDR is claimed there is nothing to look for, whatever Leases there are.
+func TestProtectionOfNoClaims(t *testing.T) {
+	for name, c := range map[string]kube.Claims{"never": {}, "Kubernetes gives": claiming()} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				api := newProtectedAPI(t)
+				for i, node := range []string{agentNode, "n2"} {
+					api.changeNode(t, node, func(n *corev1.Node) { n.Spec.PodCIDRs = []string{fmt.Sprintf("10.244.%d.0/24", i)} })
+				}
+				api.answerProbe(kube.LeasePolicy, nil)
+				ag, _ := api.startClaiming(t, agentNode, c)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if n := api.probes(kube.LeasePolicy); n != 0 || len(warned(ag)) > 0 {
+					t.Errorf("it tried %d times to claim for another, and warns of %q", n, warned(ag))
+				}
+			})
+		})
+	}
+}
+
 func TestProtectionOfASingleNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := newAPI(t, testNode(agentNode), testSecret(map[string]string{kube.SecretKey: "the key"}))
+		api := newClaimAPI(t, testNode(agentNode), testSecret(map[string]string{kube.SecretKey: "the key"}))
 		for _, policy := range policies {
 			api.answerProbe(policy, nil)
 		}
-		ag := api.start(t, agentNode)
+		ag := api.startProtected(t)
 		time.Sleep(time.Hour)
 		for _, policy := range policies {
 			if n := api.probes(policy); n != 0 {
@@ -262,7 +314,8 @@ func TestProtectionOfASingleNode(t *testing.T) {
 func TestProtectionProbesAreHarmless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newProtectedAPI(t)
-		api.start(t, agentNode)
+		ag := api.startProtected(t)
+		var claim *coordinationv1.Lease
 		before := map[string]any{"nodes": api.node(t, "n2")}
 		secret, err := api.client.Tracker().Get(secretsResource, "kube-system", kube.SecretName)
 		if err != nil {
@@ -285,6 +338,12 @@ func TestProtectionProbesAreHarmless(t *testing.T) {
 				dry = action.PatchOptions.DryRun
 			case ktesting.UpdateActionImpl:
 				after, dry = action.Object, action.UpdateOptions.DryRun
+			case ktesting.CreateActionImpl:
+				if action.Resource != leasesResource {
+					continue
+				}
+				claim = action.Object.(*coordinationv1.Lease)
+				dry = action.CreateOptions.DryRun
 			default:
 				continue
 			}
@@ -294,8 +353,17 @@ func TestProtectionProbesAreHarmless(t *testing.T) {
 				t.Errorf("dry run %v of %s would change (-before +after):\n%s", dry, resource, diff)
 			}
 		}
-		if seen["nodes"] == 0 || seen["secrets"] == 0 {
-			t.Errorf("it probed %v", seen)
+		if seen["nodes"] == 0 || seen["secrets"] == 0 || claim == nil {
+			t.Fatalf("it probed %v", seen)
+		}
+		// As a Lease it would be the other node's, and count for nobody.
+		had := podCIDRs(ag.Snapshot(), "n2")
+		claim.Spec.AcquireTime = nil
+		api.put(t, claim)
+		api.removeLease(t, "v4-10.32.2.0-24")
+		pass(time.Second)
+		if *claim.Spec.HolderIdentity != "n2" || podCIDRs(ag.Snapshot(), "n2") != had {
+			t.Errorf("n2 has %s with the probe %+v, and had %s", podCIDRs(ag.Snapshot(), "n2"), claim, had)
 		}
 	})
 }
