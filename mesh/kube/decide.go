@@ -105,6 +105,9 @@ func (s situation) wanted() []claim.Range {
 // decide says what to write next, one thing at a time, and what an operator should know.
 func decide(s situation) (move, []view.Problem) {
 	m, problems := s.claim()
+	if p := s.hoarded(); p != nil {
+		problems = append(problems, *p)
+	}
 	if m.kind == moveNone || m.kind == moveWait {
 		if free := s.free(); free.kind != moveNone {
 			return free, problems
@@ -277,6 +280,34 @@ func (s situation) claimOf(r claim.Range, held []lease) (move, []view.Problem) {
 		return move{kind: moveCreate, block: block}, nil
 	}
 	return move{kind: moveWait}, []view.Problem{s.full(r)}
+}
+
+// hoarded says which node has the most claims, if one has more than it can use.
+func (s situation) hoarded() *view.Problem {
+	type hoard struct {
+		node string
+		of   netip.Prefix
+	}
+	count := map[hoard]int{}
+	var most hoard
+	for _, l := range s.claims.leases {
+		at := slices.IndexFunc(s.ranges, func(r claim.Range) bool { return r.Has(l.cidr) })
+		if at < 0 || l.foreign != "" || l.node == nil {
+			continue
+		}
+		h := hoard{l.holder, s.ranges[at].Prefix}
+		count[h]++
+		if d := count[h] - count[most]; d > 0 || d == 0 && h.node < most.node {
+			most = h
+		}
+	}
+	if count[most] < 2 {
+		return nil
+	}
+	p := claimsProblem(fmt.Sprintf("node %s holds %d blocks of %s, and can have one: nobody is given the others", most.node, count[most], most.of),
+		"remove the Leases of the others, in the namespace "+ClaimNamespace+"; if they come back, or are many, somebody else may have "+
+			"the token of its agent: see docs/security.md", true)
+	return &p
 }
 
 // full says of a range how full it is.
