@@ -14,6 +14,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	typedcoordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
@@ -25,9 +26,6 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 )
-
-// leasePolicy is the ValidatingAdmissionPolicy of the manifest for claims.
-const leasePolicy = "weaveguard-leases"
 
 // TestClaims applies the manifest to a cluster whose controller manager gives no podCIDRs, as kubeadm makes it without a
 // pod CIDR.
@@ -51,6 +49,8 @@ func TestClaims(t *testing.T) {
 	t.Run("pods talk", w.testClaimedPods)
 	t.Run("an agent that starts again keeps its claim", w.testClaimKept)
 	t.Run("a stolen node claims for itself alone", w.testStolenClaims)
+	t.Run("a stolen node leaves nothing behind", w.testClaimsThatStay)
+	t.Run("agents miss the policy", w.testClaimProtection)
 	t.Run("twenty agents claim at once", w.testTwentyClaims)
 }
 
@@ -151,10 +151,7 @@ func (w *world) claimFor(t *testing.T, block, node string) *coordinationv1.Lease
 // testStolenClaims tries with a node's token, and as others, what the admission policy is there to refuse, in dry runs.
 func (w *world) testStolenClaims(t *testing.T) {
 	own, other := w.nodes[0], w.nodes[1]
-	create := func(client kubernetes.Interface, l *coordinationv1.Lease) error {
-		_, err := client.CoordinationV1().Leases(kube.ClaimNamespace).Create(t.Context(), l, metav1.CreateOptions{DryRun: dry})
-		return err
-	}
+	create := func(client kubernetes.Interface, l *coordinationv1.Lease) error { return tryClaim(t, client, l) }
 	update := func(client kubernetes.Interface, l *coordinationv1.Lease) error {
 		_, err := client.CoordinationV1().Leases(kube.ClaimNamespace).Update(t.Context(), l, metav1.UpdateOptions{DryRun: dry})
 		return err
@@ -162,36 +159,31 @@ func (w *world) testStolenClaims(t *testing.T) {
 	remove := func(client kubernetes.Interface, name string) error {
 		return client.CoordinationV1().Leases(kube.ClaimNamespace).Delete(t.Context(), name, metav1.DeleteOptions{DryRun: dry})
 	}
-	const free = "v4-10.47.255.0-24"
 	thief := w.thief(t, own)
-	wantRefused(t, "a claim for another", create(thief, w.claimFor(t, free, other)), leasePolicy, own, "may not claim")
+	wantRefused(t, "a claim for another", create(thief, w.claimFor(t, free, other)), kube.LeasePolicy, own, "may not claim")
 	mixed := w.claimFor(t, free, own)
 	mixed.Spec.HolderIdentity = &other
-	wantRefused(t, "a claim with another's name", create(thief, mixed), leasePolicy, own, "may not claim")
+	wantRefused(t, "a claim with another's name", create(thief, mixed), kube.LeasePolicy, own, "may not claim")
 	mixed = w.claimFor(t, free, other)
 	mixed.Spec.HolderIdentity = &own
-	wantRefused(t, "a claim owned by another Node", create(thief, mixed), leasePolicy, own, "may not claim")
-	orphan := w.claimFor(t, free, own)
-	orphan.OwnerReferences = nil
-	wantRefused(t, "a claim that nobody collects", create(thief, orphan), leasePolicy, own, "may not claim")
-
+	wantRefused(t, "a claim owned by another Node", create(thief, mixed), kube.LeasePolicy, own, "may not claim")
 	theirs, mine := w.claimOf(t, other), w.claimOf(t, own)
 	taken := theirs.DeepCopy()
 	taken.Spec.HolderIdentity, taken.OwnerReferences = &own, mine.OwnerReferences
-	wantRefused(t, "to take another's claim", update(thief, taken), leasePolicy, own, "may not change")
+	wantRefused(t, "to take another's claim", update(thief, taken), kube.LeasePolicy, own, "may not change")
 	given := mine.DeepCopy()
 	given.OwnerReferences = theirs.OwnerReferences
-	wantRefused(t, "to give its claim to another", update(thief, given), leasePolicy, own, "may not change")
-	wantRefused(t, "to remove another's claim", remove(thief, theirs.Name), leasePolicy, "one whose Node is gone")
-	wantRefused(t, "to remove the range", remove(thief, kube.RangeLease), leasePolicy, "claimed from")
+	wantRefused(t, "to give its claim to another", update(thief, given), kube.LeasePolicy, own, "may not change")
+	wantRefused(t, "to remove another's claim", remove(thief, theirs.Name), kube.LeasePolicy, "one whose Node is gone")
+	wantRefused(t, "to remove the range", remove(thief, kube.RangeLease), kube.LeasePolicy, "claimed from")
 	ranged, err := w.claims().Get(t.Context(), kube.RangeLease, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ranged.Annotations[view.AnnotationPodRange] = "172.31.0.0/16"
-	wantRefused(t, "to change the range", update(thief, ranged), leasePolicy, "claimed from")
+	wantRefused(t, "to change the range", update(thief, ranged), kube.LeasePolicy, "claimed from")
 	wantRefused(t, "another service account", create(w.as(t, "system:serviceaccount:default:default"), w.claimFor(t, free, own)),
-		leasePolicy, "only Weaveguard's agents")
+		kube.LeasePolicy, "only Weaveguard's agents")
 
 	for what, err := range map[string]error{
 		"its own claim":           create(thief, w.claimFor(t, free, own)),
@@ -206,7 +198,77 @@ func (w *world) testStolenClaims(t *testing.T) {
 	}
 }
 
+// testClaimsThatStay tries to make what neither the garbage collector nor agents would remove once the thief's Node is gone,
+// and so would keep addresses from others for good.
+func (w *world) testClaimsThatStay(t *testing.T) {
+	own := w.nodes[0]
+	thief := w.thief(t, own)
+	for what, change := range map[string]func(*coordinationv1.Lease){
+		"no owner":        func(l *coordinationv1.Lease) { l.OwnerReferences = nil },
+		"no Node":         func(l *coordinationv1.Lease) { l.OwnerReferences = l.OwnerReferences[1:] },
+		"no range":        func(l *coordinationv1.Lease) { l.OwnerReferences = l.OwnerReferences[:1] },
+		"a made-up owner": func(l *coordinationv1.Lease) { l.OwnerReferences[1].APIVersion = "evil.io/v1" },
+		"another owner": func(l *coordinationv1.Lease) {
+			l.OwnerReferences = append(l.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: system, UID: "x"})
+		},
+		"no label":         func(l *coordinationv1.Lease) { l.Labels = nil },
+		"a finalizer":      func(l *coordinationv1.Lease) { l.Finalizers = []string{"evil.io/stay"} },
+		"an annotation":    func(l *coordinationv1.Lease) { l.Annotations = map[string]string{"large": "x"} },
+		"another name":     func(l *coordinationv1.Lease) { l.Name = "whatever" },
+		"a name with 08":   func(l *coordinationv1.Lease) { l.Name = "v4-10.47.08.0-24" },
+		"a name with 256":  func(l *coordinationv1.Lease) { l.Name = "v4-10.47.256.0-24" },
+		"a name with /33":  func(l *coordinationv1.Lease) { l.Name = "v4-10.47.255.0-33" },
+		"a short IPv6":     func(l *coordinationv1.Lease) { l.Name = "v6-fd00-0032-0000-64" },
+		"an IPv6 with 129": func(l *coordinationv1.Lease) { l.Name = "v6-fd00-0032-0000-0005-0000-0000-0000-0000-129" },
+	} {
+		l := w.claimFor(t, free, own)
+		change(l)
+		wantRefused(t, what, tryClaim(t, thief, l), kube.LeasePolicy, "Weaveguard agent")
+	}
+	for _, name := range []string{free, "v4-10.47.5.0-30", "v6-fd00-0032-0000-0005-0000-0000-0000-0000-64"} {
+		if err := tryClaim(t, thief, w.claimFor(t, name, own)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// testClaimProtection takes the policy out of force and applies the manifest again.
+func (w *world) testClaimProtection(t *testing.T) {
+	node := w.nodes[0]
+	w.kubectl(t, "delete", "validatingadmissionpolicybinding", kube.LeasePolicy)
+	// An agent that runs looks each ten minutes; one that starts, at once.
+	pod, err := w.agentPod(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
+	w.awaitProblem(t, node, kube.LeasePolicy, "other nodes' claims", "apply Weaveguard's manifest")
+	w.describes(t, node, kube.ReasonClaimsNotProtected)
+	if _, err := w.claims().Get(t.Context(), "v4-0.0.0.0-32", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("what the agent tried is there: %v", err)
+	}
+	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(t, "the warning goes", func(ctx context.Context) error {
+		missing, err := w.missingPolicies(ctx, node)
+		if len(missing) > 0 {
+			err = fmt.Errorf("it still misses %q", missing)
+		}
+		return err
+	})
+}
+
+// free is the name of a claim that nobody has.
+const free = "v4-10.47.255.0-24"
+
 var dry = []string{metav1.DryRunAll}
+
+// tryClaim makes a claim in a dry run.
+func tryClaim(t *testing.T, client kubernetes.Interface, l *coordinationv1.Lease) error {
+	_, err := client.CoordinationV1().Leases(kube.ClaimNamespace).Create(t.Context(), l, metav1.CreateOptions{DryRun: dry})
+	return err
+}
 
 // as is a client of an administrator who acts as somebody else, with all rights that roles can give.
 func (w *world) as(t *testing.T, user string) kubernetes.Interface {
@@ -287,7 +349,7 @@ func (w *world) testFreed(t *testing.T, node string) {
 	remove := func() error {
 		return thief.CoordinationV1().Leases(kube.ClaimNamespace).Delete(t.Context(), name, metav1.DeleteOptions{DryRun: dry})
 	}
-	wantRefused(t, "to remove a claim in use", remove(), leasePolicy, "one whose Node is gone")
+	wantRefused(t, "to remove a claim in use", remove(), kube.LeasePolicy, "one whose Node is gone")
 	if err := w.Client().CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
