@@ -2,18 +2,13 @@ package product_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -52,6 +47,7 @@ func TestClaims(t *testing.T) {
 	t.Run("a stolen node leaves nothing behind", w.testClaimsThatStay)
 	t.Run("agents miss the policy", w.testClaimProtection)
 	t.Run("twenty agents claim at once", w.testTwentyClaims)
+	t.Run("an agent with another block size claims nothing", w.testTwoSizes)
 }
 
 // claims are the Leases of claims.
@@ -283,88 +279,4 @@ func (w *world) as(t *testing.T, user string) kubernetes.Interface {
 		t.Fatal(err)
 	}
 	return client
-}
-
-// testTwentyClaims makes twenty Nodes and runs what agents claim with for all of them at once, against the real API; then
-// it deletes one.
-func (w *world) testTwentyClaims(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer stop()
-	var agents []*kube.Kube
-	for i := range 20 {
-		name := fmt.Sprintf("extra-%d", i)
-		_, err := w.Client().CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, metadata, err := kube.Clients(w.Kubeconfig(), "test")
-		if err != nil {
-			t.Fatal(err)
-		}
-		agents = append(agents, kube.New(kube.Config{Client: client, Metadata: metadata, Node: name, Namespace: system,
-			Claims: kube.Claims{Mode: kube.ClaimAuto, Bits4: 24, Bits6: 64}, Log: slog.New(slog.DiscardHandler)}))
-	}
-	began := time.Now()
-	for _, agent := range agents {
-		running.Go(func() {
-			if err := agent.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	for _, agent := range agents {
-		w.eventually(t, "all have their own", func(context.Context) error { return allClaimed(agent.Snapshot()) })
-	}
-	t.Logf("20 nodes had claimed after %.1f s", time.Since(began).Seconds())
-	w.testFreed(t, "extra-7")
-}
-
-// allClaimed wants each of 22 nodes to have a pod CIDR that no other one has.
-func allClaimed(s kube.Snapshot) error {
-	var all []netip.Prefix
-	var errs []error
-	for _, n := range s.Nodes {
-		if len(n.PodCIDRs) != 1 {
-			errs = append(errs, fmt.Errorf("%s has %v", n.Name, n.PodCIDRs))
-		}
-		for _, cidr := range n.PodCIDRs {
-			if slices.ContainsFunc(all, cidr.Overlaps) {
-				errs = append(errs, fmt.Errorf("%s of %s is another's as well", cidr, n.Name))
-			}
-			all = append(all, cidr)
-		}
-	}
-	if len(all) != 22 {
-		errs = append(errs, fmt.Errorf("%d pod CIDRs are claimed, want 22", len(all)))
-	}
-	return errors.Join(errs...)
-}
-
-// testFreed deletes a Node: the garbage collector leaves its claim without it, so that the block rests, and then an agent
-// may remove it.
-func (w *world) testFreed(t *testing.T, node string) {
-	name, thief := w.claimOf(t, node).Name, w.thief(t, w.nodes[0])
-	remove := func() error {
-		return thief.CoordinationV1().Leases(kube.ClaimNamespace).Delete(t.Context(), name, metav1.DeleteOptions{DryRun: dry})
-	}
-	wantRefused(t, "to remove a claim in use", remove(), kube.LeasePolicy, "one whose Node is gone")
-	if err := w.Client().CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	w.eventually(t, "the claim rests", func(ctx context.Context) error {
-		l, err := w.claims().Get(ctx, name, metav1.GetOptions{})
-		if err == nil && (len(l.OwnerReferences) != 1 || l.OwnerReferences[0].Name != kube.RangeLease) {
-			err = fmt.Errorf("it is owned by %v", l.OwnerReferences)
-		}
-		return err
-	})
-	if err := remove(); err != nil {
-		t.Errorf("to remove a claim that has rested: %v", err)
-	}
-	status, err := w.status(t.Context(), w.nodes[0])
-	if err != nil || slices.ContainsFunc(status.Problems, func(p view.Problem) bool { return strings.Contains(p.String(), "claim") }) {
-		t.Errorf("the status says %v, %v", status.Problems, err)
-	}
 }
