@@ -264,6 +264,21 @@ func TestProtectionOfNoKeyring(t *testing.T) {
 	}
 }
 
+// A Lease that is called like the one that is tried doesn't hide that no policy refused it.
+func TestProtectionOfClaimsIsNotHidden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newProtectedAPI(t)
+		api.put(t, claimLease("v4-0.0.0.0-32", "n2"))
+		api.answerProbe(kube.LeasePolicy, nil)
+		ag := api.startProtected(t)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !slices.Equal(warned(ag), []string{kube.LeasePolicy}) {
+			t.Errorf("it warns of %q", warned(ag))
+		}
+	})
+}
+
 // Where no pod CIDR is claimed there is nothing to look for, whatever Leases there are.
 func TestProtectionOfNoClaims(t *testing.T) {
 	for name, c := range map[string]kube.Claims{"never": {}, "Kubernetes gives": claiming()} {
