@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	ktesting "k8s.io/client-go/testing"
 
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
@@ -56,18 +57,31 @@ func kubeadmConfig(podSubnet string) *corev1.ConfigMap {
 	}
 }
 
-// Agents that start at once get blocks that don't overlap, and all say the same of all.
+// rivals are names of nodes that all want the same block of a range first.
+func rivals(r claim.Range, count int) (names []string) {
+	free := func(netip.Prefix) bool { return false }
+	for i := 0; len(names) < count; i++ {
+		name := fmt.Sprintf("n%d", i)
+		if block, _ := claim.Next(r, name, nil, free); block == r.Block(0) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Agents that start at once, and all want the same block, get blocks that don't overlap, and all say the same of all.
 func TestTwentyAgentsClaimAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newClaimAPI(t)
-		for i := range 20 {
-			api.add(t, testNode(fmt.Sprintf("n%d", i)))
+		range4 := claim.Range{Prefix: netip.MustParsePrefix("10.32.0.0/19"), Bits: 24}
+		names := rivals(range4, 20)
+		for _, name := range names {
+			api.add(t, testNode(name))
 		}
-		// So few blocks that they all are wanted by several.
-		claims := within(kube.ClaimAuto, 24, "10.32.0.0/19", "fd00:32::/48")
+		claims := within(kube.ClaimAuto, range4.Bits, range4.Prefix.String(), "fd00:32::/48")
 		var agents []*agent
-		for i := range 20 {
-			ag, _ := api.startClaiming(t, fmt.Sprintf("n%d", i), claims)
+		for _, name := range names {
+			ag, _ := api.startClaiming(t, name, claims)
 			agents = append(agents, ag)
 		}
 		pass(40 * time.Second)

@@ -17,22 +17,23 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/full"
 )
 
-// testTwentyClaims makes twenty Nodes and runs what agents claim with for all of them at once, against the real API; then
-// it deletes one.
+// testTwentyClaims makes twenty Nodes that all want the same block first, and runs what agents claim with for all of them at
+// once, against the real API; then it deletes one.
 func (w *world) testTwentyClaims(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
 	var agents []*kube.Kube
-	for i := range 20 {
-		name := fmt.Sprintf("extra-%d", i)
+	names := rivals(20)
+	for _, name := range names {
 		agents = append(agents, w.claimant(t, name, kube.Claims{Mode: kube.ClaimAuto, Bits4: 24, Bits6: 64}))
 	}
 	began := time.Now()
@@ -47,7 +48,20 @@ func (w *world) testTwentyClaims(t *testing.T) {
 		w.eventually(t, "all have their own", func(context.Context) error { return allClaimed(agent.Snapshot()) })
 	}
 	t.Logf("20 nodes had claimed after %.1f s", time.Since(began).Seconds())
-	w.testFreed(t, "extra-7")
+	w.testFreed(t, names[7])
+}
+
+// rivals are names of nodes that all want the same block first.
+func rivals(count int) (names []string) {
+	r := claim.Range{Prefix: netip.MustParsePrefix(kube.DefaultRange), Bits: 24}
+	free := func(netip.Prefix) bool { return false }
+	for i := 0; len(names) < count; i++ {
+		name := fmt.Sprintf("extra-%d", i)
+		if block, _ := claim.Next(r, name, nil, free); block == r.Block(1) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // claimant makes a Node, and what its agent would claim with.
