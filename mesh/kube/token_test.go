@@ -72,8 +72,10 @@ func TestRevokedToken(t *testing.T) {
 	fake := &tokenServer{node: testNode("n1", "10.32.1.0/24")}
 	fake.token.Store("the-first-token")
 	server := httptest.NewTLSServer(fake) // tokens go over TLS alone
-	defer server.Close()
-	defer server.CloseClientConnections()
+	t.Cleanup(func() {                    // after the agent's end: Close waits for what an agent that runs would ask anew
+		server.CloseClientConnections()
+		server.Close()
+	})
 	dir := t.TempDir()
 	tokenFile, path := filepath.Join(dir, "token"), filepath.Join(dir, "kubeconfig")
 	write := func(path, text string) {
