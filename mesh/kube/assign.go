@@ -38,7 +38,7 @@ func assign(nodes []Node, c claims, ranges []claim.Range) {
 				n.PodCIDRs = append(n.PodCIDRs, l.cidr)
 			}
 		}
-		slices.SortFunc(n.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
+		n.sortPodCIDRs()
 	}
 }
 
@@ -71,7 +71,7 @@ func carry(nodes []Node, c claims, ranges []claim.Range, gave []netip.Prefix, co
 			continue
 		}
 		n.PodCIDRs = append(n.PodCIDRs, cidr)
-		slices.SortFunc(n.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
+		n.sortPodCIDRs()
 		now[cidr] = had
 	}
 	return now

@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -329,7 +330,7 @@ func (s situation) full(r claim.Range) view.Problem {
 
 // free finds a claim whose Node is gone and whose block has rested.
 func (s situation) free() move {
-	for _, name := range sortedKeys(s.claims.leases) {
+	for _, name := range slices.Sorted(maps.Keys(s.claims.leases)) {
 		if l := s.claims.leases[name]; l.resting() && s.rested(l) {
 			return move{kind: moveFree, lease: l, block: l.cidr}
 		}

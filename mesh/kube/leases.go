@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -117,7 +118,7 @@ func readClaims(objects []any) claims {
 			foreign[l.Name] = read.foreign
 		}
 	}
-	for i, name := range sortedKeys(foreign) {
+	for i, name := range slices.Sorted(maps.Keys(foreign)) {
 		if i == maxForeign {
 			c.problems = append(c.problems, claimsProblem(fmt.Sprintf("so are %d more Leases in the namespace %s", len(foreign)-i,
 				ClaimNamespace), "", true))
@@ -245,13 +246,4 @@ func (l lease) before(other lease) bool {
 // belongs reports whether a claim is the Node's as it is now.
 func (l lease) belongs(n Node) bool {
 	return l.foreign == "" && l.node != nil && l.node.Name == n.Name && string(l.node.UID) == n.UID
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }

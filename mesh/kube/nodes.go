@@ -25,10 +25,9 @@ const (
 	maxNodeAddresses = 16
 	// maxAddressText is longer than any IP address without a zone.
 	maxAddressText = 45
+	// publicKeyText is the length of a WireGuard public key as text: padded base64 (RFC 4648, section 4).
+	publicKeyText = (len(keys.PublicKey{}) + 2) / 3 * 4
 )
-
-// publicKeyText is the length of a WireGuard public key as text.
-var publicKeyText = len(keys.PublicKey{}.String())
 
 // newNodeInformer watches all Nodes.
 func newNodeInformer(client kubernetes.Interface, c *contact) cache.SharedIndexInformer {
@@ -90,12 +89,12 @@ func trimNode(node *corev1.Node, own bool) *corev1.Node {
 	if value := node.Annotations[view.AnnotationPublicKey]; !own && len(value) == publicKeyText {
 		metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, view.AnnotationPublicKey, value)
 	}
-	external := 0
 	for _, taint := range node.Spec.Taints {
 		if own && taint.Key == uninitializedTaint {
 			trimmed.Spec.Taints = append(trimmed.Spec.Taints, taint)
 		}
 	}
+	external := 0
 	for _, address := range node.Status.Addresses {
 		switch {
 		case address.Type == corev1.NodeInternalIP:
@@ -169,7 +168,7 @@ func readNode(object *corev1.Node) (Node, []view.Problem) {
 			node.PodCIDRs = append(node.PodCIDRs, cidr.Masked())
 		}
 	}
-	slices.SortStableFunc(node.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
+	node.sortPodCIDRs()
 	node.readAddresses(object.Status.Addresses, unusable)
 	return node, problems
 }
@@ -198,6 +197,11 @@ func (n *Node) readAddresses(addresses []corev1.NodeAddress, unusable func(field
 		}
 	}
 	slices.SortStableFunc(n.Addresses, familyOrder)
+}
+
+// sortPodCIDRs brings IPv4 first. There is at most one of each family.
+func (n *Node) sortPodCIDRs() {
+	slices.SortFunc(n.PodCIDRs, func(a, b netip.Prefix) int { return familyOrder(a.Addr(), b.Addr()) })
 }
 
 // reachable reports whether other hosts can have a way to an address.
