@@ -246,6 +246,30 @@ func (c *Capture) Stop() CaptureReport {
 	return c.report
 }
 
+// StopQuiet ends captures, which must have seen all, while the senders hold still: a capture ends when it is quiet.
+func StopQuiet(t testing.TB, senders []*Process, captures ...*Capture) []CaptureReport {
+	t.Helper()
+	signal := func(s unix.Signal) {
+		t.Helper()
+		for _, sender := range senders {
+			if err := sender.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	signal(unix.SIGSTOP)
+	var reports []CaptureReport
+	for _, capture := range captures {
+		report := capture.Stop()
+		if report.Dropped != 0 || report.Err != nil {
+			t.Errorf("the capture hasn't seen all: %v", report)
+		}
+		reports = append(reports, report)
+	}
+	signal(unix.SIGCONT)
+	return reports
+}
+
 // Report is what the capture has seen so far.
 func (c *Capture) Report() CaptureReport {
 	c.mu.Lock()

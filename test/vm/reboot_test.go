@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -75,7 +73,7 @@ func TestNothingLeaksThroughAReboot(t *testing.T) {
 	second := r.boot(t, "")
 	r.hear(t, second)
 	r.cut(t, second)
-	if report := r.stop(t, capture)[0]; report.Marked != 0 {
+	if report := lab.StopQuiet(t, r.senders, capture)[0]; report.Marked != 0 {
 		t.Errorf("through a reboot: %v\n%s", report, report.First)
 	}
 	for _, n := range []*booted{first, second} {
@@ -95,7 +93,7 @@ func TestNothingLeaksThroughAReboot(t *testing.T) {
 		return nil
 	})
 	r.cut(t, third)
-	if report := r.stop(t, capture, other)[1]; report.Marked != 0 {
+	if report := lab.StopQuiet(t, r.senders, capture, other)[1]; report.Marked != 0 {
 		t.Errorf("from the other node to one without guards: %v\n%s", report, report.First)
 	}
 	boots := map[string]bool{}
@@ -212,30 +210,5 @@ func (r *reboots) cut(t *testing.T, b *booted) {
 	b.cut()
 	if <-b.ended; !errors.Is(b.err, context.Canceled) {
 		t.Fatalf("the machine ended: %v", b.err)
-	}
-}
-
-// stop ends captures, which must have seen all. The machine is off.
-func (r *reboots) stop(t *testing.T, captures ...*lab.Capture) []lab.CaptureReport {
-	t.Helper()
-	r.signal(t, unix.SIGSTOP) // a capture ends when it is quiet
-	var reports []lab.CaptureReport
-	for _, capture := range captures {
-		report := capture.Stop()
-		if report.Dropped != 0 || report.Err != nil {
-			t.Errorf("the capture hasn't seen all: %v", report)
-		}
-		reports = append(reports, report)
-	}
-	r.signal(t, unix.SIGCONT)
-	return reports
-}
-
-func (r *reboots) signal(t *testing.T, s unix.Signal) {
-	t.Helper()
-	for _, sender := range r.senders {
-		if err := sender.Signal(s); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

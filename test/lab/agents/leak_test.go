@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -65,7 +63,9 @@ func (l *leaks) seen(t *testing.T, do func(), markers ...string) []lab.CaptureRe
 		captures = append(captures, l.Lab.Capture(t, "", []byte(marker)))
 	}
 	do()
+	var processes []*lab.Process
 	for _, s := range l.senders {
+		processes = append(processes, s.Process)
 		before := strings.Count(s.Log(), "tried")
 		lab.Eventually(t, 30*time.Second, s.Name+" has tried 50 times more", func() error {
 			if tried := strings.Count(s.Log(), "tried") - before; tried < 50 {
@@ -74,26 +74,7 @@ func (l *leaks) seen(t *testing.T, do func(), markers ...string) []lab.CaptureRe
 			return nil
 		})
 	}
-	l.signal(t, unix.SIGSTOP) // a capture ends when it is quiet
-	var reports []lab.CaptureReport
-	for _, capture := range captures {
-		report := capture.Stop()
-		if report.Dropped != 0 || report.Err != nil {
-			t.Errorf("the capture hasn't seen all: %v", report)
-		}
-		reports = append(reports, report)
-	}
-	l.signal(t, unix.SIGCONT)
-	return reports
-}
-
-func (l *leaks) signal(t *testing.T, s unix.Signal) {
-	t.Helper()
-	for _, sender := range l.senders {
-		if err := sender.Signal(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return lab.StopQuiet(t, processes, captures...)
 }
 
 // none fails the test if anything leaves in the clear while something is done, and after that.
