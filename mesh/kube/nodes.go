@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,8 @@ import (
 const (
 	// maxNodeAddresses is how many of a Node's addresses are taken: its kubelet can write any number.
 	maxNodeAddresses = 16
+	// maxInternalIPs is how many InternalIPs are looked at for the first of each family. Clouds list dozens.
+	maxInternalIPs = 64
 	// maxAddressText is longer than any IP address without a zone.
 	maxAddressText = 45
 	// publicKeyText is the length of a WireGuard public key as text: padded base64 (RFC 4648, section 4).
@@ -94,11 +97,15 @@ func trimNode(node *corev1.Node, own bool) *corev1.Node {
 			trimmed.Spec.Taints = append(trimmed.Spec.Taints, taint)
 		}
 	}
-	external := 0
+	internal, external := 0, 0
 	for _, address := range node.Status.Addresses {
 		switch {
-		case address.Type == corev1.NodeInternalIP:
+		case address.Type == corev1.NodeInternalIP && internal < maxInternalIPs:
+			if len(address.Address) > maxAddressText {
+				address.Address = strings.ToValidUTF8(address.Address[:maxAddressText], "") + "…"
+			}
 			trimmed.Status.Addresses = append(trimmed.Status.Addresses, address)
+			internal++
 		case address.Type == corev1.NodeExternalIP && external < maxNodeAddresses && len(address.Address) <= maxAddressText:
 			trimmed.Status.Addresses = append(trimmed.Status.Addresses, address)
 			external++
@@ -144,11 +151,12 @@ func readNode(object *corev1.Node) (Node, []view.Problem) {
 		PublicKey: object.Annotations[view.AnnotationPublicKey],
 	}
 	var problems []view.Problem
-	unusable := func(field, value string, why any) {
+	unusable := func(value, why string) {
 		problems = append(problems, view.Problem{
 			Subject: "node " + object.Name,
 			Warning: true,
-			Message: fmt.Sprintf("its %s %q isn't used: %v", field, value, why),
+			Message: fmt.Sprintf("its pod CIDR %q isn't used: %s", value, why),
+			Remedy:  "see what gave it to the Node: kube-controller-manager, or whoever made the Node",
 		})
 	}
 	cidrs := object.Spec.PodCIDRs
@@ -159,21 +167,25 @@ func readNode(object *corev1.Node) (Node, []view.Problem) {
 		cidr, err := netip.ParsePrefix(text)
 		switch {
 		case err != nil:
-			unusable("pod CIDR", text, "it must be an address and a length, as in 10.32.5.0/24")
+			unusable(text, "it must be an address and a length, as in 10.32.5.0/24")
 		case cidr.Addr().Is4In6():
-			unusable("pod CIDR", text, "write it as IPv4")
+			unusable(text, "write it as IPv4")
 		case slices.ContainsFunc(node.PodCIDRs, func(o netip.Prefix) bool { return sameFamily(o.Addr(), cidr.Addr()) }):
-			unusable("pod CIDR", text, "it is the second of its family, and a node has one of each")
+			unusable(text, "it is the second of its family, and a node has one of each")
 		default:
 			node.PodCIDRs = append(node.PodCIDRs, cidr.Masked())
 		}
 	}
 	node.sortPodCIDRs()
-	node.readAddresses(object.Status.Addresses, unusable)
+	if p := node.readAddresses(object.Status.Addresses); p != nil {
+		problems = append(problems, *p)
+	}
 	return node, problems
 }
 
-func (n *Node) readAddresses(addresses []corev1.NodeAddress, unusable func(field, value string, why any)) {
+// readAddresses returns the problem of the InternalIPs that can't be used, which may be many.
+func (n *Node) readAddresses(addresses []corev1.NodeAddress) *view.Problem {
+	var unusable []string
 	for _, address := range addresses {
 		internal := address.Type == corev1.NodeInternalIP
 		ip, err := netip.ParseAddr(address.Address)
@@ -182,10 +194,10 @@ func (n *Node) readAddresses(addresses []corev1.NodeAddress, unusable func(field
 		case !internal && (address.Type != corev1.NodeExternalIP || err != nil || !reachable(ip)):
 			continue // no tunnel needs it
 		case err != nil:
-			unusable("InternalIP", address.Address, "it isn't an IP address")
+			unusable = append(unusable, fmt.Sprintf("%q isn't used: it isn't an IP address", address.Address))
 			continue
 		case !reachable(ip):
-			unusable("InternalIP", address.Address, "other nodes can't reach it")
+			unusable = append(unusable, fmt.Sprintf("%q isn't used: other nodes can't reach it", address.Address))
 			continue
 		}
 		// Nodes with several InternalIPs are usual. The first of a family is the one that the kubelet prefers.
@@ -197,6 +209,19 @@ func (n *Node) readAddresses(addresses []corev1.NodeAddress, unusable func(field
 		}
 	}
 	slices.SortStableFunc(n.Addresses, familyOrder)
+	if len(unusable) == 0 {
+		return nil
+	}
+	p := &view.Problem{
+		Subject: "node " + n.Name,
+		Message: "its InternalIP " + unusable[0],
+		Remedy:  "see what its kubelet is told to report, as with --node-ip",
+		Warning: true,
+	}
+	if more := len(unusable) - 1; more > 0 {
+		p.Message += fmt.Sprintf(" (nor are %d more)", more)
+	}
+	return p
 }
 
 // sortPodCIDRs brings IPv4 first. There is at most one of each family.
