@@ -92,10 +92,8 @@ type Agent struct {
 	unsaved    bool                    // what is remembered isn't on disk as it is
 	unclaimed  map[keys.PublicKey]bool // see settling
 	ready      bool
-	forgetting int             // for how many passes more memory is freed
-	said       map[string]bool // problems that were logged and still stand
-	up         map[string]bool // peers that were logged as up
-	late       map[string]bool // peers that were logged as waiting for their session
+	forgetting int // for how many passes more memory is freed
+	told       told
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
 
@@ -133,7 +131,7 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		said: map[string]bool{}, up: map[string]bool{}, ready: c.Attach.Open(),
+		told: newTold(), ready: c.Attach.Open(),
 	}
 	if c.Silent == 0 {
 		a.Silent = defaultSilent

@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -292,6 +293,33 @@ func TestProblemsAreLoggedOnce(t *testing.T) {
 	}
 	if n := strings.Count(log, "no longer: routes: "+errBroken.Error()); n != 1 {
 		t.Errorf("its end was logged %d times:\n%s", n, log)
+	}
+}
+
+// Whoever makes problems that are others in each pass doesn't fill the log, and hides nothing for good.
+func TestProblemsDontFloodTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.start(t)
+	const passes, each = 20, 500
+	for round := range passes {
+		state := mesh.ClusterState{Synced: true, Reachable: true, Nodes: []mesh.ClusterNode{w.self.node()}}
+		for i := range each {
+			state.Problems = append(state.Problems, view.Problem{Subject: fmt.Sprintf("node n%d-%d", round, i), Message: "made up"})
+		}
+		w.cluster.setState(state)
+		if s := a.pass(); len(s.Problems) != each {
+			t.Fatalf("the status has %d problems, want all %d", len(s.Problems), each)
+		}
+	}
+	a.stop()
+	log := w.log.String()
+	// The burst, what ran in meanwhile, and as many lines of what is over.
+	if lines := strings.Count(log, "made up"); lines < 200 || lines > 600 {
+		t.Errorf("%d lines of %d problems, want a few hundred", lines, passes*each)
+	}
+	if n := strings.Count(log, "there are more problems than the log takes: see weaveguard status"); n != 1 {
+		t.Errorf("it was said %d times that there are more", n)
 	}
 }
 

@@ -1,12 +1,10 @@
 package mesh
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -122,80 +120,4 @@ func firstProblem(problems []view.Problem) *view.Problem {
 		}
 	}
 	return nil
-}
-
-// earlyFor is how long after the start the log is silent about problems that a healthy start has as well.
-const earlyFor = 30 * time.Second
-
-// narrate logs what changed since the pass before, once: problems that came and went, peers, readiness.
-func (a *Agent) narrate(p *pass) {
-	standing := map[string]bool{}
-	for _, problem := range p.problems {
-		if problem.Early && time.Since(a.started) < earlyFor {
-			p.untold = true
-			continue
-		}
-		text := problem.String()
-		standing[text] = true
-		if a.said[text] {
-			continue
-		}
-		if problem.Warning {
-			a.Log.Warn(problem.Message, "subject", problem.Subject, "remedy", problem.Remedy)
-		} else {
-			a.Log.Error(problem.Message, "subject", problem.Subject, "remedy", problem.Remedy)
-		}
-	}
-	for _, text := range slices.Sorted(maps.Keys(a.said)) {
-		if !standing[text] {
-			a.Log.Info("no longer: " + text)
-		}
-	}
-	a.said = standing
-	a.narratePeers(p)
-	if before := a.last.Load(); before == nil || before.ready != p.ready {
-		if p.ready {
-			r := p.desired.Ready
-			a.Log.Info("ready: pods can be attached", "bridge", r.Bridge, "subnets", r.Subnets, "mtu", r.MTU)
-		} else if before != nil {
-			a.Log.Warn("not ready: no more pods are attached")
-		}
-	}
-}
-
-func (a *Agent) narratePeers(p *pass) {
-	up, late := map[string]bool{}, map[string]bool{}
-	type end struct {
-		device string
-		key    keys.PublicKey
-	}
-	states := map[end]view.LinkState{}
-	for _, s := range a.links.states {
-		states[end{s.Device, s.PublicKey}] = s
-	}
-	for _, d := range p.desired.Devices {
-		for _, peer := range d.Peers {
-			state := states[end{d.Name, peer.PublicKey}]
-			up[peer.Node] = up[peer.Node] || state.Established
-			late[peer.Node] = state.Overdue
-			switch {
-			case up[peer.Node] && !a.up[peer.Node]:
-				a.Log.Info("peer is up", "node", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,
-					"podCIDRs", peer.AllowedIPs)
-			case late[peer.Node] && !a.late[peer.Node] && !a.up[peer.Node]:
-				a.Log.Warn("peer isn't up: no handshake for "+overdueAfter.String(), "node", peer.Node,
-					"endpoint", peer.Endpoint, "device", d.Name)
-			}
-		}
-	}
-	for _, node := range slices.Sorted(maps.Keys(a.up)) {
-		now, planned := up[node]
-		switch {
-		case !planned:
-			a.Log.Info("peer is gone", "node", node, "reason", p.desired.PeerProblems[node])
-		case a.up[node] && !now:
-			a.Log.Warn("peer is down: no handshake for "+establishedFor.String(), "node", node)
-		}
-	}
-	a.up, a.late = up, late
 }

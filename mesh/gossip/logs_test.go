@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // Lines as memberlist 0.7 prints them.
@@ -116,22 +120,46 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
+// Subjects are what others choose, so what an operator reads of them stands still, whoever floods this node with what.
 func TestTallyDecaysAndIsBounded(t *testing.T) {
 	tally := newTally()
-	for i := range 2 * maxProblems {
-		p := noUDP(fmt.Sprintf("n%03d", i), 6783)
-		tally.report(p.Subject, p, dawn.Add(time.Duration(i)*time.Second))
+	tally.report(keyWorn, wornOut("a/1"), dawn)
+	says := func(now time.Time) (said []string) {
+		for _, p := range tally.recent(now) {
+			said = append(said, p.Subject)
+		}
+		return said
 	}
-	now := dawn.Add((2*maxProblems - 1) * time.Second)
-	problems := tally.recent(now)
-	if len(problems) != maxProblems || problems[0].Subject != "node n032" {
-		t.Errorf("%d problems from %v on, want the newest %d", len(problems), problems[0], maxProblems)
+	flood := func(now time.Time, told func(netip.Addr) view.Problem) {
+		for i := range 10_000 {
+			from := netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})
+			tally.report(keyPacket+from.String(), told(from), now)
+			p := noUDP(fmt.Sprintf("n%03d", i), 6783)
+			tally.report(keyUDP+p.Subject, p, now)
+		}
 	}
-	tally.withdraw("node n063")
-	if got := tally.recent(now.Add(problemAge - time.Second)); len(got) != 1 || got[0].Subject != "node n062" {
-		t.Errorf("after a while: %v, want n062", got)
+	flood(dawn, otherKey)
+	first := tally.recent(dawn)
+	if len(first) != 1+2*(maxSubjects+1) || first[maxSubjects].Subject != "gossip from more addresses" ||
+		first[2*maxSubjects+1].Subject != "more nodes" || first[2*maxSubjects+2] != wornOut("a/1") {
+		t.Errorf("%d problems of too many: %q", len(first), says(dawn))
 	}
-	if got := tally.recent(now.Add(problemAge)); len(got) != 0 {
-		t.Errorf("after its age: %v", got)
+	second := dawn.Add(time.Second)
+	flood(second, func(from netip.Addr) view.Problem { return notGossip(from, 6783) })
+	if again := tally.recent(second); !slices.Equal(again, first) {
+		t.Errorf("a second later other problems are said of the same flood:\n%q\n%q", first, again)
+	}
+	tally.withdraw(keyWorn)
+	tally.report(keyUDP+"late", noUDP("late", 6783), second.Add(problemAge-time.Second))
+	if got := says(second.Add(problemAge - time.Second)); slices.Contains(got, wornOut("").Subject) || slices.Contains(got, "node late") {
+		t.Errorf("after one was withdrawn: %q", got)
+	}
+	later := second.Add(problemAge + time.Second)
+	tally.report(keyUDP+"late", noUDP("late", 6783), later)
+	if got := says(later); !slices.Equal(got, []string{"node late", "more nodes"}) {
+		t.Errorf("after their age: %q, want the latest two", got)
+	}
+	if got := says(later.Add(problemAge + time.Second)); len(got) != 0 {
+		t.Errorf("after that one's age: %q", got)
 	}
 }

@@ -32,8 +32,8 @@ const (
 const (
 	// problemAge is how long a problem is reported after it was last seen.
 	problemAge = 2 * time.Minute
-	// maxProblems is how many are held at a time.
-	maxProblems = 32
+	// maxSubjects is how many problems of one kind are held at a time, each with a subject of its own.
+	maxSubjects = 8
 )
 
 // tally counts what was refused, and remembers what operators should know for a while. Safe for concurrent use.
@@ -71,23 +71,38 @@ const (
 	keyRenewal  = "renewal"
 	keyPacket   = "packet/"
 	keyUDP      = "udp/"
+	// keyMore is the subject of what stands for all subjects beyond maxSubjects.
+	keyMore = "~more" // sorts behind addresses and the names of nodes
 )
 
-// report notes a problem that is seen now, in place of what was known under its key. Of too many, the one seen
-// longest ago goes.
+// report notes a problem that is seen now, in place of what was known under its key. Subjects are what others choose: a
+// packet's sender, or the name of a node. So a kind that has maxSubjects keeps them, and says of the next that there are
+// more, and a subject keeps what was said of it first: what an operator reads stands still however many there are and
+// whatever they send, and takes no other problem's place.
 func (t *tally) report(key string, p view.Problem, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.problems[key]; !known && len(t.problems) >= maxProblems {
-		oldest := key
-		for k, s := range t.problems {
-			if oldest == key || s.last.Before(t.problems[oldest].last) {
-				oldest = k
-			}
-		}
-		delete(t.problems, oldest)
+	if kind, _, many := strings.Cut(key, "/"); many {
+		key, p = t.settle(kind+"/", key, p, now)
 	}
 	t.problems[key] = sighting{problem: p, last: now}
+}
+
+// settle returns the key under which a problem of a kind of many subjects is held, and what is said of it.
+func (t *tally) settle(kind, key string, p view.Problem, now time.Time) (string, view.Problem) {
+	subjects := 0
+	for k, s := range t.problems {
+		if strings.HasPrefix(k, kind) && k != key && k != kind+keyMore && now.Sub(s.last) <= problemAge {
+			subjects++
+		}
+	}
+	if subjects >= maxSubjects {
+		key, p = kind+keyMore, more(p)
+	}
+	if known, ok := t.problems[key]; ok && now.Sub(known.last) <= problemAge {
+		p = known.problem
+	}
+	return key, p
 }
 
 // withdraw drops the problem of this key: it is over.
@@ -107,6 +122,13 @@ func (t *tally) recent(now time.Time) []view.Problem {
 		all = append(all, t.problems[key].problem)
 	}
 	return all
+}
+
+// more is what stands for problems like this one, beyond the first maxSubjects.
+func more(p view.Problem) view.Problem {
+	kind, _, _ := strings.Cut(p.Subject, " ") // "gossip from ADDRESS", "node NAME"
+	p.Subject = map[string]string{"gossip": "gossip from more addresses", "node": "more nodes"}[kind]
+	return p
 }
 
 func otherKey(from netip.Addr) view.Problem {
