@@ -42,7 +42,6 @@ func TestAdmission(t *testing.T) {
 	t.Run("an administrator can't write what agents say", w.testAdministrator)
 	t.Run("a stolen node can't replace the gossip key", w.testStolenKeyring)
 	t.Run("kubelets and a node that joins aren't affected", w.testKubelets)
-	t.Run("missing protection is said, and its return", w.testProtection)
 	t.Run(noSecretSaid, w.testSecrets)
 }
 
@@ -220,51 +219,4 @@ func (w *world) testKubelets(t *testing.T) {
 			t.Errorf("%s is Ready %q: %s", node, c.Status, c.Message)
 		}
 	}
-}
-
-// testProtection takes the policies out of force and applies the manifest again.
-func (w *world) testProtection(t *testing.T) {
-	node := w.nodes[0]
-	if missing, err := w.missingPolicies(t.Context(), node); len(missing) > 0 || err != nil {
-		t.Errorf("under the policies: it misses %q, %v", missing, err)
-	}
-	w.kubectl(t, "delete", "validatingadmissionpolicybinding", kube.NodePolicy, kube.KeyringPolicy)
-	// An agent that runs looks each ten minutes; one that starts, at once.
-	pod, err := w.agentPod(t.Context(), node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.keepSaid(t, node)
-	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
-	w.awaitProblem(t, node, kube.NodePolicy, "change another Node", "apply Weaveguard's manifest")
-	w.awaitProblem(t, node, kube.KeyringPolicy, "replace the gossip key", "apply Weaveguard's manifest")
-	w.describes(t, node, kube.ReasonKeyringNotProtected)
-	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
-		t.Fatal(err)
-	}
-	w.eventually(t, "the warnings go", func(ctx context.Context) error {
-		missing, err := w.missingPolicies(ctx, node)
-		if len(missing) > 0 {
-			err = fmt.Errorf("it still misses %q", missing)
-		}
-		return err
-	})
-	// It isn't that the agent doesn't know.
-	log, err := w.log(t.Context(), node)
-	for _, what := range []string{"protects the Nodes again", "protects the gossip key again"} {
-		if err != nil || !strings.Contains(log, what) {
-			t.Errorf("the log doesn't say that a policy %s (%v):\n%s", what, err, log)
-		}
-	}
-}
-
-// missingPolicies are those that a node's agent says are missing.
-func (w *world) missingPolicies(ctx context.Context, node string) (missing []string, err error) {
-	status, err := w.status(ctx, node)
-	for _, problem := range status.Problems {
-		if policy, ok := strings.CutPrefix(problem.Subject, "admission policy "); ok {
-			missing = append(missing, policy)
-		}
-	}
-	return missing, err
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	typedcoordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
@@ -41,13 +40,15 @@ func TestClaims(t *testing.T) {
 	}
 	w.awaitMesh(t)
 	t.Logf("all peers are up %.1f s after kubectl apply", time.Since(began).Seconds())
+	w.learnSecrets(t, w.nodes)
 	t.Run("pods talk", w.testClaimedPods)
 	t.Run("an agent that starts again keeps its claim", w.testClaimKept)
 	t.Run("a stolen node claims for itself alone", w.testStolenClaims)
 	t.Run("a stolen node leaves nothing behind", w.testClaimsThatStay)
-	t.Run("agents miss the policy", w.testClaimProtection)
+	t.Run("missing policies are said, and their return", w.testProtection)
 	t.Run("twenty agents claim at once", w.testTwentyClaims)
 	t.Run("an agent with another block size claims nothing", w.testTwoSizes)
+	t.Run(noSecretSaid, w.testSecrets)
 }
 
 // claims are the Leases of claims.
@@ -226,33 +227,6 @@ func (w *world) testClaimsThatStay(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-}
-
-// testClaimProtection takes the policy out of force and applies the manifest again.
-func (w *world) testClaimProtection(t *testing.T) {
-	node := w.nodes[0]
-	w.kubectl(t, "delete", "validatingadmissionpolicybinding", kube.LeasePolicy)
-	// An agent that runs looks each ten minutes; one that starts, at once.
-	pod, err := w.agentPod(t.Context(), node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.kubectl(t, "delete", "pod", pod.Name, "-n", system)
-	w.awaitProblem(t, node, kube.LeasePolicy, "other nodes' claims", "apply Weaveguard's manifest")
-	w.describes(t, node, kube.ReasonClaimsNotProtected)
-	if _, err := w.claims().Get(t.Context(), "v4-0.0.0.0-32", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("what the agent tried is there: %v", err)
-	}
-	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
-		t.Fatal(err)
-	}
-	w.eventually(t, "the warning goes", func(ctx context.Context) error {
-		missing, err := w.missingPolicies(ctx, node)
-		if len(missing) > 0 {
-			err = fmt.Errorf("it still misses %q", missing)
-		}
-		return err
-	})
 }
 
 // free is the name of a claim that nobody has.
