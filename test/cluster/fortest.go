@@ -2,13 +2,20 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
+// podLogs prints the logs of the system's pods that a node has, and its tunnels, without secrets.
+const podLogs = `for f in $(find /var/log/pods/kube-system_* -name '*.log' | sort); do echo "== $f"; cat "$f"; done
+echo "== wg show"; wg show`
+
 // ForTest brings a cluster up for a test and takes it down with it. When the test fails, the logs of
-// all hosts are kept in build/cluster-logs.
+// all hosts, and of their kube-system pods, are kept in build/cluster-logs.
 func ForTest(t testing.TB, options Options) *Cluster {
 	t.Helper()
 	if options.Log == nil {
@@ -29,6 +36,9 @@ func ForTest(t testing.TB, options Options) *Cluster {
 			} else {
 				t.Logf("logs of the cluster are in %s", dir)
 			}
+			if err := c.savePodLogs(context.Background(), dir); err != nil {
+				t.Error(err)
+			}
 		}
 		// The test's context has ended by now.
 		if err := c.Down(context.Background()); err != nil {
@@ -36,4 +46,23 @@ func ForTest(t testing.TB, options Options) *Cluster {
 		}
 	})
 	return c
+}
+
+// savePodLogs adds to dir what the kube-system pods of all nodes said, as pods.log.
+func (c *Cluster) savePodLogs(ctx context.Context, dir string) error {
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return fmt.Errorf("save the logs of pods: %w", err)
+	}
+	var errs []error
+	for _, node := range nodes {
+		said, err := c.OnNode(ctx, node, "sh", "-c", podLogs)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, node, "pods.log"), []byte(said), 0o644)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("save the logs of pods of %s: %w", node, err))
+		}
+	}
+	return errors.Join(errs...)
 }
