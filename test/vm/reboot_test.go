@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -173,6 +175,14 @@ func (r *reboots) boot(t *testing.T, more string) *booted {
 		if t.Failed() {
 			t.Logf("a boot of the machine:\n%s", b.printed.String())
 		}
+		raw, err := os.ReadFile(filepath.Join(r.disk, view.StateDir, keys.FileName))
+		if err == nil {
+			err = r.LearnKeys("the machine", raw)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		r.CheckText(t, "what the machine printed", b.printed.String())
 	})
 	return b
 }

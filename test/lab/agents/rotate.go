@@ -78,7 +78,9 @@ func (n *Node) Keys(t testing.TB) KeyFile {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.learnKeys(raw)
+	if err := n.mesh.LearnKeys(n.Name, raw); err != nil {
+		t.Fatal(err)
+	}
 	var f KeyFile
 	if err := json.Unmarshal(raw, &f); err != nil || len(f.Generations) == 0 {
 		t.Fatalf("reading the key store of %s: %v", n.Name, err)

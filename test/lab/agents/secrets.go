@@ -70,16 +70,17 @@ func (w *watch) check(t secrets.Reporter, output, text string) {
 	w.checker.Check(t, output, []byte(text))
 }
 
-// learnKeys remembers what the node's key store holds now; a rotation erases old keys from it.
-func (n *Node) learnKeys(raw []byte) {
+// LearnKeys remembers what a node's key store holds now; a rotation erases old keys from it.
+func (m *Mesh) LearnKeys(node string, raw []byte) error {
 	var store KeyFile
-	if json.Unmarshal(raw, &store) != nil {
-		return
+	if err := json.Unmarshal(raw, &store); err != nil {
+		return fmt.Errorf("the key store of %s: %w", node, err)
 	}
-	n.mesh.secrets.add("identity of "+n.Name, store.Identity)
+	m.secrets.add("identity of "+node, store.Identity)
 	for _, g := range store.Generations {
-		n.mesh.secrets.add(fmt.Sprintf("private key %d of %s", g.Number, n.Name), g.PrivateKey)
+		m.secrets.add(fmt.Sprintf("private key %d of %s", g.Number, node), g.PrivateKey)
 	}
+	return nil
 }
 
 // learnSecrets remembers the secrets that the mesh has now.
@@ -91,7 +92,7 @@ func (m *Mesh) learnSecrets() {
 	}
 	for _, n := range m.Nodes {
 		if raw, err := os.ReadFile(n.StateFile("keys.json")); err == nil {
-			n.learnKeys(raw)
+			_ = m.LearnKeys(n.Name, raw) // a test may spoil it
 		}
 	}
 }
