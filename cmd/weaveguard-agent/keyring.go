@@ -89,12 +89,21 @@ func (f *keyringFollower) follow(ctx context.Context) {
 		f.say(nil)
 		return
 	}
-	message, remedy := explainKeyring(err)
-	f.say(&view.Problem{
-		Subject: "gossip keyring",
-		Message: fmt.Sprintf("%s; the agent keeps the keyring that it has (%s)", message, strings.Join(f.followed.Ring().Fingerprints(), ", ")),
-		Remedy:  remedy,
-	})
+	f.say(f.explain(err))
+}
+
+// explain says what is wrong with the keyring, and what the agent does about it.
+func (f *keyringFollower) explain(err error) *view.Problem {
+	p := &view.Problem{Subject: "gossip keyring"}
+	var unkept *unkeptError
+	if errors.As(err, &unkept) {
+		p.Message = "it is used as it should be, but its copy for the agent's next start is an older one: " + unkept.err.Error()
+		p.Remedy = "see to what the message says, such as a full disk; it is tried again all the time"
+		return p
+	}
+	p.Message, p.Remedy = explainKeyring(err)
+	p.Message += fmt.Sprintf("; the agent keeps the keyring that it has (%s)", strings.Join(f.followed.Ring().Fingerprints(), ", "))
+	return p
 }
 
 // take makes gossip follow a good keyring.
@@ -118,7 +127,7 @@ func (f *keyringFollower) take(wanted keys.Keyring) error {
 		return nil
 	}
 	if err := f.keep(ring); err != nil { // as it is used: a start goes on from there
-		return err
+		return &unkeptError{err}
 	}
 	f.kept = ring
 	return nil
@@ -154,8 +163,13 @@ func explainKeyring(err error) (message, remedy string) {
 	if errors.As(err, &file) {
 		return file.err.Error(), file.remedy
 	}
-	return err.Error(), ""
+	return err.Error(), "see to what the message says; it is tried again all the time"
 }
+
+// unkeptError is why the keyring in use couldn't be written down.
+type unkeptError struct{ err error }
+
+func (e *unkeptError) Error() string { return e.err.Error() }
 
 // keyringSecret is the Secret of a cluster.
 type keyringSecret struct{ *kube.Kube }
