@@ -16,6 +16,7 @@ type Desired struct {
 	Devices  []Device
 	Bridges  []Bridge
 	Routes   []Route
+	Paths    []Path // what to probe; none with an override
 	Sysctls  []Sysctl
 	Firewall Firewall
 	Ready    *Ready // nil: pods can't be attached, see Problems
@@ -80,6 +81,15 @@ type Route struct {
 	Source      netip.Addr // preferred source; zero: none
 	MTU         int        // bytes; 0: the device's
 	Metric      int
+}
+
+// Path is the way to a peer's endpoint that is to be probed.
+type Path struct {
+	Address netip.Addr
+	// Limit is what the way seems to carry, in bytes with the IP header: a whole number of what tunnels tell apart.
+	Limit int
+	// Before is what it was found to carry, which counts until it is probed; 0: no less than Limit.
+	Before int
 }
 
 // Sysctl is a kernel setting, its key with slashes as under /proc/sys.

@@ -35,6 +35,7 @@ var rows = []row{
 	{name: "mesh/tunnel", adapter: true, modules: []string{"golang.zx2c4.com/wireguard", "golang.org/x/sys"}},
 	{name: "mesh/route", adapter: true, modules: []string{"github.com/vishvananda/netlink", "golang.org/x/sys"}},
 	{name: "mesh/firewall", adapter: true, modules: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
+	{name: "mesh/path", adapter: true},
 	{name: "mesh/kube", adapter: true, modules: []string{"k8s.io", "sigs.k8s.io/yaml", "golang.org/x/time", "github.com/go-logr/logr"}},
 	{name: "mesh/attach", adapter: true, modules: []string{"github.com/google/renameio", "github.com/containernetworking/cni", "golang.org/x/sys"}},
 	{name: "mesh/api", adapter: true, modules: []string{"github.com/prometheus", "golang.org/x"}},

@@ -1,0 +1,182 @@
+package path
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// world is what lies between a prober and its peers.
+type world struct {
+	*Prober
+	carries map[netip.Addr]int // absent: nobody answers
+	trip    time.Duration      // there and back
+	sent    int
+	changes int
+}
+
+// newWorld starts a prober. Call it in a bubble of synctest.
+func newWorld(t *testing.T) *world {
+	w := &world{carries: map[netip.Addr]int{}, trip: 2 * time.Millisecond}
+	w.Prober = New(Config{Send: w.send, Changed: func() { w.changes++ }, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *world) send(to netip.Addr, size int, id uint64) error {
+	w.sent++
+	if size > 1500 {
+		return errors.New("message too long")
+	}
+	if size <= w.carries[to] {
+		time.AfterFunc(w.trip, func() { w.Answered(id) })
+	}
+	return nil
+}
+
+// after lets time pass.
+func after(d time.Duration) {
+	time.Sleep(d) // of the bubble's clock
+	synctest.Wait()
+}
+
+func (w *world) want(t *testing.T, when string, want map[netip.Addr]int) {
+	t.Helper()
+	if got := w.MTUs(); !maps.Equal(got, want) {
+		t.Errorf("%s the paths carry %v, want %v", when, got, want)
+	}
+}
+
+var (
+	near = netip.MustParseAddr("192.0.2.2")
+	far  = netip.MustParseAddr("192.0.2.3")
+	six  = netip.MustParseAddr("2001:db8::2")
+)
+
+type mtus = map[netip.Addr]int
+
+func TestProberFollowsPaths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.carries[near], w.carries[far], w.carries[six] = 1500, 1400, 1400
+		w.Follow([]view.Path{{Address: near, Limit: 1500}, {Address: far, Limit: 1500}, {Address: six, Limit: 1488}})
+		after(3 * time.Second)
+		w.want(t, "3 s after the start", mtus{far: 1388, six: 1392})
+		w.carries[near], w.carries[far], w.carries[six] = 1300, 1300, 1200
+		after(10 * time.Second)
+		w.want(t, "10 s after they narrowed", mtus{near: 1292, far: 1292, six: 1392}) // IPv6 carries at least 1280
+		w.carries[near], w.carries[far], w.carries[six] = 1400, 1500, 1500
+		after(10 * time.Second)
+		w.want(t, "10 s after they widened", mtus{near: 1388})
+		if w.changes == 0 || w.changes > 8 {
+			t.Errorf("changes were told %d times", w.changes)
+		}
+		w.Follow([]view.Path{{Address: far, Limit: 1500}})
+		w.want(t, "when one isn't followed any more", mtus{})
+	})
+}
+
+func TestProberWithoutAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.Follow([]view.Path{{Address: near, Limit: 1500, Before: 1388}, {Address: far, Limit: 1500}})
+		after(10 * time.Minute)
+		w.want(t, "without answers", mtus{near: 1388})
+		w.sent = 0
+		after(10 * time.Minute)
+		if most := 2 * 10 * (fan + 4) * 5 / 4; w.sent > most {
+			t.Errorf("%d probes in ten minutes to peers that don't answer, want at most %d", w.sent, most)
+		}
+		w.carries[near], w.carries[far] = 1500, 1400
+		after(lostInterval*6/5 + 3*time.Second)
+		w.want(t, "when they answer", mtus{far: 1388})
+		if len(w.Prober.sent) > 4 {
+			t.Errorf("%d probes are waited for", len(w.Prober.sent))
+		}
+	})
+}
+
+// Answers that are slower than a round of a search are enough for a path that carries all.
+func TestProberOverASlowPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.trip = longPatience - 100*time.Millisecond
+		w.carries[near] = 1500
+		w.Follow([]view.Path{{Address: near, Limit: 1500, Before: 1388}})
+		after(20 * time.Second)
+		w.want(t, "after 20 s", mtus{})
+	})
+}
+
+// In the largest mesh the probes stay within their rate, also when all paths narrow at once, and all are followed.
+func TestProberOfALargeMesh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var paths []view.Path
+		for i := range 1000 {
+			a := netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i%250 + 1)})
+			paths = append(paths, view.Path{Address: a, Limit: 1500})
+			w.carries[a] = 1500
+		}
+		w.Follow(paths)
+		after(3 * time.Minute)
+		w.want(t, "after 3 minutes", mtus{})
+		w.sent = 0
+		after(time.Minute)
+		if w.sent > 60*130 || w.sent < 60*80 {
+			t.Errorf("%d probes a second when nothing changes", w.sent/60)
+		}
+		w.sent = 0
+		for a := range w.carries {
+			w.carries[a] = 1400
+		}
+		took := time.Duration(0)
+		for ; len(w.MTUs()) < len(paths) && took < time.Hour; took += time.Second {
+			after(time.Second)
+		}
+		t.Logf("all 1000 paths were followed after %s, with %d probes", took, w.sent)
+		if took > 5*time.Minute {
+			t.Errorf("it took %s until all paths were followed", took)
+		}
+		if most := int(took.Seconds()+1)*maxRate + maxRate; w.sent > most {
+			t.Errorf("%d probes were sent in %s, want at most %d", w.sent, took, most)
+		}
+	})
+}
+
+// Answers that nobody waits for, or that come twice, say nothing.
+func TestProberIgnoresStrangeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var ids []uint64
+		w.config.Send = func(_ netip.Addr, size int, id uint64) error {
+			if ids = append(ids, id); size <= 1400 {
+				time.AfterFunc(w.trip, func() { w.Answered(id); w.Answered(id) })
+			}
+			return nil
+		}
+		w.Follow([]view.Path{{Address: near, Limit: 1500}})
+		after(time.Minute)
+		for _, id := range append(ids, 0, 1) { // all of them too late, but for two
+			w.Answered(id)
+		}
+		ids = nil
+		after(time.Minute)
+		w.want(t, "after answers to no question", mtus{near: 1388})
+	})
+}
