@@ -15,6 +15,7 @@ import (
 type capped struct {
 	inner   *memberlist.NetTransport
 	caps    *caps
+	probes  *probes
 	logger  *log.Logger
 	streams chan net.Conn
 	packets chan *memberlist.Packet
@@ -25,10 +26,11 @@ type capped struct {
 	pumps   sync.WaitGroup
 }
 
-func newCapped(inner *memberlist.NetTransport, caps *caps, logger *log.Logger) *capped {
+func newCapped(inner *memberlist.NetTransport, caps *caps, probes *probes, logger *log.Logger) *capped {
 	c := &capped{
 		inner:   inner,
 		caps:    caps,
+		probes:  probes,
 		logger:  logger,
 		streams: make(chan net.Conn),
 		packets: make(chan *memberlist.Packet),
@@ -65,6 +67,9 @@ func (c *capped) pumpPackets() {
 	for {
 		select {
 		case p := <-c.inner.PacketCh():
+			if c.probe(p) {
+				continue
+			}
 			if err := c.refuses(p); err != nil {
 				c.logger.Printf("[WARN] memberlist: %v %s", err, memberlist.LogAddress(p.From))
 				continue
@@ -117,7 +122,7 @@ func (c *capped) shutdown() error {
 	var err error
 	c.shut.Do(func() {
 		close(c.closing)
-		err = c.inner.Shutdown()
+		err = errors.Join(c.inner.Shutdown(), c.probes.close())
 		close(c.done)
 		c.pumps.Wait()
 	})

@@ -122,7 +122,7 @@ func Start(config Config) (*Gossip, error) {
 	}
 	dialling, hangUp := context.WithCancel(context.Background())
 	g.hangUp = hangUp
-	g.transport, err = listen(config.Advertise, config.Port, g.caps, log.New(g.logs, "", 0))
+	g.transport, err = listen(dialling, config.Advertise, config.Port, g.caps, log.New(g.logs, "", 0))
 	if err == nil {
 		if err = g.enter(dialling); err != nil {
 			err = errors.Join(err, g.transport.stop())

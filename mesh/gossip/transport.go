@@ -23,7 +23,7 @@ type transport struct {
 // listen binds to the address that others are told of. That way gossip comes from the address that it names, also
 // on a host with several, and the port isn't open on the others. A host that doesn't have the address itself
 // (one behind a 1:1 NAT, or an IPv6 address that is still tentative) gets all of its addresses of that family.
-func listen(advertise netip.Addr, port uint16, caps *caps, logger *log.Logger) (*transport, error) {
+func listen(ctx context.Context, advertise netip.Addr, port uint16, caps *caps, logger *log.Logger) (*transport, error) {
 	bind := advertise
 	here, err := isLocal(advertise)
 	if err != nil {
@@ -42,7 +42,11 @@ func listen(advertise netip.Addr, port uint16, caps *caps, logger *log.Logger) (
 		return nil, fmt.Errorf("listening for gossip on %s: %w; if another program has the port (Weave Net does), "+
 			"stop it", netip.AddrPortFrom(bind, port), err)
 	}
-	t.capped = newCapped(t.NetTransport, caps, logger)
+	probes, err := openProbes(ctx, bind, port, caps.keys, t.NetTransport)
+	if err != nil {
+		return nil, errors.Join(err, t.NetTransport.Shutdown())
+	}
+	t.capped = newCapped(t.NetTransport, caps, probes, logger)
 	return t, nil
 }
 
