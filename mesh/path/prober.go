@@ -44,7 +44,7 @@ type Config struct {
 	// Send sends a probe of a size in bytes, IP header included, which nobody may fragment on its way. It waits for
 	// nobody. An error is as good as a probe that was lost.
 	Send func(to netip.Addr, size int, id uint64) error
-	// Changed is called after what MTUs returns has changed, with no lock held.
+	// Changed is called, with no lock held, after a path was found to carry less than its limit, or not to any more.
 	Changed func()
 	Log     *slog.Logger
 }
@@ -103,7 +103,7 @@ func (p *Prober) Follow(paths []view.Path) {
 		if known != nil && known.limit == path.Limit {
 			continue
 		}
-		before := path.Before
+		before := path.Found
 		if known != nil {
 			p.drop(known)
 			before = known.found
@@ -122,14 +122,14 @@ func (p *Prober) Follow(paths []view.Path) {
 	}
 }
 
-// MTUs returns, in bytes and by address, what paths carry that carry less than their limit.
+// MTUs returns, in bytes and by address, what was found that paths carry: their limit, or less.
 func (p *Prober) MTUs() map[netip.Addr]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	found := map[netip.Addr]int{}
 	for address, t := range p.paths {
-		if mtu := t.mtu(); mtu != 0 {
-			found[address] = mtu
+		if t.found != 0 {
+			found[address] = t.found
 		}
 	}
 	return found

@@ -55,9 +55,16 @@ func after(d time.Duration) {
 	synctest.Wait()
 }
 
+// narrow are the paths that carry less than 1488 bytes, which none of these tests limits one to.
+func (w *world) narrow() map[netip.Addr]int {
+	found := w.MTUs()
+	maps.DeleteFunc(found, func(_ netip.Addr, mtu int) bool { return mtu >= 1488 })
+	return found
+}
+
 func (w *world) want(t *testing.T, when string, want map[netip.Addr]int) {
 	t.Helper()
-	if got := w.MTUs(); !maps.Equal(got, want) {
+	if got := w.narrow(); !maps.Equal(got, want) {
 		t.Errorf("%s the paths carry %v, want %v", when, got, want)
 	}
 }
@@ -83,6 +90,9 @@ func TestProberFollowsPaths(t *testing.T) {
 		w.carries[near], w.carries[far], w.carries[six] = 1400, 1500, 1500
 		after(10 * time.Second)
 		w.want(t, "10 s after they widened", mtus{near: 1388})
+		if got := w.MTUs()[far]; got != 1500 {
+			t.Errorf("a path that carries all has the MTU %d, want 1500", got)
+		}
 		if w.changes == 0 || w.changes > 8 {
 			t.Errorf("changes were told %d times", w.changes)
 		}
@@ -94,7 +104,7 @@ func TestProberFollowsPaths(t *testing.T) {
 func TestProberWithoutAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.Follow([]view.Path{{Address: near, Limit: 1500, Before: 1388}, {Address: far, Limit: 1500}})
+		w.Follow([]view.Path{{Address: near, Limit: 1500, Found: 1388}, {Address: far, Limit: 1500}})
 		after(10 * time.Minute)
 		w.want(t, "without answers", mtus{near: 1388})
 		w.sent = 0
@@ -117,7 +127,7 @@ func TestProberOverASlowPath(t *testing.T) {
 		w := newWorld(t)
 		w.trip = longPatience - 100*time.Millisecond
 		w.carries[near] = 1500
-		w.Follow([]view.Path{{Address: near, Limit: 1500, Before: 1388}})
+		w.Follow([]view.Path{{Address: near, Limit: 1500, Found: 1388}})
 		after(20 * time.Second)
 		w.want(t, "after 20 s", mtus{})
 	})
@@ -146,7 +156,7 @@ func TestProberOfALargeMesh(t *testing.T) {
 			w.carries[a] = 1400
 		}
 		took := time.Duration(0)
-		for ; len(w.MTUs()) < len(paths) && took < time.Hour; took += time.Second {
+		for ; len(w.narrow()) < len(paths) && took < time.Hour; took += time.Second {
 			after(time.Second)
 		}
 		t.Logf("all 1000 paths were followed after %s, with %d probes", took, w.sent)

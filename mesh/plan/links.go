@@ -81,7 +81,7 @@ func (p *planner) planLinks() {
 
 // planPeer plans the links to one peer, and which of them carries the traffic.
 func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint netip.AddrPort) {
-	mtu := p.linkMTU(n, endpoint)
+	seems, carries := p.linkMTU(n, endpoint)
 	var planned []link
 	var foreign string
 	for _, l := range links(p.View.Self.Generations, n, endpoint) {
@@ -95,7 +95,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: p.keepalive(n, l), Attempt: p.attempt(n, l),
 			Established: p.state(l).Established,
 		})
-		d.MTU = max(d.MTU, mtu)
+		d.MTU = max(d.MTU, seems)
 		planned = append(planned, l)
 	}
 	if len(planned) == 0 {
@@ -105,7 +105,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		return
 	}
 	best := p.best(planned)
-	p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(best.device), mtu: mtu})
+	p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(best.device), mtu: carries})
 	for _, l := range planned {
 		state := p.state(l)
 		p.out.Links = append(p.out.Links, view.Link{

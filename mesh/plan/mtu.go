@@ -40,19 +40,33 @@ func (p *planner) ownMTU() uint16 {
 	return uint16(min(mtu, math.MaxUint16))
 }
 
-// linkMTU is the MTU inside the tunnel to a peer, in bytes.
-func (p *planner) linkMTU(n view.Node, endpoint netip.AddrPort) int {
+// linkMTU is the MTU inside the tunnel to a peer, in bytes: by what the way to it seems to carry, and by what probes
+// found that it does.
+func (p *planner) linkMTU(n view.Node, endpoint netip.AddrPort) (seems, carries int) {
 	if p.View.Self.MTU != 0 {
-		return p.View.Self.MTU
+		return p.View.Self.MTU, p.View.Self.MTU
 	}
-	path := p.Host.PathMTU[endpoint.Addr()]
+	address := endpoint.Addr()
+	path := p.Host.PathMTU[address]
 	if path == 0 {
 		path = defaultMTU
 	}
 	if n.MTU != 0 {
 		path = min(path, n.MTU)
 	}
-	return p.inside(path, endpoint.Addr().Is4())
+	found := p.Host.Probed[address]
+	limit := (path-overhead(address))/padding*padding + overhead(address)
+	p.out.Paths = append(p.out.Paths, view.Path{Address: address, Limit: limit, Found: found})
+	seems, carries = p.inside(path, address.Is4()), p.inside(path, address.Is4())
+	if found != 0 && found < limit {
+		path = found
+		carries = p.inside(path, address.Is4())
+	}
+	if carries > path-overhead(address) {
+		p.warning("node "+n.Name, "let the network between the two nodes carry larger packets", "the way to it carries packets "+
+			"of %d bytes, and pods with IPv6 addresses need %d: larger ones are fragmented or lost", path, minMTU6+overhead(address))
+	}
+	return seems, carries
 }
 
 // lonelyMTU is the MTU of a tunnel device without peers: what this node's own underlay allows.
@@ -68,11 +82,7 @@ func (p *planner) lonelyMTU() int {
 }
 
 func (p *planner) inside(path int, is4 bool) int {
-	overhead := overhead6
-	if is4 {
-		overhead = overhead4
-	}
-	mtu := (path - overhead) / padding * padding
+	mtu := (path - overheadOf(is4)) / padding * padding
 	for _, cidr := range p.ownCIDRs() {
 		if cidr.Addr().Is6() {
 			return max(mtu, minMTU6)
@@ -81,14 +91,46 @@ func (p *planner) inside(path int, is4 bool) int {
 	return mtu
 }
 
-// podMTU is the MTU of the bridge and of pods: the widest tunnel's. A narrower one has it on its route.
+// overheadOf is what the tunnel adds to a packet over an underlay of a family.
+func overheadOf(is4 bool) int {
+	if is4 {
+		return overhead4
+	}
+	return overhead6
+}
+
+func overhead(endpoint netip.Addr) int { return overheadOf(endpoint.Is4()) }
+
+// podMTU is the MTU of new pods: of the widest way. A narrower one has it on its route.
 func (p *planner) podMTU() int {
 	mtu := 0
-	for _, d := range p.out.Devices {
-		mtu = max(mtu, d.MTU)
+	for _, w := range p.ways {
+		mtu = max(mtu, w.mtu)
 	}
 	if mtu == 0 {
 		return p.lonelyMTU()
+	}
+	return mtu
+}
+
+// bridgeMTU is the MTU of the bridge. Pods keep the one that they were started with, and a bridge drops, without a word,
+// what is too large for a port. So the narrowest port counts: what is larger is then fragmented, or refused as ICMP has it.
+func (p *planner) bridgeMTU(name string) int {
+	mtu := p.podMTU()
+	for _, bridge := range p.Host.Links {
+		if bridge.Name != name {
+			continue
+		}
+		for _, port := range p.Host.Links {
+			if port.MTU > 0 && port.MTU < mtu && slices.Contains(bridge.Ports, port.Name) {
+				mtu = port.MTU
+			}
+		}
+	}
+	for _, cidr := range p.ownCIDRs() {
+		if cidr.Addr().Is6() {
+			return max(mtu, minMTU6)
+		}
 	}
 	return mtu
 }

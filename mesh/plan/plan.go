@@ -150,12 +150,12 @@ func (p *planner) planBridge() {
 		p.problem("bridge "+self.Bridge, "", "%v", err)
 		return
 	}
-	bridge := view.Bridge{Name: self.Bridge, MAC: mac, MTU: p.podMTU()}
+	bridge := view.Bridge{Name: self.Bridge, MAC: mac, MTU: p.bridgeMTU(self.Bridge)}
 	for _, cidr := range cidrs {
 		bridge.Addresses = append(bridge.Addresses, netip.PrefixFrom(view.Gateway(cidr), cidr.Bits()))
 	}
 	p.out.Bridges = []view.Bridge{bridge}
-	p.out.Ready = &view.Ready{Bridge: self.Bridge, Subnets: cidrs, Gateways: p.ownGateways(), MTU: bridge.MTU}
+	p.out.Ready = &view.Ready{Bridge: self.Bridge, Subnets: cidrs, Gateways: p.ownGateways(), MTU: p.podMTU()}
 }
 
 func (p *planner) planSysctls() {

@@ -167,6 +167,25 @@ func TestGolden(t *testing.T) {
 		"narrow-paths": with(mesh(3), func(in *plan.Input) {
 			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400}
 		}),
+		// Routes follow what probes found, and so do new pods when no way is wider; the device stays as it is.
+		"probed-paths": with(mesh(4), func(in *plan.Input) {
+			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400, address4(4): 9000}
+			in.View.Peers[2].MTU = 1500
+			in.Host.Probed = map[netip.Addr]int{address4(2): 1388, address4(3): 1388, address4(4): 1292}
+		}),
+		// Pods that are there keep their MTU, and the bridge takes the narrowest of them.
+		"pods-of-other-mtus": with(mesh(2), func(in *plan.Input) {
+			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave", Kind: "bridge", Alias: view.BridgeAlias, MTU: 1440,
+				Ports: []string{"wvold", "wvnarrow"}},
+				view.HostLink{Name: "wvold", Kind: "veth", MTU: 1440}, view.HostLink{Name: "wvnarrow", Kind: "veth", MTU: 1328},
+				view.HostLink{Name: "veth-of-others", Kind: "veth", MTU: 1000})
+		}),
+		"path-too-narrow-for-six": with(dualStack(3), func(in *plan.Input) {
+			in.Host.Probed = map[netip.Addr]int{address4(2): 1292}
+			in.Host.PathMTU = map[netip.Addr]int{address4(3): 1330}
+			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave", Kind: "bridge", Alias: view.BridgeAlias,
+				Ports: []string{"wvtiny"}}, view.HostLink{Name: "wvtiny", Kind: "veth", MTU: 1000})
+		}),
 		"established": with(mesh(3), func(in *plan.Input) {
 			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Confirmed: true, Established: true}}
 		}),

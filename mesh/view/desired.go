@@ -88,8 +88,8 @@ type Path struct {
 	Address netip.Addr
 	// Limit is what the way seems to carry, in bytes with the IP header: a whole number of what tunnels tell apart.
 	Limit int
-	// Before is what it was found to carry, which counts until it is probed; 0: no less than Limit.
-	Before int
+	// Found is what probes found that it carries, likewise, by what is known so far; 0: nothing was found.
+	Found int
 }
 
 // Sysctl is a kernel setting, its key with slashes as under /proc/sys.

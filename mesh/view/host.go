@@ -12,8 +12,8 @@ type Host struct {
 	Routes    []HostRoute
 	// PathMTU is the MTU in bytes of the outgoing route to an endpoint, IP header included.
 	PathMTU map[netip.Addr]int
-	// Probed is what probes found that the way to an endpoint carries, in bytes with the IP header. What carries no less
-	// than it seems to has no entry.
+	// Probed is what probes found that the way to an endpoint carries, in bytes with the IP header. What nobody answered
+	// probes on has no entry.
 	Probed map[netip.Addr]int
 }
 

@@ -3,6 +3,8 @@ package view
 import (
 	"fmt"
 	"io"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,6 +29,9 @@ func (d Desired) String() string {
 	}
 	for _, r := range d.Routes {
 		printRoute(&b, r)
+	}
+	for _, path := range d.Paths {
+		fmt.Fprintf(&b, "probe %s up to %d%s\n", path.Address, path.Limit, when(path.Found != 0, fmt.Sprintf(" found %d", path.Found)))
 	}
 	for _, s := range d.Sysctls {
 		fmt.Fprintf(&b, "sysctl %s = %s%s%s\n", s.Key, s.Value, when(s.From != "", " (from "+s.From+")"),
@@ -121,6 +126,9 @@ func (h Host) String() string {
 	}
 	for _, r := range h.Routes {
 		fmt.Fprintf(&b, "route %s\n", r)
+	}
+	for _, address := range slices.SortedFunc(maps.Keys(h.Probed), netip.Addr.Compare) {
+		fmt.Fprintf(&b, "path to %s carries %d\n", address, h.Probed[address])
 	}
 	return b.String()
 }

@@ -129,7 +129,9 @@ type PeerStatus struct {
 	ReceivedBytes int64   `json:"receivedBytes"`
 	SentBytes     int64   `json:"sentBytes"`
 	MTU           int     `json:"mtu"`
-	Gossip        bool    `json:"gossip"` // gossip sees it now
+	// PathMTU is what probes found that the underlay carries to it, in bytes; 0: as much as it seems to.
+	PathMTU int  `json:"pathMTU,omitempty"`
+	Gossip  bool `json:"gossip"` // gossip sees it now
 }
 
 // GossipStatus is the state of the gossip.
