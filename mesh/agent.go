@@ -75,6 +75,7 @@ type Config struct {
 	Tunnels  Tunnels
 	Firewall Firewall
 	Attach   Attach
+	Paths    Paths // nil: the ways to peers aren't probed
 }
 
 // Agent is the loop of one node's agent.
@@ -89,11 +90,13 @@ type Agent struct {
 	alive      map[string]bool // nodes that gossip saw in the last pass
 	remembered Remembered
 	announced  announced
-	unsaved    bool                    // what is remembered isn't on disk as it is
-	unclaimed  map[keys.PublicKey]bool // see settling
-	ready      bool
-	forgetting int // for how many passes more memory is freed
-	told       told
+	unsaved    bool // what is remembered isn't on disk as it is
+	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
+	foundBefore map[netip.Addr]int
+	unclaimed   map[keys.PublicKey]bool // see settling
+	ready       bool
+	forgetting  int // for how many passes more memory is freed
+	told        told
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
 
@@ -131,7 +134,7 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		told: newTold(), ready: c.Attach.Open(),
+		told: newTold(), ready: c.Attach.Open(), foundBefore: maps.Clone(c.Remembered.Paths),
 	}
 	if c.Silent == 0 {
 		a.Silent = defaultSilent
@@ -261,7 +264,9 @@ func (a *Agent) run(ctx context.Context) *pass {
 			p.problems = append(p.problems, p.desired.Problems...)
 		}
 	} else {
+		host.Probed = a.probed()
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
+		a.follow(p.desired.Paths)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
 		if ctx.Err() == nil { // what was broken off says nothing
@@ -314,6 +319,7 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 		{"tunnels", true, func() (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
 		{"tunnel addresses", true, func() (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
 		{"peers", true, func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"paths", true, func() (int, error) { return a.Network.ApplyPaths(ctx, d.Paths) }},
 		{"routes", true, func() (int, error) {
 			writes, err := a.Network.ApplyRoutes(ctx, d.Routes)
 			p.routed = err == nil

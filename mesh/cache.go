@@ -29,6 +29,8 @@ type Remembered struct {
 	PodRangeSource string         `json:"podRangeSource,omitempty"`
 	// NodeAddresses are those of all Nodes that Kubernetes had last, sorted: pods don't reach the agents there.
 	NodeAddresses []netip.Addr `json:"nodeAddresses,omitempty"`
+	// Paths is what the ways to nodes carry, in bytes, where probes found that it is less than it seems to.
+	Paths map[netip.Addr]int `json:"paths,omitempty"`
 }
 
 // RememberedSelf is what Kubernetes said of this node last.

@@ -116,6 +116,10 @@ func (n network) ApplyRoutes(_ context.Context, r []view.Route) (int, error) {
 	return n.apply("routes", r)
 }
 
+func (n network) ApplyPaths(_ context.Context, p []view.Path) (int, error) {
+	return n.apply("paths", p)
+}
+
 func (t tunnels) Make(_ context.Context, d []view.Device) (int, error) {
 	return t.apply("made", names(d))
 }

@@ -317,6 +317,7 @@ func (m modelNetwork) Observe(context.Context, []netip.Addr) (view.Host, error) 
 func (m modelNetwork) ApplySysctls(context.Context, []view.Sysctl) (int, error) { return 0, nil }
 func (m modelNetwork) ApplyBridges(context.Context, []view.Bridge) (int, error) { return 0, nil }
 func (m modelNetwork) ApplyDevices(context.Context, []view.Device) (int, error) { return 0, nil }
+func (m modelNetwork) ApplyPaths(context.Context, []view.Path) (int, error)     { return 0, nil }
 
 // ApplyRoutes replaces routes one by one, and then removes what is left over.
 func (m modelNetwork) ApplyRoutes(_ context.Context, routes []view.Route) (int, error) {

@@ -127,6 +127,16 @@ type Network interface {
 	ApplyBridges(ctx context.Context, bridges []view.Bridge) (int, error)
 	ApplyDevices(ctx context.Context, devices []view.Device) (int, error)
 	ApplyRoutes(ctx context.Context, routes []view.Route) (int, error)
+	// ApplyPaths makes the kernel forget what it has learnt of ways that carry more.
+	ApplyPaths(ctx context.Context, paths []view.Path) (int, error)
+}
+
+// Paths finds out by probes what the ways to peers carry.
+type Paths interface {
+	// Follow replaces the ways that are probed. What is known of one stays known.
+	Follow(paths []view.Path)
+	// MTUs is what was found, as of view.Host.Probed. The latch is set when a way gets narrower, or wider again.
+	MTUs() map[netip.Addr]int
 }
 
 // Tunnels makes the tunnel devices and their peers as desired: first the devices, then their peers, and when no route

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -102,6 +103,7 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 			id := linkID{d.Name, owns[d.Name], peer.PublicKey}
 			s := linkStatus(d, peer, states[id], p.tracks[id], now)
 			s.MTU, s.Gossip, s.Generation = routeMTU(p.desired, d, peer), alive[peer.Node], generations[peer.PublicKey]
+			s.PathMTU = pathMTU(p.desired, peer.Endpoint.Addr())
 			byNode[peer.Node] = s
 		}
 	}
@@ -160,4 +162,14 @@ func routeMTU(d view.Desired, device view.Device, peer view.Peer) int {
 		}
 	}
 	return device.MTU
+}
+
+// pathMTU is what probes found that the way to an address carries, if that is less than it seems to; else 0.
+func pathMTU(d view.Desired, address netip.Addr) int {
+	for _, path := range d.Paths {
+		if path.Address == address && path.Found < path.Limit {
+			return path.Found
+		}
+	}
+	return 0
 }
