@@ -23,8 +23,10 @@ func newStatusCommand(o *options) *cobra.Command {
 		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
 			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
 			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +
-			"went through the tunnel. While the node changes its key, status shows how far\n" +
-			"that is, and which peers still need the old one.\n\n" +
+			"went through the tunnel. MTU is what fits through it; where the network between\n" +
+			"the nodes carries less than it seems to, a line says how much. While the node\n" +
+			"changes its key, status shows how far that is, and which peers still need the\n" +
+			"old one.\n\n" +
 			"A node is healthy when it can carry pod traffic and all its peers are up.\n\n" +
 			"Exit status: 0 when the agent answered, whatever it said; with --check 1 when\n" +
 			"the node isn't healthy; 2 when the agent couldn't be asked.",
@@ -112,7 +114,28 @@ func nodeFacts(s view.Status) [][2]string {
 	if len(s.Gossip.Keys) > 0 { // an agent that starts, or an old one, doesn't say
 		facts = append(facts, [2]string{"gossip keys", gossipKeys(s.Gossip.Keys)})
 	}
+	if paths := narrowPaths(s.Peers); paths != "" {
+		facts = append(facts, [2]string{"paths", paths})
+	}
 	return append(facts, [2]string{"kubernetes", orNone(s.Kubernetes)})
+}
+
+// narrowPaths names the nodes to which the network carries smaller packets than it seems to.
+func narrowPaths(peers []view.PeerStatus) string {
+	const most = 5
+	var narrow []string
+	for _, peer := range peers {
+		if peer.PathMTU > 0 {
+			narrow = append(narrow, fmt.Sprintf("%d bytes to %s", peer.PathMTU, peer.Node))
+		}
+	}
+	if len(narrow) > most {
+		narrow = append(narrow[:most], fmt.Sprintf("less than it seems to %d more", len(narrow)-most))
+	}
+	if len(narrow) == 0 {
+		return ""
+	}
+	return "the network carries only " + strings.Join(narrow, ", ")
 }
 
 // gossipKeys names the keys that this node's gossip has now.
