@@ -112,12 +112,14 @@ func TestProbesOfStrangers(t *testing.T) {
 		"cut on its way":         {packet: question(meshKey, 1, 1000, 1000)[:999]},
 		"longer than it says":    {packet: question(meshKey, 1, 999, 1000)},
 		"of no kind":             {packet: question(meshKey, 3, 1000, 1000)},
+		"of no kind, and short":  {packet: question(meshKey, 3, 1000, 28)},
 		"an answer":              {packet: question(meshKey, 2, 1000, 28)},
 		"an answer with padding": {packet: question(meshKey, 2, 1000, 1000)},
 		"its first byte alone":   {packet: []byte{0xd7}, refused: "gossip-malformed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := start(t, "n1", 1)
+			heard := answersTo(n)
 			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: view.GossipPort})
 			if err != nil {
 				t.Fatal(err)
@@ -144,6 +146,9 @@ func TestProbesOfStrangers(t *testing.T) {
 				if got := int(binary.BigEndian.Uint16(b[2:])); size != 28 || b[0] != 0xd7 || b[1] != 2 || got != want {
 					t.Errorf("answered by %d bytes about %d, want 28 about %d", size, got, want)
 				}
+			}
+			if got, want := heard.count(0), map[bool]int{true: 1}[name == "an answer"]; got != want {
+				t.Errorf("%d answers were heard, want %d", got, want)
 			}
 			if tt.refused == "" {
 				if counters := n.Counters(); len(counters) != 0 {

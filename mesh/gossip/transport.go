@@ -89,7 +89,7 @@ func unspecified(like netip.Addr) netip.Addr {
 
 // DialAddressTimeout opens a stream from the address that others know.
 func (l *lease) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: timeout, LocalAddr: l.from}
+	dialer := net.Dialer{Timeout: timeout, LocalAddr: l.from, Control: limitSegments}
 	conn, err := dialer.DialContext(l.ctx, "tcp", to.Addr)
 	if err != nil {
 		return nil, err
