@@ -96,7 +96,10 @@ func TestRoutesFollowProbes(t *testing.T) {
 	if got := probes.first(); got.Found != 1388 {
 		t.Errorf("after a restart followed is %+v, want what was found before", got)
 	}
+	probes.find(map[netip.Addr]int{b.address(): 1500})
+	check("when it is wide again", a.pass(), 1440, 0, "MTU:1440")
 	a.stop()
+
 	w.config.MTU, w.config.Paths = 1300, probes
 	check("with an override", w.start(t).pass(), 1300, 0, "MTU:1300")
 	if got := probes.first(); got.Address.IsValid() {

@@ -101,6 +101,24 @@ func TestProberFollowsPaths(t *testing.T) {
 	})
 }
 
+// What a route promises changes: what was found counts within that, until it is found anew.
+func TestProberFollowsLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.carries[near] = 1500
+		for _, step := range []struct{ limit, atOnce, later int }{{1500, 0, 1500}, {1404, 1404, 1404}, {1500, 1404, 1500}} {
+			w.Follow([]view.Path{{Address: near, Limit: step.limit}})
+			if got := w.MTUs()[near]; got != step.atOnce {
+				t.Errorf("with a limit of %d it is %d at once, want %d", step.limit, got, step.atOnce)
+			}
+			after(5 * time.Second)
+			if got := w.MTUs()[near]; got != step.later {
+				t.Errorf("with a limit of %d it is %d, want %d", step.limit, got, step.later)
+			}
+		}
+	})
+}
+
 func TestProberWithoutAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
