@@ -96,7 +96,7 @@ func TestOrderOfSteps(t *testing.T) {
 	w := newWorld(t)
 	w.cluster.set(w.self.node())
 	w.start(t).stop()
-	want := []string{"firewall", "bridges", "sysctls", "made", "devices", "tunnels", "routes", "pruned", "attach"}
+	want := []string{"firewall", "bridges", "sysctls", "made", "devices", "tunnels", "paths", "routes", "pruned", "attach"}
 	if !slices.Equal(w.kernel.order, want) {
 		t.Errorf("steps were %v, want %v", w.kernel.order, want)
 	}
@@ -105,7 +105,7 @@ func TestOrderOfSteps(t *testing.T) {
 // No pod may be attached before everything stands; once it did, a fault doesn't close the node again.
 func TestReadiness(t *testing.T) {
 	t.Parallel()
-	for _, step := range []string{"firewall", "bridges", "sysctls", "made", "devices", "tunnels", "routes", "pruned", "attach"} {
+	for _, step := range []string{"firewall", "bridges", "sysctls", "made", "devices", "tunnels", "paths", "routes", "pruned", "attach"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)

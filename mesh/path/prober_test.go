@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,10 +18,28 @@ import (
 // world is what lies between a prober and its peers.
 type world struct {
 	*Prober
-	carries map[netip.Addr]int // absent: nobody answers
-	trip    time.Duration      // there and back
-	sent    int
+	trip    time.Duration // there and back
 	changes int
+
+	mu      sync.Mutex         // guards what follows
+	carries map[netip.Addr]int // absent: nobody answers
+	probes  int
+}
+
+// set makes paths carry packets of so many bytes.
+func (w *world) set(carries mtus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.Copy(w.carries, carries)
+}
+
+// count is how many probes were sent since it was asked last.
+func (w *world) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.probes
+	w.probes = 0
+	return n
 }
 
 // newWorld starts a prober. Call it in a bubble of synctest.
@@ -39,7 +59,9 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) send(to netip.Addr, size int, id uint64) error {
-	w.sent++
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.probes++
 	if size > 1500 {
 		return errors.New("message too long")
 	}
@@ -47,6 +69,13 @@ func (w *world) send(to netip.Addr, size int, id uint64) error {
 		time.AfterFunc(w.trip, func() { w.Answered(id) })
 	}
 	return nil
+}
+
+// waited is how many answers are waited for.
+func (w *world) waited() int {
+	w.Prober.mu.Lock()
+	defer w.Prober.mu.Unlock()
+	return len(w.sent)
 }
 
 // after lets time pass.
@@ -80,14 +109,14 @@ type mtus = map[netip.Addr]int
 func TestProberFollowsPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.carries[near], w.carries[far], w.carries[six] = 1500, 1400, 1400
+		w.set(mtus{near: 1500, far: 1400, six: 1400})
 		w.Follow([]view.Path{{Address: near, Limit: 1500}, {Address: far, Limit: 1500}, {Address: six, Limit: 1488}})
 		after(3 * time.Second)
 		w.want(t, "3 s after the start", mtus{far: 1388, six: 1392})
-		w.carries[near], w.carries[far], w.carries[six] = 1300, 1300, 1200
+		w.set(mtus{near: 1300, far: 1300, six: 1200})
 		after(10 * time.Second)
 		w.want(t, "10 s after they narrowed", mtus{near: 1292, far: 1292, six: 1392}) // IPv6 carries at least 1280
-		w.carries[near], w.carries[far], w.carries[six] = 1400, 1500, 1500
+		w.set(mtus{near: 1400, far: 1500, six: 1500})
 		after(10 * time.Second)
 		w.want(t, "10 s after they widened", mtus{near: 1388})
 		if got := w.MTUs()[far]; got != 1500 {
@@ -105,7 +134,7 @@ func TestProberFollowsPaths(t *testing.T) {
 func TestProberFollowsLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.carries[near] = 1500
+		w.set(mtus{near: 1500})
 		for _, step := range []struct{ limit, atOnce, later int }{{1500, 0, 1500}, {1404, 1404, 1404}, {1500, 1404, 1500}} {
 			w.Follow([]view.Path{{Address: near, Limit: step.limit}})
 			if got := w.MTUs()[near]; got != step.atOnce {
@@ -125,16 +154,16 @@ func TestProberWithoutAnswers(t *testing.T) {
 		w.Follow([]view.Path{{Address: near, Limit: 1500, Found: 1388}, {Address: far, Limit: 1500}})
 		after(10 * time.Minute)
 		w.want(t, "without answers", mtus{near: 1388})
-		w.sent = 0
+		w.count()
 		after(10 * time.Minute)
-		if most := 2 * 10 * (fan + 4) * 5 / 4; w.sent > most {
-			t.Errorf("%d probes in ten minutes to peers that don't answer, want at most %d", w.sent, most)
+		if sent, most := w.count(), 2*10*(fan+4)*5/4; sent > most {
+			t.Errorf("%d probes in ten minutes to peers that don't answer, want at most %d", sent, most)
 		}
-		w.carries[near], w.carries[far] = 1500, 1400
+		w.set(mtus{near: 1500, far: 1400})
 		after(lostInterval*6/5 + 3*time.Second)
 		w.want(t, "when they answer", mtus{far: 1388})
-		if len(w.Prober.sent) > 4 {
-			t.Errorf("%d probes are waited for", len(w.Prober.sent))
+		if waited := w.waited(); waited > 4 {
+			t.Errorf("%d probes are waited for", waited)
 		}
 	})
 }
@@ -144,7 +173,7 @@ func TestProberOverASlowPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.trip = longPatience - 100*time.Millisecond
-		w.carries[near] = 1500
+		w.set(mtus{near: 1500})
 		w.Follow([]view.Path{{Address: near, Limit: 1500, Found: 1388}})
 		after(20 * time.Second)
 		w.want(t, "after 20 s", mtus{})
@@ -159,30 +188,30 @@ func TestProberOfALargeMesh(t *testing.T) {
 		for i := range 1000 {
 			a := netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i%250 + 1)})
 			paths = append(paths, view.Path{Address: a, Limit: 1500})
-			w.carries[a] = 1500
+			w.set(mtus{a: 1500})
 		}
 		w.Follow(paths)
 		after(3 * time.Minute)
 		w.want(t, "after 3 minutes", mtus{})
-		w.sent = 0
+		w.count()
 		after(time.Minute)
-		if w.sent > 60*130 || w.sent < 60*80 {
-			t.Errorf("%d probes a second when nothing changes", w.sent/60)
+		if sent := w.count(); sent > 60*130 || sent < 60*80 {
+			t.Errorf("%d probes a second when nothing changes", sent/60)
 		}
-		w.sent = 0
-		for a := range w.carries {
-			w.carries[a] = 1400
+		for _, path := range paths {
+			w.set(mtus{path.Address: 1400})
 		}
 		took := time.Duration(0)
 		for ; len(w.narrow()) < len(paths) && took < time.Hour; took += time.Second {
 			after(time.Second)
 		}
-		t.Logf("all 1000 paths were followed after %s, with %d probes", took, w.sent)
+		sent := w.count()
+		t.Logf("all 1000 paths were followed after %s, with %d probes", took, sent)
 		if took > 5*time.Minute {
 			t.Errorf("it took %s until all paths were followed", took)
 		}
-		if most := int(took.Seconds()+1)*maxRate + maxRate; w.sent > most {
-			t.Errorf("%d probes were sent in %s, want at most %d", w.sent, took, most)
+		if most := int(took.Seconds()+1)*maxRate + maxRate; sent > most {
+			t.Errorf("%d probes were sent in %s, want at most %d", sent, took, most)
 		}
 	})
 }
@@ -191,8 +220,10 @@ func TestProberOfALargeMesh(t *testing.T) {
 func TestProberIgnoresStrangeAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		var ids []uint64
+		var ids []uint64 // guarded by mu
 		w.config.Send = func(_ netip.Addr, size int, id uint64) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			if ids = append(ids, id); size <= 1400 {
 				time.AfterFunc(w.trip, func() { w.Answered(id); w.Answered(id) })
 			}
@@ -200,10 +231,12 @@ func TestProberIgnoresStrangeAnswers(t *testing.T) {
 		}
 		w.Follow([]view.Path{{Address: near, Limit: 1500}})
 		after(time.Minute)
-		for _, id := range append(ids, 0, 1) { // all of them too late, but for two
+		w.mu.Lock()
+		old := slices.Clone(ids)
+		w.mu.Unlock()
+		for _, id := range append(old, 0, 1) { // none of them is waited for
 			w.Answered(id)
 		}
-		ids = nil
 		after(time.Minute)
 		w.want(t, "after answers to no question", mtus{near: 1388})
 	})
