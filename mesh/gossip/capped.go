@@ -67,11 +67,11 @@ func (c *capped) pumpPackets() {
 	for {
 		select {
 		case p := <-c.inner.PacketCh():
-			if c.probe(p) {
-				continue
-			}
-			if err := c.refuses(p); err != nil {
+			probe, err := c.judge(p)
+			if err != nil {
 				c.logger.Printf("[WARN] memberlist: %v %s", err, memberlist.LogAddress(p.From))
+			}
+			if probe || err != nil {
 				continue
 			}
 			select {
@@ -89,11 +89,20 @@ var (
 	errPacketSize = errors.New("packet's size exceeds limit")
 )
 
+// judge says why a packet is refused. Probes of paths are dealt with here, and not handed on.
+func (c *capped) judge(p *memberlist.Packet) (probe bool, err error) {
+	switch {
+	case !c.caps.packet(p.From, p.Timestamp):
+		return false, errPacketRate
+	case p.Buf[0] == probeKind:
+		return true, c.probes.take(p)
+	}
+	return false, c.refuses(p)
+}
+
 // refuses says why a packet isn't handed on. What is no encrypted packet is memberlist's to refuse.
 func (c *capped) refuses(p *memberlist.Packet) error {
 	switch {
-	case !c.caps.packet(p.From, p.Timestamp):
-		return errPacketRate
 	case len(p.Buf) > maxPacketSize:
 		return errPacketSize
 	case p.Buf[0] == 0:

@@ -37,6 +37,10 @@ const (
 	// nobody else's place among the maxMail that wait, which the agent takes several times a second.
 	maxMessages = 16
 	maxStrange  = 64
+	// maxAnswers is how many probes from a known address are answered in a second, and maxStrangeAnswers from all others
+	// together. A search asks 30 times a second at most. Questions can be captured and sent again, from any address.
+	maxAnswers        = 64
+	maxStrangeAnswers = 256
 )
 
 var (
@@ -53,8 +57,8 @@ type caps struct {
 	known     map[netip.Addr]bool // where members and targets are
 	members   pool
 	strangers pool
-	sent      map[netip.Addr]int // messages, in this second; under the zero address those of strangers
-	sentAt    int64
+	sent      shares // messages
+	answered  shares // probes
 
 	// Those for packets belong to the one goroutine that takes them.
 	seed   maphash.Seed
@@ -75,7 +79,6 @@ func newCaps(keys inspector) *caps {
 		keys:    keys,
 		streams: make(map[netip.Addr]int),
 		known:   make(map[netip.Addr]bool),
-		sent:    make(map[netip.Addr]int),
 		seed:    maphash.MakeSeed(),
 	}
 }
@@ -185,18 +188,33 @@ func (p *pool) heaviest() *cappedStream {
 func (c *caps) messages(from netip.Addr, n int, at time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := at.Unix(); now != c.sentAt {
-		c.sentAt = now
-		clear(c.sent)
+	return c.sent.take(from, c.known[from], n, maxMessages, maxStrange, at)
+}
+
+// answer reports whether one more probe from there is answered.
+func (c *caps) answer(to netip.Addr, at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered.take(to, c.known[to], 1, maxAnswers, maxStrangeAnswers, at)
+}
+
+// shares counts what is taken in a second: of each known address, and under the zero address of all others together.
+type shares struct {
+	second int64
+	taken  map[netip.Addr]int
+}
+
+func (s *shares) take(from netip.Addr, known bool, n, most, strange int, at time.Time) bool {
+	if now := at.Unix(); s.taken == nil || now != s.second {
+		s.second, s.taken = now, make(map[netip.Addr]int)
 	}
-	most := maxMessages
-	if !c.known[from] {
-		from, most = netip.Addr{}, maxStrange
+	if !known {
+		from, most = netip.Addr{}, strange
 	}
-	if n > most-c.sent[from] {
+	if n > most-s.taken[from] {
 		return false
 	}
-	c.sent[from] += n
+	s.taken[from] += n
 	return true
 }
 

@@ -31,31 +31,30 @@ const (
 	udpHeaders4    = 20 + 8
 	udpHeaders6    = 40 + 8
 	maxProbe       = 1<<16 - 1 - udpHeaders4
-	maxAnswers     = 1000 // in a second, to all together
-	probeReadBytes = 1    // nothing is read from the socket that sends questions; the kernel makes it its least
+	probeReadBytes = 1 // nothing is read from the socket that sends questions; the kernel makes it its least
 )
 
-// errProbeSize says that a size isn't one that a probe can have.
-var errProbeSize = errors.New("size of a probe out of range")
+var (
+	// errProbeSize says that a size isn't one that a probe can have.
+	errProbeSize = errors.New("size of a probe out of range")
+	errProbeForm = errors.New("it begins as a probe of a path, and isn't one")
+	errProbeRate = errors.New("rate of probes exceeds limit")
+)
 
 // probes asks and answers how large packets may be.
 type probes struct {
-	keys   inspector
+	caps   *caps
 	port   uint16       // where gossip listens, here and everywhere
 	socket *net.UDPConn // sends questions, which nobody may fragment
 	is4    bool         // what socket sends
 	answer func(to string, b []byte) error
 	heard  atomic.Pointer[func(id uint64)]
-
-	// Of the one goroutine that takes packets.
-	second  int64
-	answers int
 }
 
 // openProbes makes the socket that questions are sent from, at any port. Answers don't come there, but to gossip's port,
 // as questions do: so a firewall that lets gossip through lets probes through.
-func openProbes(ctx context.Context, bind netip.Addr, port uint16, keys inspector, inner *memberlist.NetTransport) (*probes, error) {
-	p := &probes{keys: keys, port: port, is4: bind.Is4()}
+func openProbes(ctx context.Context, bind netip.Addr, port uint16, caps *caps, inner *memberlist.NetTransport) (*probes, error) {
+	p := &probes{caps: caps, port: port, is4: bind.Is4()}
 	p.answer = func(to string, b []byte) error {
 		_, err := inner.WriteTo(b, to)
 		return err
@@ -131,7 +130,7 @@ func (p *probes) seal(b []byte, kind byte, payload int, id uint64) {
 	b[0], b[1] = probeKind, kind
 	binary.BigEndian.PutUint16(b[2:], uint16(payload))
 	binary.BigEndian.PutUint64(b[4:], id)
-	copy(b[probeText:probeHeader], codeOf(p.keys.ring.GetPrimaryKey(), b[:probeText]))
+	copy(b[probeText:probeHeader], codeOf(p.caps.keys.ring.GetPrimaryKey(), b[:probeText]))
 }
 
 func codeOf(key, text []byte) []byte {
@@ -141,35 +140,40 @@ func codeOf(key, text []byte) []byte {
 	return code.Sum(nil)[:probeCode]
 }
 
-// takes reports whether a packet is a probe or an answer to one, and deals with it. What only looks like one isn't.
-func (p *probes) takes(packet *memberlist.Packet) bool {
+// take deals with a packet that begins as a probe or an answer to one. The error is why it is refused. What holders of
+// the gossip key send that isn't either (of a later version, or cut on its way) is none of that, and changes nothing.
+func (p *probes) take(packet *memberlist.Packet) error {
 	b := packet.Buf
-	if len(b) < probeHeader || b[0] != probeKind || !p.sealed(b) {
-		return false
+	switch {
+	case len(b) < probeHeader:
+		return fmt.Errorf("%s: %w", badPacketText, errProbeForm)
+	case p.sealed(b):
+	case b[1] == probeQuestion || b[1] == probeAnswer: // of a mesh with another gossip key
+		return fmt.Errorf("%s: %w", badPacketText, errUndecryptable)
+	default:
+		return fmt.Errorf("%s: %w", badPacketText, errProbeForm)
 	}
 	payload, id := int(binary.BigEndian.Uint16(b[2:])), binary.BigEndian.Uint64(b[4:])
 	switch {
 	case b[1] == probeQuestion && payload == len(b):
-		if now := packet.Timestamp.Unix(); now != p.second {
-			p.second, p.answers = now, 0
-		}
-		if p.answers++; p.answers > maxAnswers {
-			return true
+		from := addressOf(packet.From)
+		if !p.caps.answer(from, packet.Timestamp) {
+			return errProbeRate
 		}
 		var answer [probeHeader]byte
 		p.seal(answer[:], probeAnswer, payload, id)
-		_ = p.answer(netip.AddrPortFrom(addressOf(packet.From), p.port).String(), answer[:]) // they ask again
+		_ = p.answer(netip.AddrPortFrom(from, p.port).String(), answer[:]) // they ask again
 	case b[1] == probeAnswer && len(b) == probeHeader:
 		if heard := p.heard.Load(); heard != nil {
 			(*heard)(id)
 		}
 	}
-	return true
+	return nil
 }
 
 // sealed reports whether a key of ours made a header's code.
 func (p *probes) sealed(b []byte) bool {
-	for _, key := range p.keys.ring.GetKeys() {
+	for _, key := range p.caps.keys.ring.GetKeys() {
 		if hmac.Equal(codeOf(key, b[:probeText]), b[probeText:probeHeader]) {
 			return true
 		}
@@ -178,8 +182,3 @@ func (p *probes) sealed(b []byte) bool {
 }
 
 func (p *probes) close() error { return p.socket.Close() }
-
-// probe takes a packet that is none of memberlist's, within the rate of its sender.
-func (c *capped) probe(packet *memberlist.Packet) bool {
-	return packet.Buf[0] == probeKind && c.caps.packet(packet.From, packet.Timestamp) && c.probes.takes(packet)
-}

@@ -42,7 +42,7 @@ func listen(ctx context.Context, advertise netip.Addr, port uint16, caps *caps, 
 		return nil, fmt.Errorf("listening for gossip on %s: %w; if another program has the port (Weave Net does), "+
 			"stop it", netip.AddrPortFrom(bind, port), err)
 	}
-	probes, err := openProbes(ctx, bind, port, caps.keys, t.NetTransport)
+	probes, err := openProbes(ctx, bind, port, caps, t.NetTransport)
 	if err != nil {
 		return nil, errors.Join(err, t.NetTransport.Shutdown())
 	}
