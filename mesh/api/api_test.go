@@ -149,7 +149,7 @@ func sample() view.Status {
 		Attachments: 7,
 		Peers: []view.PeerStatus{
 			{Node: "node-b", Up: true, LastHandshake: time.Date(2026, 3, 4, 5, 5, 54, 5e8, time.UTC), HandshakeAge: 12.5,
-				ReceivedBytes: 1000, SentBytes: 2000, MTU: 1420},
+				ReceivedBytes: 1000, SentBytes: 2000, MTU: 1328, PathMTU: 1388},
 			{Node: "node-c", Reason: "no handshake yet", HandshakeAge: -1},
 		},
 		Counters: view.Counters{Reconciles: 10, ReconcileErrors: 1, KernelWrites: 42, Rotations: 4,

@@ -20,7 +20,7 @@ type collector struct {
 	status func() view.Status
 
 	buildInfo, ready, problems, peers, gossipMembers, attachments *prometheus.Desc
-	handshakeAge, received, sent                                  *prometheus.Desc
+	handshakeAge, received, sent, pathMTU                         *prometheus.Desc
 	keyGeneration, keyMade, rotationPhase, rotationWaiting        *prometheus.Desc
 	reconciles, reconcileErrors, kernelWrites, rotations, refused *prometheus.Desc
 }
@@ -39,8 +39,10 @@ func newCollector(status func() view.Status) *collector {
 		attachments:   desc("attachments", "Interfaces of pods that are attached on this node."),
 		handshakeAge: desc("peer_last_handshake_age_seconds",
 			"Time since the last WireGuard handshake with a peer; absent when there was none.", "peer"),
-		received:      desc("peer_received_bytes_total", "Bytes that came from a peer through its tunnel.", "peer"),
-		sent:          desc("peer_sent_bytes_total", "Bytes that went to a peer through its tunnel.", "peer"),
+		received: desc("peer_received_bytes_total", "Bytes that came from a peer through its tunnel.", "peer"),
+		sent:     desc("peer_sent_bytes_total", "Bytes that went to a peer through its tunnel.", "peer"),
+		pathMTU: desc("peer_path_mtu_bytes",
+			"What probes found that the network carries to a peer; absent when that is as much as it seems to.", "peer"),
 		keyGeneration: desc("key_generation", "Number of this node's newest WireGuard key; absent when there is none."),
 		keyMade: desc("key_made_timestamp_seconds",
 			"When this node's newest WireGuard key was made; absent when that isn't known."),
@@ -60,7 +62,7 @@ func newCollector(status func() view.Status) *collector {
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		c.buildInfo, c.ready, c.problems, c.peers, c.gossipMembers, c.attachments,
-		c.handshakeAge, c.received, c.sent,
+		c.handshakeAge, c.received, c.sent, c.pathMTU,
 		c.keyGeneration, c.keyMade, c.rotationPhase, c.rotationWaiting,
 		c.reconciles, c.reconcileErrors, c.kernelWrites, c.rotations, c.refused,
 	} {
@@ -87,6 +89,9 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 		}
 		counter(c.received, float64(peer.ReceivedBytes), peer.Node)
 		counter(c.sent, float64(peer.SentBytes), peer.Node)
+		if peer.PathMTU > 0 {
+			gauge(c.pathMTU, float64(peer.PathMTU), peer.Node)
+		}
 	}
 	gauge(c.peers, float64(up), "up")
 	gauge(c.peers, float64(len(status.Peers)-up), "down")

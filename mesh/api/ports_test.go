@@ -76,6 +76,7 @@ func TestMetrics(t *testing.T) {
 		`weaveguard_key_generation 4`,
 		`weaveguard_key_made_timestamp_seconds 1.77260076025e+09`,
 		`weaveguard_peer_last_handshake_age_seconds{peer="node-b"} 12.5`,
+		`weaveguard_peer_path_mtu_bytes{peer="node-b"} 1388`,
 		`weaveguard_peer_received_bytes_total{peer="node-b"} 1000`,
 		`weaveguard_peer_received_bytes_total{peer="node-c"} 0`,
 		`weaveguard_peer_sent_bytes_total{peer="node-b"} 2000`,
