@@ -40,12 +40,13 @@ type verdict struct {
 	word   string    // that it was refused with last
 	taken  bool      // it counts, or did
 	left   time.Time // when it was first seen that it counts no more; zero: it does, or never did
+	handed time.Time // when it was first suspected though nobody announces it; zero: it wasn't
 }
 
-// former is an identity that a node had before, and when it was seen to have lost it.
-type former struct {
+// claimant is an identity under a node's name.
+type claimant struct {
+	node     string
 	identity keys.PublicIdentity
-	left     time.Time
 }
 
 // waitingWord is for candidates that aren't refused: what they need may be under way.
@@ -91,8 +92,9 @@ type book struct {
 	now     time.Time
 	cluster *ClusterState
 
-	started        time.Time // of this agent
-	former         map[string]former
+	started        time.Time              // of this agent
+	former         map[claimant]time.Time // identities that nodes had before → when they were seen to have lost them
+	strangers      map[keys.PublicIdentity]bool
 	suspects       map[suspect]suspicion
 	suspectsBefore map[suspect]suspicion // the last ones of those that stood within the last minute
 }
@@ -102,7 +104,7 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 		self: self, identity: identity,
 		entries: map[string]entry{}, waiting: map[string]string{},
 		judged: map[candidate]verdict{}, refused: map[string]uint64{},
-		former: map[string]former{}, suspectsBefore: map[suspect]suspicion{},
+		former: map[claimant]time.Time{}, suspectsBefore: map[suspect]suspicion{},
 	}
 }
 
@@ -134,7 +136,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
-	b.disputed = map[string]refusal{}
+	b.disputed, b.strangers = map[string]refusal{}, nil
 	b.expect(cluster)
 	for _, h := range heard {
 		id := candidate(sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw)))
@@ -150,7 +152,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 		case v.taken && v.left.IsZero():
 			v.left = now
 		}
-		v.word = b.note(h, v, no)
+		v.word = b.note(h, &v, no)
 		b.judged[id] = v
 	}
 	for node := range b.entries {
@@ -160,7 +162,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 }
 
 // note keeps why a candidate doesn't count, and counts it when that is new. It returns the word.
-func (b *book) note(h Heard, v verdict, no *refusal) string {
+func (b *book) note(h Heard, v *verdict, no *refusal) string {
 	if no == nil {
 		return ""
 	}
@@ -175,13 +177,14 @@ func (b *book) note(h Heard, v verdict, no *refusal) string {
 	switch {
 	case h.Node == b.self, no.word == oldWord, no.word == twiceWord, no.word == replayWord:
 	case no.word == unknownWord:
-		if h.Alive { // what gossip remembers of a Node that was deleted is nobody speaking
+		if h.Alive && h.From.IsValid() { // what gossip remembers of a Node that was deleted is nobody speaking
 			b.unknown[h.Node] = h.From
 		}
-	case no.word == disputedWord || no.word == backwardsWord:
-		if len(h.At) > 0 {
-			b.disputed[h.Node] = *no
-		}
+	case no.word == disputedWord && len(h.At) > 0:
+		b.disputed[h.Node] = refusal{no.word, fmt.Sprintf("%s that it is %s, with another identity than before", members(h.At), h.Node)}
+	case no.word == backwardsWord && len(h.At) > 0:
+		b.disputed[h.Node] = *no
+	case no.word == disputedWord, no.word == backwardsWord:
 	default:
 		b.waiting[h.Node] = no.reason
 	}
@@ -207,12 +210,14 @@ func (b *book) prune(cluster *ClusterState) bool {
 	if cluster == nil || !cluster.Synced {
 		return false
 	}
-	maps.DeleteFunc(b.former, func(_ string, f former) bool { return b.now.Sub(f.left) > lingering })
+	maps.DeleteFunc(b.former, func(c claimant, left time.Time) bool {
+		return b.now.Sub(left) > formerFor && cluster.node(c.node) == nil
+	})
 	changed := false
 	for name, e := range b.entries {
 		n := cluster.node(name)
 		if n == nil || (!n.Identity.IsZero() && n.Identity != e.record.Identity) || !ownsCIDRs(*n, e.record) {
-			b.former[name] = former{e.record.Identity, b.now}
+			b.former[claimant{name, e.record.Identity}] = b.now
 			delete(b.entries, name)
 			changed = true
 			continue
@@ -282,7 +287,7 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 	changed := counts && known.record.Identity != r.Identity
 	switch {
 	case cluster == nil && changed:
-		return 0, &refusal{disputedWord, fmt.Sprintf("%s that it is %s, with another identity than before", members(h.At), h.Node)}
+		return 0, &refusal{disputedWord, "it is by another identity than before"}
 	case cluster != nil && !cluster.Synced && (!counts || changed):
 		return 0, &refusal{waitingWord, "the Kubernetes API doesn't answer, so its Node can't be checked"}
 	case cluster == nil:

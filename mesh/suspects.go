@@ -37,8 +37,8 @@ const (
 	gap = time.Minute
 	// maxSuspects is how many are named, each by a problem of its own; of more, their number is.
 	maxSuspects = 10
-	// handedFor is for how long forgeries that nobody announces, but that were handed on, are reported.
-	handedFor = 2 * time.Minute
+	// maxNames is how many identities are taken for those that nodes had before this agent was there.
+	maxNames = 1024
 )
 
 // suspect is who is spoken for, and in which way.
@@ -76,12 +76,7 @@ func (s suspicion) dueAt() time.Time {
 	return due
 }
 
-func (s suspicion) due(now time.Time) bool {
-	if len(s.at) == 0 && now.Sub(s.since) > handedFor {
-		return false
-	}
-	return !now.Before(s.dueAt())
-}
+func (s suspicion) due(now time.Time) bool { return !now.Before(s.dueAt()) }
 
 // recall begins a new round of suspicions, and forgets those that have been away for long.
 func (b *book) recall() {
@@ -94,14 +89,18 @@ func (b *book) recall() {
 }
 
 // suspected notes a candidate that isn't taken, if somebody gossips it now.
-func (b *book) suspected(h Heard, v verdict, no refusal) {
-	handed := len(h.At) == 0 && !h.From.IsValid()
-	if len(h.At) == 0 && !(handed && forged(no.word)) || no.word == waitingWord || no.word == unknownWord {
-		return // else whoever announced it is gone
+func (b *book) suspected(h Heard, v *verdict, no refusal) {
+	if no.word == waitingWord || no.word == unknownWord {
+		return
 	}
 	if (no.word == pinWord || no.word == cidrWord) && b.cluster != nil && !b.cluster.Reachable {
 		return // what Kubernetes said last may be wrong by now
 	}
+	if len(h.At) == 0 && !b.handedOn(h, v, no.word) {
+		return // whoever announced it is gone, or honest agents may hand it on
+	}
+	before, known := b.suspectsBefore[suspect{h.Node, no.word}]
+	other, twice := b.suspects[suspect{h.Node, no.word}] // two candidates of one kind
 	s := suspicion{suspect: suspect{h.Node, no.word}, reason: no.reason, at: h.At, since: b.now}
 	own := b.addresses(h.Node)
 	if no.word == oldWord {
@@ -111,16 +110,16 @@ func (b *book) suspected(h Heard, v verdict, no refusal) {
 	}
 	if strangers := without(h.At, own); len(strangers) > 0 {
 		s.at = strangers
-	} else {
-		s.until = b.lingers(h.Node, v, no.word)
+	} else if len(h.At) > 0 {
+		s.until = b.lingers(h.Node, *v, no.word)
 	}
-	if before, known := b.suspectsBefore[s.suspect]; known {
+	if known {
 		s.since = before.since
 		if before.last.Equal(b.now) { // it stood until now: else whoever sends other words all the time fills the logs
 			s.reason = before.reason
 		}
 	}
-	if other, known := b.suspects[s.suspect]; known { // two candidates of one kind
+	if twice {
 		if other.until.Before(s.until) {
 			s.until = other.until
 		}
@@ -132,7 +131,7 @@ func (b *book) suspected(h Heard, v verdict, no refusal) {
 // lingers returns until when a member of an earlier start of the node may be what announces a candidate; zero: it can't
 // be. Where a member says that it is shows nothing: anybody can say so. What this agent knew before does.
 func (b *book) lingers(node string, v verdict, word string) time.Time {
-	was, known := b.former[node]
+	left, had := b.former[claimant{node, v.record.Identity}]
 	switch {
 	case word == nameWord, word == oldWord && node == b.self:
 		return b.started.Add(lingering) // this node's own earlier start
@@ -140,8 +139,8 @@ func (b *book) lingers(node string, v verdict, word string) time.Time {
 		return v.left.Add(lingering)
 	case word == oldWord:
 		return b.started.Add(lingering) // it may have been taken before
-	case word == pinWord && known && was.identity == v.record.Identity:
-		return was.left.Add(lingering)
+	case word == pinWord && had:
+		return left.Add(lingering)
 	}
 	return time.Time{}
 }
@@ -236,7 +235,12 @@ func (s suspicion) problem() view.Problem {
 	case keyWord:
 		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
 			"its agent; if not, somebody has the gossip key and this node's identity, and announces another node's key: change both"
-	case pinWord:
+	case pinWord, disputedWord:
+		if len(s.at) == 0 {
+			p.Remedy = "if its disk was wiped, an agent that doesn't know of it may have handed on what it said before; if not, " +
+				somebody + ": change it"
+			break
+		}
 		p.Remedy = "if its disk was wiped, see why its agent can't write its Node; if not, " + somebody + ": change it"
 	default:
 		p.Remedy = somebody + ": change it if they aren't meant to"
@@ -266,12 +270,24 @@ func (s suspicion) eventful() bool { return s.word != record.Reason(record.ErrVe
 // eventAgain is how often an Event about the same is asked for while it lasts.
 const eventAgain = 10 * time.Minute
 
+// reported tells whether there is a problem of its own for what is suspected.
+func (b *book) reported(s suspicion) bool {
+	switch s.word {
+	case nameWord:
+		return b.impostor != ""
+	case disputedWord, backwardsWord:
+		_, disputed := b.disputed[s.node]
+		return disputed
+	}
+	return false
+}
+
 // accuse reports who says what only others may say.
 func (a *Agent) accuse(p *pass) {
 	all := a.book.accused()
 	for i, s := range all {
-		if s.word == nameWord || s.word == disputedWord || s.word == backwardsWord {
-			continue // there is a problem of its own for it
+		if a.book.reported(s) {
+			continue
 		}
 		if i == maxSuspects {
 			p.problems = append(p.problems, view.Problem{

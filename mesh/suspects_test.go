@@ -24,6 +24,12 @@ func by(h mesh.Heard, at ...netip.Addr) mesh.Heard {
 	return h
 }
 
+// handed is a record as somebody hands it on, and nobody announces it.
+func handed(h mesh.Heard) mesh.Heard {
+	h.From, h.At = netip.Addr{}, nil
+	return h
+}
+
 // problemOf waits until the status has a problem of a node with all words.
 func problemOf(t *testing.T, a *live, node string, words ...string) view.Problem {
 	t.Helper()
@@ -90,6 +96,14 @@ func TestThief(t *testing.T) {
 			return by(w.now, w.b.address(), thief)
 		}, "b", "replay", "a copy"},
 		"a replay, while the node is silent": {func(_ *testing.T, w world2) mesh.Heard { return by(w.now, thief) }, "b", "replay", "a copy"},
+		"another's name, handed on": {func(t *testing.T, w world2) mesh.Heard {
+			forged := *w.c
+			forged.name = "b"
+			return handed(forged.says(t, func(r *record.Record) { r.PodCIDR4 = w.b.cidr(); r.Sequence = 1 << 50 }))
+		}, "b", "pin", "handed on by other nodes"},
+		"another's CIDR, handed on": {func(t *testing.T, w world2) mesh.Heard {
+			return handed(w.c.says(t, func(r *record.Record) { r.PodCIDR4 = w.b.cidr() }))
+		}, "c", "cidr", "10.244.2.0/24"},
 		"two records of one number": {func(t *testing.T, w world2) mesh.Heard {
 			known, err := record.Open("b", w.now.Raw)
 			if err != nil {
@@ -116,7 +130,8 @@ func TestThief(t *testing.T) {
 			w.air.say(append(known, tc.steals(t, x))...)
 			a.latch.Set()
 			p := problemOf(t, a, tc.node, tc.says)
-			if !strings.Contains(p.Message, thief.String()) && !strings.Contains(tc.says, "192.0.2.") && tc.node == "b" && tc.word != "sequence" {
+			silent := strings.Contains(tc.says, "handed on") || tc.node == "c" || tc.word == "sequence"
+			if !strings.Contains(p.Message, thief.String()) && !strings.Contains(tc.says, "192.0.2.") && !silent {
 				t.Errorf("the problem doesn't say where its member says it is: %v", p)
 			}
 			if p.Remedy == "" || strings.Contains(p.Remedy, "192.0.2.") {
@@ -147,15 +162,12 @@ func TestHonestNodesAreNotSuspected(t *testing.T) {
 	b := newSpeaker(t, 2, "b")
 	before, now := b.says(t, nil), b.says(t, nil)
 	elsewhere := b.says(t, func(r *record.Record) { r.Endpoint4 = netip.MustParseAddrPort("192.0.2.99:51820") })
-	handed := b.says(t, nil)
-	handed.At, handed.From = nil, netip.Addr{}
-	handed.Raw = before.Raw
 	w.cluster.set(w.self.node(), b.node())
 	w.air.say(before)
 	a := w.start(t)
 	for _, heard := range [][]mesh.Heard{
 		{before, now},                     // restarted after a crash
-		{now, handed},                     // and handed on
+		{now, handed(before)},             // and handed on
 		{now, by(elsewhere, elsewhereAt)}, // it moved
 		{by(elsewhere, elsewhereAt), now}, // and its former member lingers at its former address
 	} {
@@ -169,6 +181,34 @@ func TestHonestNodesAreNotSuspected(t *testing.T) {
 }
 
 var elsewhereAt = netip.MustParseAddr("192.0.2.99")
+
+// Without Kubernetes too the status tells of an identity that somebody hands on under another node's name, and of one under
+// this node's own.
+func TestHandedOnWithoutKubernetes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.Cluster, w.config.PodCIDRs, w.config.Addresses = nil, []netip.Prefix{w.self.cidr()}, []netip.Addr{w.self.address()}
+	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
+	known := []mesh.Heard{b.says(t, nil), c.says(t, nil)}
+	w.air.say(known...)
+	a := w.start(t)
+	tunnels := w.kernel.text("tunnels")
+	asA, asB := *c, *c
+	asA.name, asB.name = "a", "b"
+	w.air.say(append(known, handed(asB.says(t, nil)), handed(asA.says(t, nil)))...)
+	a.latch.Set()
+	for _, p := range []view.Problem{
+		problemOf(t, a, "b", "handed on by other nodes", "another identity than before"),
+		problemOf(t, a, "a", "handed on by other nodes", "too"),
+	} {
+		if !p.Warning || !strings.Contains(p.Remedy, "gossip key") {
+			t.Errorf("it is no warning, or its remedy doesn't say what is wrong: %+v", p)
+		}
+	}
+	if w.kernel.text("tunnels") != tunnels {
+		t.Errorf("the tunnels changed to %s", w.kernel.text("tunnels"))
+	}
+}
 
 // A node whose disk was wiped counts under its new identity as soon as its Node says so, from generation 0 on.
 func TestWipedNodeComesBack(t *testing.T) {
