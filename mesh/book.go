@@ -96,6 +96,7 @@ type book struct {
 	former         map[claimant]time.Time // identities that nodes had before → when they were seen to have lost them
 	strangers      map[keys.PublicIdentity]bool
 	suspects       map[suspect]suspicion
+	newSuspects    int                   // how many of them aren't among the last ones
 	suspectsBefore map[suspect]suspicion // the last ones of those that stood within the last minute
 }
 
@@ -176,7 +177,7 @@ func (b *book) note(h Heard, v *verdict, no *refusal) string {
 	}
 	switch {
 	case h.Node == b.self, no.word == oldWord, no.word == twiceWord, no.word == replayWord:
-	case no.word == unknownWord:
+	case no.word == unknownWord, b.nodeless(h.Node):
 		if h.Alive && h.From.IsValid() { // what gossip remembers of a Node that was deleted is nobody speaking
 			b.unknown[h.Node] = h.From
 		}
@@ -186,9 +187,28 @@ func (b *book) note(h Heard, v *verdict, no *refusal) string {
 		b.disputed[h.Node] = *no
 	case no.word == disputedWord, no.word == backwardsWord:
 	default:
-		b.waiting[h.Node] = no.reason
+		b.wait(h, *no)
 	}
 	return no.word
+}
+
+// wait keeps why no record of a node counts. Of names that nobody vouches for, only so many are kept, and none that nobody
+// has used but in forgeries that were handed on.
+func (b *book) wait(h Heard, no refusal) {
+	_, listed := b.waiting[h.Node]
+	if !listed && (forged(no.word) && !h.Alive || len(b.waiting) >= maxNames) {
+		return
+	}
+	b.waiting[h.Node] = no.reason
+}
+
+// nodeless reports whether Kubernetes answers, and has no Node for a name.
+func (b *book) nodeless(node string) bool {
+	if b.cluster == nil || !b.cluster.Synced || node == b.self {
+		return false
+	}
+	_, listed := b.waiting[node] // all Nodes are, until the end of take
+	return !listed
 }
 
 // expect lists the nodes that Kubernetes knows and nobody has heard of.

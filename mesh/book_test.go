@@ -71,6 +71,12 @@ func TestUnknownSpeakers(t *testing.T) {
 	if len(s.Problems) != 1 || !s.Problems[0].Warning || !strings.Contains(s.Problems[0].Message, `192.0.2.2 speaks as node "b"`) {
 		t.Errorf("problems are %+v", s.Problems)
 	}
+	w.air.say(mesh.Heard{Node: "x", Raw: []byte("garbage"), From: elsewhereAt, At: []netip.Addr{elsewhereAt}, Alive: true},
+		mesh.Heard{Node: "y", Raw: []byte("garbage")}) // which was handed on
+	s = a.pass()
+	if len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Message, `192.0.2.99 speaks as node "x"`) || len(s.Peers) != 0 {
+		t.Errorf("problems are %+v, peers %+v", s.Problems, s.Peers)
+	}
 	many := make([]mesh.Heard, 50)
 	for i := range many {
 		many[i] = newSpeaker(t, 2, fmt.Sprintf("x%d", i)).says(t, nil)

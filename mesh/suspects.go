@@ -37,8 +37,11 @@ const (
 	gap = time.Minute
 	// maxSuspects is how many are named, each by a problem of its own; of more, their number is.
 	maxSuspects = 10
-	// maxNames is how many identities are taken for those that nodes had before this agent was there.
+	// maxNames is how many suspicions are kept, and how many names without a Node are waited for: who has the gossip key can
+	// make up any number.
 	maxNames = 1024
+	// maxNamed is how many addresses a suspicion names.
+	maxNamed = 4
 )
 
 // suspect is who is spoken for, and in which way.
@@ -85,12 +88,12 @@ func (b *book) recall() {
 		b.suspectsBefore[k] = s
 	}
 	maps.DeleteFunc(b.suspectsBefore, func(_ suspect, s suspicion) bool { return b.now.Sub(s.last) > gap })
-	b.suspects = map[suspect]suspicion{}
+	b.suspects, b.newSuspects = map[suspect]suspicion{}, 0
 }
 
 // suspected notes a candidate that isn't taken, if somebody gossips it now.
 func (b *book) suspected(h Heard, v *verdict, no refusal) {
-	if no.word == waitingWord || no.word == unknownWord {
+	if no.word == waitingWord || no.word == unknownWord || b.nodeless(h.Node) {
 		return
 	}
 	if (no.word == pinWord || no.word == cidrWord) && b.cluster != nil && !b.cluster.Reachable {
@@ -101,6 +104,12 @@ func (b *book) suspected(h Heard, v *verdict, no refusal) {
 	}
 	before, known := b.suspectsBefore[suspect{h.Node, no.word}]
 	other, twice := b.suspects[suspect{h.Node, no.word}] // two candidates of one kind
+	if !known && !twice {
+		if len(b.suspectsBefore)+b.newSuspects >= maxNames {
+			return
+		}
+		b.newSuspects++
+	}
 	s := suspicion{suspect: suspect{h.Node, no.word}, reason: no.reason, at: h.At, since: b.now}
 	own := b.addresses(h.Node)
 	if no.word == oldWord {
@@ -115,17 +124,26 @@ func (b *book) suspected(h Heard, v *verdict, no refusal) {
 	}
 	if known {
 		s.since = before.since
-		if before.last.Equal(b.now) { // it stood until now: else whoever sends other words all the time fills the logs
-			s.reason = before.reason
+		if before.last.Equal(b.now) { // it stood until now: else whoever says something else all the time fills the logs
+			s.reason, s.at = before.reason, named(before.at, s.at)
 		}
 	}
 	if twice {
 		if other.until.Before(s.until) {
 			s.until = other.until
 		}
-		s.at = without(append(slices.Clone(other.at), s.at...), nil)
+		s.at = named(other.at, s.at)
 	}
+	s.at = named(nil, s.at)
 	b.suspects[s.suspect] = s
+}
+
+// named are the addresses that were named, and of more as many as there is room for, sorted.
+func named(before, more []netip.Addr) []netip.Addr {
+	more = without(more, before)
+	all := append(slices.Clone(before), more[:min(len(more), max(0, maxNamed-len(before)))]...)
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
 }
 
 // lingers returns until when a member of an earlier start of the node may be what announces a candidate; zero: it can't
