@@ -4,7 +4,9 @@ package main
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -17,25 +19,35 @@ import (
 	"github.com/weaveguard/weaveguard/keys"
 )
 
-// mouthpiece announces what it is given.
-type mouthpiece struct{ meta []byte }
+// mouthpiece announces what it is given, and hands on state.
+type mouthpiece struct{ meta, state []byte }
 
 func (m *mouthpiece) NodeMeta(int) []byte             { return m.meta }
 func (m *mouthpiece) NotifyMsg([]byte)                {}
 func (m *mouthpiece) GetBroadcasts(int, int) [][]byte { return nil }
-func (m *mouthpiece) LocalState(bool) []byte          { return nil }
+func (m *mouthpiece) LocalState(bool) []byte          { return m.state }
 func (m *mouthpiece) MergeRemoteState([]byte, bool)   {}
 
+// handOn is a record as members hand it on when they exchange their state: the version, and the length of each.
+func handOn(node string, record []byte) []byte {
+	state := binary.AppendUvarint([]byte{1}, uint64(len(node)))
+	state = binary.AppendUvarint(append(state, node...), uint64(len(record)))
+	return append(state, record...)
+}
+
 func main() {
-	if len(os.Args) != 7 {
-		fmt.Fprintln(os.Stderr, "usage: thief FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT MEMBER-NAME META-IN-BASE64")
+	node := flag.String("hand-on", "", "announce nothing, and hand on META as a record of this node")
+	flag.Parse()
+	args := flag.Args()
+	if len(args) != 6 {
+		fmt.Fprintln(os.Stderr, "usage: thief [--hand-on NODE] FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT MEMBER-NAME META-IN-BASE64")
 		os.Exit(2)
 	}
-	fmt.Fprintln(os.Stderr, run(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6]))
+	fmt.Fprintln(os.Stderr, run(*node, args[0], args[1], args[2], args[3], args[4], args[5]))
 	os.Exit(1)
 }
 
-func run(keyFile, own, claimed, member, name, meta string) error {
+func run(handed, keyFile, own, claimed, member, name, meta string) error {
 	ring, err := keys.LoadKeyring(keyFile)
 	if err != nil {
 		return err
@@ -52,12 +64,19 @@ func run(keyFile, own, claimed, member, name, meta string) error {
 	if err != nil {
 		return err
 	}
+	says := &mouthpiece{meta: announced}
+	if handed != "" {
+		says = &mouthpiece{state: handOn(handed, announced)}
+	}
 	c := memberlist.DefaultLANConfig()
-	c.Name, c.SecretKey, c.Delegate = name, ring[0], &mouthpiece{announced}
+	c.Name, c.SecretKey, c.Delegate = name, ring[0], says
 	c.BindAddr, c.BindPort = address.Addr().String(), int(address.Port())
 	c.AdvertiseAddr, c.AdvertisePort = advertised.Addr().String(), int(advertised.Port())
 	c.PushPullInterval = time.Second // so it learns that it is thought dead, also where it claims to be somewhere else
-	c.EnableCompression = false      // agents refuse that
+	if handed != "" {
+		c.PushPullInterval = 200 * time.Millisecond // so all are soon told
+	}
+	c.EnableCompression = false // agents refuse that
 	c.Logger = log.New(io.Discard, "", 0)
 	list, err := memberlist.Create(c)
 	if err != nil {

@@ -65,20 +65,26 @@ func (w *world) testStolenGossip(t *testing.T) {
 	for _, theft := range []struct {
 		what   string
 		node   string
+		handed bool // nobody announces it: it is handed on
 		record []byte
 		says   [2]string // on the first node, and on the victim
 	}{
-		{"another's name", victim, b.Sign(t, victim, w.pods[victim]), [2]string{"another identity than its Node's annotation", "too"}},
-		{"another's CIDR", lair, b.Sign(t, lair, w.pods[victim]), [2]string{"and its Node has", "and its Node has"}},
-		{"another's key", lair, b.SignKey(t, lair, w.pods[lair], key), [2]string{"key of node " + victim, "key of node " + victim}},
-		{"an old record", victim, old, [2]string{"an old record", "this node made itself"}},
-		{"a replay", victim, now, [2]string{"a copy", "this node made itself"}},
+		{"another's name, handed on", victim, true, b.Sign(t, victim, w.pods[victim]), [2]string{"another identity than its Node's annotation", "too"}},
+		{"another's name", victim, false, b.Sign(t, victim, w.pods[victim]), [2]string{"another identity than its Node's annotation", "too"}},
+		{"another's CIDR", lair, false, b.Sign(t, lair, w.pods[victim]), [2]string{"and its Node has", "and its Node has"}},
+		{"another's key", lair, false, b.SignKey(t, lair, w.pods[lair], key), [2]string{"key of node " + victim, "key of node " + victim}},
+		{"an old record", victim, false, old, [2]string{"an old record", "this node made itself"}},
+		{"a replay", victim, false, now, [2]string{"a copy", "this node made itself"}},
 	} {
 		t.Run(theft.what, func(t *testing.T) {
-			end := b.announce(t, theft.node, theft.record)
+			say, by := b.announce, at
+			if theft.handed {
+				say, by = b.handOn, "handed on by other nodes"
+			}
+			end := say(t, theft.node, theft.record)
 			joined := time.Now()
 			for i, node := range []string{first, victim} {
-				words := []string{"node " + theft.node, at, theft.says[i]}
+				words := []string{"node " + theft.node, by, theft.says[i]}
 				if err := cluster.Poll(t.Context(), saysWithin-time.Since(joined), fmt.Sprintf("%s says %q", node, words), func(ctx context.Context) error {
 					return w.saysProblem(ctx, node, words)
 				}); err != nil {
@@ -90,6 +96,9 @@ func (w *world) testStolenGossip(t *testing.T) {
 				t.Errorf("something changed: it was\n%s\nand is\n%s", before, after)
 			}
 			end()
+			if after := w.picture(t, first, victim); after != before {
+				t.Errorf("something changed once the thief was gone: it was\n%s\nand is\n%s", before, after)
+			}
 		})
 	}
 	w.describes(t, victim, "Warning", kube.ReasonRecordRefused, at)
@@ -138,11 +147,11 @@ func (w *world) breakIn(t *testing.T, node string) *burglary {
 	return b
 }
 
-// join has the thief be a member of the gossip, from the stolen node.
-func (b *burglary) join(t *testing.T, name string, meta []byte) (said *output.Buffer, end func()) {
+// join has the thief be a member of the gossip, from the stolen node, by arguments of its command.
+func (b *burglary) join(t *testing.T, args []string) (said *output.Buffer, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd, err := b.Command(ctx, b.Name, append([]string{b.program}, b.Member(b.keyFile, b.address[b.nodes[0]], netip.Addr{}, name, meta)...)...)
+	cmd, err := b.Command(ctx, b.Name, append([]string{b.program}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +177,7 @@ func (b *burglary) join(t *testing.T, name string, meta []byte) (said *output.Bu
 // overhear is what a node announces now.
 func (b *burglary) overhear(t *testing.T, node string) (newest []byte) {
 	t.Helper()
-	said, end := b.join(t, "spy", nil)
+	said, end := b.join(t, b.member("spy", nil))
 	defer end()
 	b.eventually(t, node+" is overheard", func(context.Context) (err error) {
 		_, newest, err = stolen.Heard(said.String(), node)
@@ -180,8 +189,19 @@ func (b *burglary) overhear(t *testing.T, node string) (newest []byte) {
 // announce has the thief announce a record in a node's name.
 func (b *burglary) announce(t *testing.T, node string, record []byte) (end func()) {
 	t.Helper()
-	_, end = b.join(t, node, record)
+	_, end = b.join(t, b.member(node, record))
 	return end
+}
+
+// handOn has the thief hand on a record in a node's name, which nobody announces.
+func (b *burglary) handOn(t *testing.T, node string, record []byte) (end func()) {
+	t.Helper()
+	_, end = b.join(t, b.Accomplice(b.keyFile, b.address[b.nodes[0]], node, record))
+	return end
+}
+
+func (b *burglary) member(name string, meta []byte) []string {
+	return b.Member(b.keyFile, b.address[b.nodes[0]], netip.Addr{}, name, meta)
 }
 
 // picture is what nodes send where: their routes, and their peers with keys, endpoints and addresses.

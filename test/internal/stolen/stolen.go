@@ -88,6 +88,11 @@ func (n *Node) Member(keyFile string, by, claimed netip.Addr, name string, meta 
 	}
 }
 
+// Accomplice are the arguments of the command thief with which it announces nothing, and hands on a record as a node's.
+func (n *Node) Accomplice(keyFile string, by netip.Addr, node string, record []byte) []string {
+	return append([]string{"--hand-on", node}, n.Member(keyFile, by, netip.Addr{}, "accomplice", record)...)
+}
+
 // Heard is the newest that the command thief has heard of a node, by what it printed: the name of its member, and its record.
 func Heard(printed, node string) (member string, newest []byte, err error) {
 	end := strings.LastIndexByte(printed, '\n')

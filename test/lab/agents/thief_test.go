@@ -41,8 +41,20 @@ func rob(t *testing.T) *robbed {
 // member joins the gossip from the thief's host, and says that it is at another address, if that is valid.
 func (r *robbed) member(t *testing.T, claimed netip.Addr, name string, meta []byte) *lab.Process {
 	t.Helper()
-	p := r.lair.MustStart(t, lab.Command{Path: lab.Build(t, "./test/thief"),
-		Args: r.Member(filepath.Join(r.Lab.Dir(), "gossip.key"), r.Nodes[0].Addr4, claimed, name, meta)})
+	return r.join(t, r.Member(r.keyFile(), r.Nodes[0].Addr4, claimed, name, meta))
+}
+
+// accomplice joins the gossip from the thief's host, and hands on a record as a node's.
+func (r *robbed) accomplice(t *testing.T, node string, record []byte) *lab.Process {
+	t.Helper()
+	return r.join(t, r.Accomplice(r.keyFile(), r.Nodes[0].Addr4, node, record))
+}
+
+func (r *robbed) keyFile() string { return filepath.Join(r.Lab.Dir(), "gossip.key") }
+
+func (r *robbed) join(t *testing.T, args []string) *lab.Process {
+	t.Helper()
+	p := r.lair.MustStart(t, lab.Command{Path: lab.Build(t, "./test/thief"), Args: args})
 	lab.Eventually(t, 20*time.Second, "the thief has joined", func() error {
 		if !strings.Contains(p.Log(), "\n") {
 			return fmt.Errorf("it prints %q", p.Log())
@@ -89,6 +101,7 @@ type theft struct {
 	what    string
 	claimed netip.Addr // where it says that it is; invalid: where it is
 	name    string     // of a node, or of a member
+	handed  bool       // nobody announces it: it is handed on
 	record  []byte
 	says    [2][]string   // on the first node, and on the victim; nil: it needn't see it
 	after   time.Duration // the victim says nothing about it until its agent is so old
@@ -97,7 +110,12 @@ type theft struct {
 // try has the thief say it, and shows that nothing changes by it, and that others say so within five seconds.
 func (r *robbed) try(t *testing.T, th theft) {
 	t.Helper()
-	p := r.member(t, th.claimed, th.name, th.record)
+	var p *lab.Process
+	if th.handed {
+		p = r.accomplice(t, th.name, th.record)
+	} else {
+		p = r.member(t, th.claimed, th.name, th.record)
+	}
 	joined := time.Now()
 	for i, n := range r.Nodes[:2] {
 		if th.says[i] == nil {
@@ -122,14 +140,21 @@ func (r *robbed) try(t *testing.T, th theft) {
 		t.Logf("%s: %s says so %.1f s after the thief had joined", th.what, n.Name, time.Since(joined).Seconds())
 		r.blamesNobody(t, n)
 	}
-	if after := r.picture(t); after != r.before {
-		t.Errorf("%s changed something: it was\n%s\nand is\n%s", th.what, r.before, after)
-		r.before = after
-	}
+	r.same(t, th.what)
 	if err := p.Kill(); err != nil {
 		t.Error(err)
 	}
 	r.keepsItsPlace(t, th.what)
+	r.same(t, th.what+", once the thief is gone")
+}
+
+// same fails the test if the picture isn't what it was.
+func (r *robbed) same(t *testing.T, what string) {
+	t.Helper()
+	if after := r.picture(t); after != r.before {
+		t.Errorf("%s changed something: it was\n%s\nand is\n%s", what, r.before, after)
+		r.before = after
+	}
 }
 
 // blamesNobody fails the test if a node names a host as more than what a member says of itself.
@@ -253,28 +278,37 @@ func (r *robbed) settled(t *testing.T) {
 // start.
 func (r *robbed) thefts(t *testing.T, first, now []byte, member string) []theft {
 	t.Helper()
-	const lingering = time.Minute
+	const (
+		lingering = time.Minute
+		handed    = "handed on by other nodes"
+	)
 	name, there, here := r.victim.Name, r.victim.Addr4, netip.Addr{}
 	at, claimed := r.lair.Addr4.String(), there.String()
 	had := "node " + name + " had"
 	return []theft{
-		{"another's name", here, name, r.Sign(t, name, r.victim.CIDR),
+		{"another's name, handed on", here, name, true, r.Sign(t, name, r.victim.CIDR),
+			[2][]string{{"node " + name, handed, "another identity than before"}, {"node " + name, handed, "too"}}, 0},
+		{"another's name over its own record, handed on", here, name, true, r.Sign(t, r.lair.Name, r.lair.CIDR),
+			[2][]string{{"node " + name, handed, "wrong signature"}, {"node " + name, handed, "wrong signature"}}, 0},
+		{"another's CIDR, handed on", here, r.lair.Name, true, r.Sign(t, r.lair.Name, r.victim.CIDR),
+			[2][]string{{"node " + r.lair.Name, handed, had}, {"node " + r.lair.Name, handed, had}}, 0},
+		{"another's name", here, name, false, r.Sign(t, name, r.victim.CIDR),
 			[2][]string{{"node " + name, at, "another identity than before"}, {"node " + name, at, "too"}}, 0},
-		{"another's name over its own record", here, name, r.Sign(t, r.lair.Name, r.lair.CIDR),
+		{"another's name over its own record", here, name, false, r.Sign(t, r.lair.Name, r.lair.CIDR),
 			[2][]string{{"node " + name, at, "wrong signature"}, {"node " + name, at, "wrong signature"}}, 0},
-		{"another's CIDR", here, r.lair.Name, r.Sign(t, r.lair.Name, r.victim.CIDR),
+		{"another's CIDR", here, r.lair.Name, false, r.Sign(t, r.lair.Name, r.victim.CIDR),
 			[2][]string{{"node " + r.lair.Name, r.victim.CIDR.String(), had}, {"node " + r.lair.Name, had}}, 0},
-		{"an old record", here, name, first,
+		{"an old record", here, name, false, first,
 			[2][]string{{"node " + name, at, "an old record"}, {"node " + name, at, "this node made itself"}}, 0},
-		{"a replay", here, name, now,
+		{"a replay", here, name, false, now,
 			[2][]string{{"node " + name, at, "a copy"}, {"node " + name, at, "this node made itself"}}, 0},
-		{"another's CIDR, at the victim's address", there, r.lair.Name, r.Sign(t, r.lair.Name, r.victim.CIDR),
+		{"another's CIDR, at the victim's address", there, r.lair.Name, false, r.Sign(t, r.lair.Name, r.victim.CIDR),
 			[2][]string{{"node " + r.lair.Name, claimed, had}, {"node " + r.lair.Name, claimed, had}}, 0},
-		{"the victim's name over its own record, at the victim's address", there, name, r.Sign(t, r.lair.Name, r.lair.CIDR),
+		{"the victim's name over its own record, at the victim's address", there, name, false, r.Sign(t, r.lair.Name, r.lair.CIDR),
 			[2][]string{{"node " + name, claimed, "wrong signature"}, {"node " + name, claimed, "wrong signature"}}, 0},
-		{"the victim's member, at the victim's address", there, member, r.Sign(t, name, r.victim.CIDR),
+		{"the victim's member, at the victim's address", there, member, false, r.Sign(t, name, r.victim.CIDR),
 			[2][]string{{"node " + name, claimed, "another identity than before"}, nil}, 0},
-		{"the victim's name, at the victim's address", there, name, r.Sign(t, name, r.victim.CIDR),
+		{"the victim's name, at the victim's address", there, name, false, r.Sign(t, name, r.victim.CIDR),
 			[2][]string{{"node " + name, claimed, "another identity than before"}, {"node " + name, claimed, "too"}}, lingering},
 	}
 }
