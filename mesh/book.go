@@ -237,7 +237,7 @@ func (b *book) prune(cluster *ClusterState) bool {
 	for name, e := range b.entries {
 		n := cluster.node(name)
 		if n == nil || (!n.Identity.IsZero() && n.Identity != e.record.Identity) || !ownsCIDRs(*n, e.record) {
-			b.former[claimant{name, e.record.Identity}] = b.now
+			b.retire(claimant{name, e.record.Identity})
 			delete(b.entries, name)
 			changed = true
 			continue

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
 )
 
 // Whoever has the gossip key can hand on any number of records under names that he made up, and others the next second:
@@ -91,6 +93,25 @@ func TestVariedAddressesMakeFewTexts(t *testing.T) {
 	for text := range texts {
 		if !strings.Contains(text, "198.51.100.") {
 			t.Errorf("it says %q, want an address", text)
+		}
+	}
+}
+
+// A node that takes one identity after the other isn't remembered under all of them, but under its last ones.
+func TestFormerIdentitiesAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newTrio(t)
+	identity := func(i int) claimant { return claimant{"b", keys.PublicIdentity{byte(i), byte(i >> 8), 1}} }
+	for i := range maxNames + 100 {
+		w.book.now = w.book.now.Add(time.Second)
+		w.book.retire(identity(i))
+	}
+	if len(w.book.former) != maxNames {
+		t.Errorf("%d former identities are known, want %d", len(w.book.former), maxNames)
+	}
+	for i, want := range map[int]bool{0: false, 99: false, 100: true, maxNames + 99: true} {
+		if _, known := w.book.former[identity(i)]; known != want {
+			t.Errorf("identity %d is known: %t", i, known)
 		}
 	}
 }

@@ -51,6 +51,21 @@ func (b *book) dishonest(node string, v verdict, word string) bool {
 	return forged(word)
 }
 
+// retire notes that a node has lost an identity. Of too many, the one that was lost first is forgotten: a node may take
+// any number of them, one after the other.
+func (b *book) retire(c claimant) {
+	if _, known := b.former[c]; !known && len(b.former) >= maxNames {
+		var first claimant
+		for other, left := range b.former {
+			if at, found := b.former[first]; !found || left.Before(at) {
+				first = other
+			}
+		}
+		delete(b.former, first)
+	}
+	b.former[c] = b.now
+}
+
 // stranger reports whether an identity is that of a node. It is asked only about those that aren't the node's whose name they
 // use: then it is another node's.
 func (b *book) stranger(identity keys.PublicIdentity) bool {
