@@ -30,8 +30,8 @@ const earlyFor = 30 * time.Second
 // What others send makes problems too, so the log takes problemBurst lines of problems at once and problemRate a second
 // for long. What it doesn't take yet is in the status, and is logged when there is room if it still stands.
 const (
-	problemRate  rate.Limit = 1
-	problemBurst            = 200
+	problemRate  = rate.Limit(1)
+	problemBurst = 200
 )
 
 // narrate logs what changed since the pass before, once: problems that came and went, peers, readiness.
