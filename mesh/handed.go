@@ -15,7 +15,7 @@ const (
 
 // handedOn reports whether a candidate that nobody announces was handed on lately, and no honest agent can have done so.
 func (b *book) handedOn(h Heard, v *verdict, word string) bool {
-	if h.From.IsValid() || v.taken || !b.dishonest(h.Node, *v, word) {
+	if h.From.IsValid() || !b.dishonest(h.Node, *v, word) {
 		return false // whoever announced it is gone, or an agent that missed what came later hands it on
 	}
 	if v.handed.IsZero() {
