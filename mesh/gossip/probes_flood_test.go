@@ -102,12 +102,11 @@ func TestFloodOfWhatBeginsAsProbes(t *testing.T) {
 	broken := question(meshKey, 1, 1400, 1400)
 	broken[20]++
 	lines := func() int { return bytes.Count([]byte(nodes[1].log.String()), []byte("\n")) }
-	before, quiet := heapInUse(), lines()
+	before, quiet := kept(), lines()
 	flood(t, stranger(t), nodes[1], 10000, []byte{0xd7}, slices.Repeat([]byte{0xd7}, 1400), broken, question(gossipKey('x'), 2, 1400, 28))
 	eventually(t, "it is counted", func() bool { return nodes[1].Counters()["gossip-overload"] > 0 })
-	if more := heapInUse() - before; more > 4<<20 {
-		t.Errorf("the flood costs %d bytes", more)
-	}
+	// memberlist has 64 KiB for each packet that it is about to hand on, so right after the flood there may be some.
+	eventually(t, "the flood costs less than 4 MiB", func() bool { return kept() < before+4<<20 })
 	if more := lines() - quiet; more > 20 {
 		t.Errorf("the flood costs %d log lines:\n%s", more, nodes[1].log)
 	}
@@ -122,9 +121,8 @@ func TestFloodOfWhatBeginsAsProbes(t *testing.T) {
 	}
 }
 
-func heapInUse() int {
+// kept is what the heap has that is in use, in bytes.
+func kept() uint64 {
 	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
+	return heap()
 }

@@ -39,7 +39,7 @@ var rows = []row{
 	{name: "mesh/kube", adapter: true, modules: []string{"k8s.io", "sigs.k8s.io/yaml", "golang.org/x/time", "github.com/go-logr/logr"}},
 	{name: "mesh/attach", adapter: true, modules: []string{"github.com/google/renameio", "github.com/containernetworking/cni", "golang.org/x/sys"}},
 	{name: "mesh/api", adapter: true, modules: []string{"github.com/prometheus", "golang.org/x"}},
-	{name: "mesh", modules: []string{"github.com/google/renameio"}},
+	{name: "mesh", modules: []string{"github.com/google/renameio", "golang.org/x/time"}},
 	{name: "cni/ipam", modules: []string{"github.com/containernetworking"}},
 	{name: "cni/bridge", modules: []string{"github.com/vishvananda", "github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cni", modules: []string{"github.com/containernetworking", "golang.org/x/sys"}},
