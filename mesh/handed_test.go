@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -215,4 +216,29 @@ func TestHonestHandingOn(t *testing.T) {
 		w := newTrio(t)
 		quiet(t, w, handed(stated(t, "b", w.stranger, victimAt, cidrOfB, nil)), stated(t, "b", w.b, victimAt, cidrOfB, nil))
 	})
+}
+
+// Once whoever announced a forgery is gone, and others hand it on, it isn't said that he still announces it.
+func TestForgeryOutlivesItsAnnouncer(t *testing.T) {
+	t.Parallel()
+	w := newTrio(t)
+	known := stated(t, "b", w.b, victimAt, cidrOfB, nil)
+	forged := stated(t, "b", w.stranger, strayAt, cidrOfB, nil)
+	said := func(heard ...Heard) string {
+		for range 4 {
+			w.hears(time.Second, heard...)
+		}
+		all := w.book.accused()
+		if len(all) != 1 {
+			t.Fatalf("accused are %v, want one", all)
+		}
+		return all[0].text()
+	}
+	w.hears(2*time.Minute, known) // past the first minute, in which it may be what the node was before
+	if text := said(known, forged); !strings.Contains(text, strayAt.String()) {
+		t.Errorf("while it is announced: %q", text)
+	}
+	if text := said(known, handed(forged)); !strings.Contains(text, "handed on") || strings.Contains(text, strayAt.String()) {
+		t.Errorf("after that: %q", text)
+	}
 }

@@ -51,7 +51,8 @@ type suspect struct{ node, word string }
 type suspicion struct {
 	suspect
 	reason string
-	at     []netip.Addr // where the members say they are that announce it; none: it was handed on by others
+	at     []netip.Addr // where members said they are that announced it while it lasts
+	says   bool         // somebody announces it now; else it was handed on by others
 	since  time.Time
 	last   time.Time // when it was gone
 	until  time.Time // it may be left from an earlier start of the node until then
@@ -110,7 +111,7 @@ func (b *book) suspected(h Heard, v *verdict, no refusal) {
 		}
 		b.newSuspects++
 	}
-	s := suspicion{suspect: suspect{h.Node, no.word}, reason: no.reason, at: h.At, since: b.now}
+	s := suspicion{suspect: suspect{h.Node, no.word}, reason: no.reason, at: h.At, says: len(h.At) > 0, since: b.now}
 	own := b.addresses(h.Node)
 	if no.word == oldWord {
 		for _, e := range v.record.Endpoints() { // where it was once: a member of its own may linger there
@@ -132,7 +133,7 @@ func (b *book) suspected(h Heard, v *verdict, no refusal) {
 		if other.until.Before(s.until) {
 			s.until = other.until
 		}
-		s.at = named(other.at, s.at)
+		s.at, s.says = named(other.at, s.at), s.says || other.says
 	}
 	s.at = named(nil, s.at)
 	b.suspects[s.suspect] = s
@@ -254,7 +255,7 @@ func (s suspicion) problem() view.Problem {
 		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
 			"its agent; if not, somebody has the gossip key and this node's identity, and announces another node's key: change both"
 	case pinWord, disputedWord:
-		if len(s.at) == 0 {
+		if !s.says {
 			p.Remedy = "if its disk was wiped, an agent that doesn't know of it may have handed on what it said before; if not, " +
 				somebody + ": change it"
 			break
@@ -268,7 +269,11 @@ func (s suspicion) problem() view.Problem {
 
 // text is what is said, and by whom.
 func (s suspicion) text() string {
-	return members(s.at) + " in its name what isn't taken: " + s.reason
+	by := s.at
+	if !s.says {
+		by = nil
+	}
+	return members(by) + " in its name what isn't taken: " + s.reason
 }
 
 // members says who announces something, by where they say they are.
