@@ -12,6 +12,7 @@ import (
 	"log"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -40,7 +41,7 @@ func main() {
 	flag.Parse()
 	args := flag.Args()
 	if len(args) != 6 {
-		fmt.Fprintln(os.Stderr, "usage: thief [--hand-on NODE] FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT MEMBER-NAME META-IN-BASE64")
+		fmt.Fprintln(os.Stderr, "usage: thief [--hand-on NODE] FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT,... MEMBER-NAME META-IN-BASE64")
 		os.Exit(2)
 	}
 	fmt.Fprintln(os.Stderr, run(*node, args[0], args[1], args[2], args[3], args[4], args[5]))
@@ -82,8 +83,10 @@ func run(handed, keyFile, own, claimed, member, name, meta string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := list.Join([]string{member}); err != nil {
-		return err
+	// Who is told by all that it joins is known to all at once, whatever gossip does.
+	members := strings.Split(member, ",")
+	if n, err := list.Join(members); n < len(members) {
+		return fmt.Errorf("joined %d of %d: %w", n, len(members), err)
 	}
 	for {
 		if err := json.NewEncoder(os.Stdout).Encode(list.Members()); err != nil {

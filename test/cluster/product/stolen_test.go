@@ -196,12 +196,17 @@ func (b *burglary) announce(t *testing.T, node string, record []byte) (end func(
 // handOn has the thief hand on a record in a node's name, which nobody announces.
 func (b *burglary) handOn(t *testing.T, node string, record []byte) (end func()) {
 	t.Helper()
-	_, end = b.join(t, b.Accomplice(b.keyFile, b.address[b.nodes[0]], node, record))
+	_, end = b.join(t, b.Accomplice(b.keyFile, b.witnesses(), node, record))
 	return end
 }
 
+// witnesses are the addresses of two nodes that aren't stolen.
+func (b *burglary) witnesses() []netip.Addr {
+	return []netip.Addr{b.address[b.nodes[0]], b.address[b.nodes[1]]}
+}
+
 func (b *burglary) member(name string, meta []byte) []string {
-	return b.Member(b.keyFile, b.address[b.nodes[0]], netip.Addr{}, name, meta)
+	return b.Member(b.keyFile, b.witnesses(), netip.Addr{}, name, meta)
 }
 
 // picture is what nodes send where: their routes, and their peers with keys, endpoints and addresses.

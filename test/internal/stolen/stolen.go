@@ -69,10 +69,10 @@ func (n *Node) SignKey(t testing.TB, node string, cidr netip.Prefix, key keys.Pu
 	return raw
 }
 
-// Member are the arguments of the command thief: on the stolen node, with the gossip key in a file, it joins by a node's
-// address under the name of a node, or that of a member, which has a slash in it. It says that it is where a node's member
+// Member are the arguments of the command thief: on the stolen node, with the gossip key in a file, it joins by nodes'
+// addresses under the name of a node, or that of a member, which has a slash in it. It says that it is where a node's member
 // is at another address, if that is valid, and else where it is.
-func (n *Node) Member(keyFile string, by, claimed netip.Addr, name string, meta []byte) []string {
+func (n *Node) Member(keyFile string, by []netip.Addr, claimed netip.Addr, name string, meta []byte) []string {
 	n.members++
 	own := netip.AddrPortFrom(n.Address, uint16(view.GossipPort+10+n.members))
 	said := own
@@ -82,14 +82,18 @@ func (n *Node) Member(keyFile string, by, claimed netip.Addr, name string, meta 
 	if !strings.Contains(name, "/") {
 		name = fmt.Sprintf("%s/%016x", name, n.members)
 	}
+	var members []string
+	for _, address := range by {
+		members = append(members, netip.AddrPortFrom(address, view.GossipPort).String())
+	}
 	return []string{
-		keyFile, own.String(), said.String(), netip.AddrPortFrom(by, view.GossipPort).String(), name,
+		keyFile, own.String(), said.String(), strings.Join(members, ","), name,
 		base64.StdEncoding.EncodeToString(meta),
 	}
 }
 
 // Accomplice are the arguments of the command thief with which it announces nothing, and hands on a record as a node's.
-func (n *Node) Accomplice(keyFile string, by netip.Addr, node string, record []byte) []string {
+func (n *Node) Accomplice(keyFile string, by []netip.Addr, node string, record []byte) []string {
 	return append([]string{"--hand-on", node}, n.Member(keyFile, by, netip.Addr{}, "accomplice", record)...)
 }
 

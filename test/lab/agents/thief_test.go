@@ -41,13 +41,13 @@ func rob(t *testing.T) *robbed {
 // member joins the gossip from the thief's host, and says that it is at another address, if that is valid.
 func (r *robbed) member(t *testing.T, claimed netip.Addr, name string, meta []byte) *lab.Process {
 	t.Helper()
-	return r.join(t, r.Member(r.keyFile(), r.Nodes[0].Addr4, claimed, name, meta))
+	return r.join(t, r.Member(r.keyFile(), r.witnesses(), claimed, name, meta))
 }
 
 // accomplice joins the gossip from the thief's host, and hands on a record as a node's.
 func (r *robbed) accomplice(t *testing.T, node string, record []byte) *lab.Process {
 	t.Helper()
-	return r.join(t, r.Accomplice(r.keyFile(), r.Nodes[0].Addr4, node, record))
+	return r.join(t, r.Accomplice(r.keyFile(), r.witnesses(), node, record))
 }
 
 func (r *robbed) keyFile() string { return filepath.Join(r.Lab.Dir(), "gossip.key") }
@@ -261,6 +261,9 @@ func TestThief(t *testing.T) {
 		return nil
 	})
 }
+
+// witnesses are the addresses of the two nodes that aren't stolen.
+func (r *robbed) witnesses() []netip.Addr { return []netip.Addr{r.Nodes[0].Addr4, r.Nodes[1].Addr4} }
 
 // settled waits until the pod CIDRs have counted for so long that nobody takes them over. Nothing but the clock tells that;
 // of the ten seconds most have gone by with other things.
