@@ -47,6 +47,12 @@ func TestDelNeedsNothing(t *testing.T) {
 			})
 			return call{netns: sandbox.Path(), stdin: n.config(nil)}
 		}},
+		{"another MAC at the host's end", func(n *node, sandbox ns.NetNS) call {
+			n.netlink(onHostEnd(func(link netlink.Link) error {
+				return netlink.LinkSetHardwareAddr(link, net.HardwareAddr{2, 0, 0, 0, 0, 1})
+			}))
+			return call{netns: sandbox.Path(), stdin: n.config(nil)}
+		}},
 		{"attachment damaged", func(n *node, sandbox ns.NetNS) call {
 			damage(n)
 			return call{netns: sandbox.Path(), stdin: n.config(nil)}
@@ -86,6 +92,23 @@ func damage(n *node) {
 			n.Fatal(err)
 		}
 	}
+}
+
+// What has taken the name of a pod's interface, and isn't one, isn't removed.
+func TestDelRemovesNoOtherDevice(t *testing.T) {
+	n, sandbox := newNode(t), newNS(t)
+	n.add("c1", sandbox, nil)
+	n.netlink(onHostEnd(func(link netlink.Link) error {
+		if err := netlink.LinkDel(link); err != nil {
+			return err
+		}
+		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: link.Attrs().Name}})
+	}))
+	c := call{verb: "DEL", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}
+	n.fails(c, 104, "is a bridge, not the veth of a pod: not removing it")
+	n.netlink(onHostEnd(netlink.LinkDel))
+	n.del("c1", sandbox.Path())
+	n.wantNoLeftovers()
 }
 
 func TestDelLeavesOthersAlone(t *testing.T) {
