@@ -54,11 +54,12 @@ func (e ends) has(a netip.AddrPort) bool { return e.from == a || e.to == a }
 const watchScript = `tcpdump "$@" </dev/null & pid=$!; read -r _; kill -TERM $pid; wait $pid`
 
 // watchUnderlay begins to look, and returns once packets are seen. (In its immediate mode tcpdump would have a buffer for
-// a thousand packets, however large.)
+// a thousand packets, however large. The buffer is for a minute in which this test gets no processor: the daemons that carry
+// the traffic go before it.)
 func (w *world) watchUnderlay(t *testing.T) *watch {
 	t.Helper()
 	cmd, err := w.Command(context.WithoutCancel(t.Context()), cluster.Fabric, "sh", "-c", watchScript, "tcpdump", "-i", api.FabricBridge,
-		"-n", "-Z", "root", "--packet-buffered", "--buffer-size=262144", "-w", "-")
+		"-n", "-Z", "root", "--packet-buffered", "--buffer-size=524288", "-w", "-")
 	if err != nil {
 		t.Fatal(err)
 	}
