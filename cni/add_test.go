@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weaveguard/weaveguard/cni/store"
 )
@@ -178,6 +180,34 @@ func TestSandboxIsConfigured(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// As long as its link-local address is tentative, a bridge asks for no pod's MAC on behalf of other hosts.
+func TestBridgeIsNotTentative(t *testing.T) {
+	n := newNode(t)
+	n.add("c1", newNS(t), map[string]any{"subnets": []string{"fd00:5::/64"}})
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		var own []netlink.Addr
+		n.netlink(func() error {
+			link, err := netlink.LinkByName("weave")
+			if err != nil {
+				return err
+			}
+			own, err = netlink.AddrList(link, netlink.FAMILY_V6)
+			return err
+		})
+		for _, a := range own {
+			if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+				t.Fatalf("the bridge's address %s is tentative", a.IPNet)
+			}
+		}
+		if slices.ContainsFunc(own, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the bridge has no link-local address, only %v", own)
+		}
+	}
 }
 
 func TestBridgeKeepsItsMAC(t *testing.T) {

@@ -49,7 +49,9 @@ func addressMAC(address netip.Addr) net.HardwareAddr {
 
 // BridgeSysctls returns the kernel settings that a bridge of ours needs, beside forwarding: no frames through
 // the IP firewall (with it the isolated ports drop what a Service redirects), no redirects out of it (the kernel
-// takes the maximum of all and the bridge's), and nothing learnt from what pods send to it.
+// takes the maximum of all and the bridge's), nothing learnt from what pods send to it, and no detection of duplicates of
+// its link-local address: until that ends, for two seconds after its first port, no pod is asked for its MAC for what is
+// forwarded to it (RFC 4862, section 5.4).
 func BridgeSysctls(bridge string) []Sysctl {
 	v4 := "net/ipv4/conf/" + bridge + "/"
 	v6 := "net/ipv6/conf/" + bridge + "/"
@@ -62,6 +64,7 @@ func BridgeSysctls(bridge string) []Sysctl {
 		{Key: v4 + "accept_redirects", Value: "0"},
 		{Key: v6 + "accept_redirects", Value: "0", Optional: true},
 		{Key: v6 + "accept_ra", Value: "0", Optional: true},
+		{Key: v6 + "accept_dad", Value: "0", Optional: true},
 	}
 }
 
