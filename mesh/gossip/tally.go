@@ -71,9 +71,12 @@ const (
 	keyRenewal  = "renewal"
 	keyPacket   = "packet/"
 	keyUDP      = "udp/"
-	// keyMore is the subject of what stands for all subjects beyond maxSubjects.
+	// keyMore is the key's subject of what stands for all subjects beyond maxSubjects.
 	keyMore = "~more" // sorts behind addresses and the names of nodes
 )
+
+// moreSubjects are the subjects of what stands for all beyond maxSubjects, by kind of key.
+var moreSubjects = map[string]string{keyPacket: "gossip from more addresses", keyUDP: "more nodes"}
 
 // report notes a problem that is seen now, in place of what was known under its key. Subjects are what others choose: a
 // packet's sender, or the name of a node. So a kind that has maxSubjects keeps them, and says of the next that there are
@@ -97,7 +100,7 @@ func (t *tally) settle(kind, key string, p view.Problem, now time.Time) (string,
 		}
 	}
 	if subjects >= maxSubjects {
-		key, p = kind+keyMore, more(p)
+		key, p.Subject = kind+keyMore, moreSubjects[kind]
 	}
 	if known, ok := t.problems[key]; ok && now.Sub(known.last) <= problemAge {
 		p = known.problem
@@ -122,13 +125,6 @@ func (t *tally) recent(now time.Time) []view.Problem {
 		all = append(all, t.problems[key].problem)
 	}
 	return all
-}
-
-// more is what stands for problems like this one, beyond the first maxSubjects.
-func more(p view.Problem) view.Problem {
-	kind, _, _ := strings.Cut(p.Subject, " ") // "gossip from ADDRESS", "node NAME"
-	p.Subject = map[string]string{"gossip": "gossip from more addresses", "node": "more nodes"}[kind]
-	return p
 }
 
 func otherKey(from netip.Addr) view.Problem {

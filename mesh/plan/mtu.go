@@ -57,7 +57,8 @@ func (p *planner) linkMTU(n view.Node, endpoint netip.AddrPort) (seems, carries 
 	found := p.Host.Probed[address]
 	limit := (path-overhead(address))/padding*padding + overhead(address)
 	p.out.Paths = append(p.out.Paths, view.Path{Address: address, Limit: limit, Found: found})
-	seems, carries = p.inside(path, address.Is4()), p.inside(path, address.Is4())
+	seems = p.inside(path, address.Is4())
+	carries = seems
 	if found != 0 && found < limit {
 		path = found
 		carries = p.inside(path, address.Is4())
