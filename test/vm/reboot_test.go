@@ -161,7 +161,7 @@ func (r *reboots) boot(t *testing.T, more string) *booted {
 	n := r.Nodes[0]
 	config := `{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"` + more + `}`
 	args := []string{r.address.String(), n.Addr4.String(), r.near.Addr.String(), r.there, config, fmt.Sprint(refusals)}
-	args = append(args, r.AgentCommand(r.address, r.cidr, n.Addr4)...)
+	args = append(args, r.AgentCommand(r.address, []netip.Prefix{r.cidr}, n.Addr)...)
 	ctx, cut := context.WithCancel(t.Context())
 	b := &booted{cut: cut, ended: make(chan struct{})}
 	go func() {

@@ -20,14 +20,13 @@ import (
 	"github.com/weaveguard/weaveguard/test/lab"
 )
 
-// PodRange is the pod range of a mesh; node N (from 1) has 10.32.N.0/24 of it.
-var PodRange = netip.MustParsePrefix("10.32.0.0/12")
-
 // Mesh is a lab whose hosts run Weaveguard.
 type Mesh struct {
 	Lab    *lab.Lab
 	Nodes  []*Node
 	Kernel bool // the kernel has WireGuard
+
+	options Options
 
 	agent, plugins string
 	keyFile        string
@@ -37,8 +36,10 @@ type Mesh struct {
 // Node is one host with its agent.
 type Node struct {
 	*lab.Host
-	CIDR netip.Prefix
-	Args []string // of the agent, beside the usual ones
+	Addr  netip.Addr     // on the underlay, as the agent is told it
+	CIDR  netip.Prefix   // the first of CIDRs
+	CIDRs []netip.Prefix // of its pods, one of each of the pods' families, IPv4 first
+	Args  []string       // of the agent, beside the usual ones
 	// Capabilities are all that the node's programs have, such as "net_admin"; nil: all that root has.
 	Capabilities []string
 
@@ -50,8 +51,9 @@ type Node struct {
 // Pod is a sandbox that the CNI plugin attached.
 type Pod struct {
 	*lab.NetNS
-	Addr   netip.Addr
-	Config string // of the plugin
+	Addr   netip.Addr   // the first of Addrs
+	Addrs  []netip.Addr // one of each of the pods' families, IPv4 first
+	Config string       // of the plugin
 
 	node *Node
 	id   string
@@ -60,10 +62,17 @@ type Pod struct {
 // usualConfig is what the container runtime gives to the plugin where the agent has set it up.
 const usualConfig = `{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"}`
 
-// New opens a lab and puts what the agents need on its hosts. No agent runs yet.
+// New opens a lab and puts what the agents need on its hosts, for pods with IPv4 on hosts whose agents talk by IPv4. No
+// agent runs yet.
 func New(t testing.TB, hosts int) *Mesh {
 	t.Helper()
-	m := &Mesh{Lab: lab.New(t, lab.Options{Hosts: hosts})}
+	return NewOf(t, hosts, Options{})
+}
+
+// NewOf is like New, with other address families.
+func NewOf(t testing.TB, hosts int, o Options) *Mesh {
+	t.Helper()
+	m := &Mesh{Lab: lab.New(t, lab.Options{Hosts: hosts, V6Only: o.Underlay == IPv6}), options: o}
 	kernel, err := m.Lab.KernelWireGuard()
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +92,13 @@ func New(t testing.TB, hosts int) *Mesh {
 // Up opens a lab with running agents, and waits until all links have a session.
 func Up(t testing.TB, hosts int) *Mesh {
 	t.Helper()
-	m := New(t, hosts)
+	return UpOf(t, hosts, Options{})
+}
+
+// UpOf is like Up, with other address families.
+func UpOf(t testing.TB, hosts int, o Options) *Mesh {
+	t.Helper()
+	m := NewOf(t, hosts, o)
 	for _, n := range m.Nodes {
 		n.Start(t)
 	}
@@ -127,8 +142,11 @@ func pluginDir(t testing.TB) string {
 
 // Adopt makes a host of the lab a node, without starting its agent.
 func (m *Mesh) Adopt(h *lab.Host) *Node {
-	number := len(m.Nodes) + 1
-	n := &Node{Host: h, mesh: m, CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32, byte(number), 0}), 24)}
+	n := &Node{Host: h, mesh: m, Addr: h.Addr4, CIDRs: m.options.Pods.cidrs(len(m.Nodes) + 1)}
+	if m.options.Underlay == IPv6 {
+		n.Addr = h.Addr6
+	}
+	n.CIDR = n.CIDRs[0]
 	m.Nodes = append(m.Nodes, n)
 	return n
 }
@@ -186,18 +204,23 @@ func (n *Node) StartAgent(t testing.TB) {
 	var others []netip.Addr
 	for _, other := range n.mesh.Nodes {
 		if other != n {
-			others = append(others, other.Addr4)
+			others = append(others, other.Addr)
 		}
 	}
-	command := n.mesh.AgentCommand(n.Addr4, n.CIDR, others...)
+	command := n.mesh.AgentCommand(n.Addr, n.CIDRs, others...)
 	n.Agent = n.MustStart(t, n.confined(lab.Command{Name: "agent", Path: command[0], Args: append(command[1:], n.Args...)}))
 }
 
-// AgentCommand is the agent of a node at an address, with a pod CIDR and peers, also of one that isn't a host of the lab.
-func (m *Mesh) AgentCommand(address netip.Addr, cidr netip.Prefix, peers ...netip.Addr) []string {
+// AgentCommand is the agent of a node at an address, with pod CIDRs and peers, also of one that isn't a host of the lab.
+func (m *Mesh) AgentCommand(address netip.Addr, cidrs []netip.Prefix, peers ...netip.Addr) []string {
 	command := []string{
-		m.agent, "--address", address.String(), "--gossip-key-file", m.keyFile, "--pod-cidr", cidr.String(),
-		"--pod-range", PodRange.String(), "--plugin-dir", m.plugins,
+		m.agent, "--address", address.String(), "--gossip-key-file", m.keyFile, "--plugin-dir", m.plugins,
+	}
+	for _, cidr := range cidrs {
+		command = append(command, "--pod-cidr", cidr.String())
+	}
+	for _, r := range m.PodRanges() {
+		command = append(command, "--pod-range", r.String())
 	}
 	for _, peer := range peers {
 		command = append(command, "--peers", peer.String())
@@ -300,10 +323,14 @@ func (p *Pod) Attach(ctx context.Context) error {
 	var result struct {
 		IPs []struct{ Address netip.Prefix }
 	}
-	if err := json.Unmarshal([]byte(out), &result); err != nil || len(result.IPs) != 1 {
+	if err := json.Unmarshal([]byte(out), &result); err != nil || len(result.IPs) != len(p.node.CIDRs) {
 		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
 	}
-	p.Addr = result.IPs[0].Address.Addr()
+	p.Addrs = nil
+	for _, ip := range result.IPs {
+		p.Addrs = append(p.Addrs, ip.Address.Addr())
+	}
+	p.Addr = p.Addrs[0]
 	return nil
 }
 

@@ -89,7 +89,7 @@ func TestOverlappingRoute(t *testing.T) {
 func TestOverlappingPodCIDRs(t *testing.T) {
 	t.Parallel()
 	m := agents.New(t, 3)
-	m.Nodes[1].CIDR = netip.PrefixFrom(m.Nodes[0].CIDR.Addr(), 25)
+	m.Nodes[1].CIDRs[0] = netip.PrefixFrom(m.Nodes[0].CIDR.Addr(), 25)
 	for _, n := range m.Nodes {
 		n.Start(t)
 	}

@@ -13,14 +13,16 @@ import (
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// backstop adds or deletes the route behind the tunnels'.
-func backstop(t *testing.T, n *agents.Node, verb string) {
+// backstop adds or deletes the routes behind the tunnels'.
+func (l *leaks) backstop(t *testing.T, n *agents.Node, verb string) {
 	t.Helper()
-	n.MustRun(t, "ip", "route", verb, "unreachable", agents.PodRange.String())
+	for _, r := range l.PodRanges() {
+		n.MustRun(t, "ip", "route", verb, "unreachable", r.String())
+	}
 }
 
-// leaks looks for what leaves a mesh of two nodes in the clear. Both have the other as default route, so that whatever isn't
-// held back leaves.
+// leaks looks for what leaves a mesh in the clear. The first two nodes have each other as default route, so that whatever
+// isn't held back leaves.
 type leaks struct {
 	*agents.Mesh
 	marker  string // begins those of all senders
@@ -35,10 +37,18 @@ type sender struct {
 }
 
 func newLeaks(t *testing.T, m *agents.Mesh) *leaks {
-	for i, n := range m.Nodes {
-		n.MustRun(t, "ip", "route", "add", "default", "via", m.Nodes[1-i].Addr4.String())
+	for i, n := range m.Nodes[:2] {
+		for _, r := range m.PodRanges() {
+			n.MustRun(t, "ip", defaultRoute(r.Addr(), m.Nodes[1-i].Addr)...)
+		}
 	}
 	return &leaks{Mesh: m, marker: rand.Text()}
+}
+
+// defaultRoute adds one of the family of an address, over a neighbour of any family.
+func defaultRoute(of, over netip.Addr) []string {
+	family := map[bool]string{true: "inet", false: "inet6"}
+	return []string{"-family", family[of.Is4()], "route", "add", "default", "via", family[over.Is4()], over.String()}
 }
 
 // starter is a place to send from: a pod, or a host.
@@ -128,18 +138,79 @@ func (l *leaks) without(t *testing.T, n *agents.Node, what string, take func()) 
 func noTunnels(t *testing.T, n *agents.Node) {
 	t.Helper()
 	for _, device := range strings.Fields(n.MustRun(t, "wg", "show", "interfaces")) {
-		n.MustRun(t, "ip", "route", "flush", "dev", device)
+		for _, family := range []string{"-4", "-6"} {
+			n.MustRun(t, "ip", family, "route", "flush", "dev", device)
+		}
 	}
 }
 
 // guards shows that of the two guards on a node without an agent each is enough, and that without both the marker leaves.
 func (l *leaks) guards(t *testing.T, n *agents.Node) {
 	t.Helper()
-	l.none(t, "the table alone", func() { backstop(t, n, "del") })
-	l.none(t, "both again", func() { backstop(t, n, "add") })
+	l.none(t, "the table alone", func() { l.backstop(t, n, "del") })
+	l.none(t, "both again", func() { l.backstop(t, n, "add") })
 	l.none(t, "the route alone", func() { n.MustRun(t, "nft", "delete", "table", "inet", view.FirewallTable) })
-	backstop(t, n, "del")
+	l.backstop(t, n, "del")
 	l.leaves(t, n)
+}
+
+// betweenAll sends from a pod and from a host to a pod of the other node, by each of the pods' families, and back from
+// there.
+func (l *leaks) betweenAll(t *testing.T, here, there *agents.Pod) {
+	t.Helper()
+	a, b := l.Nodes[0], l.Nodes[1]
+	for i, to := range there.Addrs {
+		l.send(t, a, here, to)
+		l.send(t, b, there, here.Addrs[i])
+		l.send(t, a, a, to)
+	}
+}
+
+// noDevice shows that nothing leaves while a tunnel device is missing or down, until the agent has mended that.
+func (l *leaks) noDevice(t *testing.T, n *agents.Node, device string) {
+	t.Helper()
+	for what, change := range map[string][]string{"deleted": {"link", "del", device}, "set down": {"link", "set", device, "down"}} {
+		l.none(t, "the device is "+what, func() {
+			n.MustRun(t, "ip", change...)
+			l.WaitUp(t, time.Minute)
+		})
+	}
+}
+
+// rotating shows that nothing leaves while all nodes rotate, nor when in the midst of a rotation a node has no agent and no
+// tunnels. From the generation that all nodes have, each gets two keys more.
+func (l *leaks) rotating(t *testing.T, n *agents.Node, generation uint32) {
+	t.Helper()
+	rotate := func() {
+		for _, n := range l.Nodes {
+			n.Rotate(t)
+		}
+	}
+	awaitKeys := func(generation uint32) {
+		for _, n := range l.Nodes {
+			n.AwaitKey(t, generation, rotationDeadline)
+		}
+	}
+	l.none(t, "all nodes rotate", func() {
+		rotate()
+		awaitKeys(generation + 1)
+	})
+	rotate()
+	lab.Eventually(t, rotationDeadline, "the node has two keys", func() error {
+		s, err := n.Status(t.Context())
+		if err == nil && len(s.Generations) != 2 {
+			err = fmt.Errorf("it has %v, and its rotation is %s", s.Generations, s.Rotation)
+		}
+		return err
+	})
+	l.without(t, n, "routes to tunnels, while all nodes rotate", func() {
+		if devices := strings.Fields(n.MustRun(t, "wg", "show", "interfaces")); len(devices) < 2 {
+			t.Errorf("no rotation is under way any more: there is %v", devices)
+		}
+		noTunnels(t, n)
+	})
+	awaitKeys(generation + 2)
+	l.WaitUp(t, time.Minute)
 }
 
 // What pods and hosts send to pods of other nodes never leaves in the clear, whatever is missing; and it does leave when the
@@ -149,52 +220,13 @@ func TestNothingLeaks(t *testing.T) {
 	l := newLeaks(t, m)
 	a, b := m.Nodes[0], m.Nodes[1]
 	pods := podsOn(t, m.Nodes, "leak")
-	l.send(t, a, pods[0], pods[1].Addr)
-	l.send(t, b, pods[1], pods[0].Addr)
-	l.send(t, a, a, pods[1].Addr)
-	device := view.DeviceName(0)
+	l.betweenAll(t, pods[0], pods[1])
 	l.none(t, "at rest", func() {})
 	l.without(t, a, "routes to tunnels", func() { noTunnels(t, a) })
 	m.WaitUp(t, time.Minute)
-	l.none(t, "the device is deleted", func() {
-		a.MustRun(t, "ip", "link", "del", device)
-		m.WaitUp(t, time.Minute)
-	})
-	l.none(t, "the device is set down", func() {
-		a.MustRun(t, "ip", "link", "set", device, "down")
-		m.WaitUp(t, time.Minute)
-	})
-	rotate := func() {
-		for _, n := range m.Nodes {
-			n.Rotate(t)
-		}
-	}
-	awaitKeys := func(generation uint32) {
-		for _, n := range m.Nodes {
-			n.AwaitKey(t, generation, rotationDeadline)
-		}
-	}
-	l.none(t, "both nodes rotate", func() {
-		rotate()
-		awaitKeys(1)
-	})
-	rotate()
-	lab.Eventually(t, rotationDeadline, "the node has two keys", func() error {
-		s, err := a.Status(t.Context())
-		if err == nil && len(s.Generations) != 2 {
-			err = fmt.Errorf("it has %v, and its rotation is %s", s.Generations, s.Rotation)
-		}
-		return err
-	})
-	l.without(t, a, "routes to tunnels, while both nodes rotate", func() {
-		if devices := strings.Fields(a.MustRun(t, "wg", "show", "interfaces")); len(devices) < 2 {
-			t.Errorf("no rotation is under way any more: there is %v", devices)
-		}
-		noTunnels(t, a)
-	})
-	awaitKeys(2)
-	m.WaitUp(t, time.Minute)
-	device = strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]
+	l.noDevice(t, a, view.DeviceName(0))
+	l.rotating(t, a, 0)
+	device := strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]
 	for name, change := range map[string][]string{
 		"its device":                    {"link", "del", device},
 		"its device, which is set down": {"link", "set", device, "down"},
@@ -254,7 +286,7 @@ func TestNothingLeaksAfterReboot(t *testing.T) {
 		a.MustRun(t, "ip", "link", "del", device)
 	}
 	a.MustRun(t, "ip", "link", "del", view.BridgeName)
-	backstop(t, a, "del")
+	l.backstop(t, a, "del")
 	a.MustRun(t, "nft", "flush", "ruleset")
 	a.MustRun(t, "sh", "-c", "rm -rf "+view.RunDir+"/*")
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -86,7 +87,7 @@ func wgShow(t *testing.T, m *agents.Mesh) {
 			t.Errorf("wg show on %s lists %d peers with a handshake, want %d:\n%s", n.Name, got, len(m.Nodes)-1, out)
 		}
 		for _, other := range m.Nodes {
-			if other != n && !strings.Contains(out, "endpoint: "+other.Addr4.String()+":51820") {
+			if other != n && !strings.Contains(out, "endpoint: "+netip.AddrPortFrom(other.Addr, view.BasePort).String()) {
 				t.Errorf("wg show on %s has no endpoint of %s:\n%s", n.Name, other.Name, out)
 			}
 		}
