@@ -70,6 +70,10 @@ type SentAnswer struct{ Sent, Refused uint64 }
 type CountAnswer struct {
 	Received, Duplicated, Reordered, LongestGap uint64
 
+	// Jumped is when the first datagram came that others before it were missing
+	// from; zero if none were.
+	Jumped time.Time
+
 	// SocketDrops are datagrams that arrived and found the socket's buffer
 	// full: loss that isn't the network's.
 	SocketDrops uint64
@@ -86,6 +90,7 @@ type end struct {
 
 	mu      sync.Mutex
 	counter Counter
+	jumped  time.Time // see CountAnswer
 }
 
 // Datagrams is one end of a flow. It obeys the commands on in until that ends.
@@ -209,7 +214,7 @@ func (e *end) count(peerSent uint64) (CountAnswer, error) {
 	defer e.mu.Unlock()
 	return CountAnswer{
 		Received: e.counter.Received, Duplicated: e.counter.Duplicated, Reordered: e.counter.Reordered,
-		LongestGap: e.counter.LongestGap(peerSent), SocketDrops: drops,
+		LongestGap: e.counter.LongestGap(peerSent), Jumped: e.jumped, SocketDrops: drops,
 	}, nil
 }
 
@@ -238,11 +243,19 @@ func (e *end) receive() error {
 		case kindEcho:
 			e.heard.Store(true)
 		case kindData:
-			e.mu.Lock()
-			e.counter.Add(binary.BigEndian.Uint64(b[len(magic)+1:]))
-			e.mu.Unlock()
+			e.add(binary.BigEndian.Uint64(b[len(magic)+1:]))
 		}
 	}
+}
+
+// add counts a datagram that came.
+func (e *end) add(seq uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if seq > e.counter.next && e.jumped.IsZero() {
+		e.jumped = time.Now()
+	}
+	e.counter.Add(seq)
 }
 
 // tick is how often a sender looks what is due: no more often than something is, to leave an emulated machine time for

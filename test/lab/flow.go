@@ -126,8 +126,9 @@ func (f *Flow) Send(t testing.TB, n uint64) {
 
 // FlowReport is what became of a flow.
 type FlowReport struct {
-	There FlowCount // from From to To
-	Back  FlowCount
+	From, To Location
+	There    FlowCount // from From to To
+	Back     FlowCount
 }
 
 // FlowCount is one direction of a flow, in datagrams.
@@ -139,6 +140,8 @@ type FlowCount struct {
 	Reordered   uint64 // that came after a later one
 	LongestGap  uint64 // the most that were lost in a row
 	SocketDrops uint64 // arrived, but the receiver had no room: not the network's loss
+	// Jumped is when the first came that others before it were missing from, lost or late; zero if none were.
+	Jumped time.Time
 }
 
 // Lost is how many of those sent never came to the receiver's program. Where
@@ -146,15 +149,19 @@ type FlowCount struct {
 func (c FlowCount) Lost() uint64 { return c.Sent - c.Received }
 
 func (c FlowCount) String() string {
-	return fmt.Sprintf("%d sent, %d lost (at most %d in a row), %d refused, %d duplicated, %d reordered, %d dropped at the receiving socket",
+	s := fmt.Sprintf("%d sent, %d lost (at most %d in a row), %d refused, %d duplicated, %d reordered, %d dropped at the receiving socket",
 		c.Sent, c.Lost(), c.LongestGap, c.Refused, c.Duplicated, c.Reordered, c.SocketDrops)
+	if !c.Jumped.IsZero() {
+		s += ", a first one missing at " + c.Jumped.UTC().Format("15:04:05.000")
+	}
+	return s
 }
 
 // Lost is the sum of both directions.
 func (r FlowReport) Lost() uint64 { return r.There.Lost() + r.Back.Lost() }
 
 func (r FlowReport) String() string {
-	return "there: " + r.There.String() + "; back: " + r.Back.String()
+	return fmt.Sprintf("from %v to %v: %s; back: %s", r.From, r.To, r.There, r.Back)
 }
 
 // Stop ends the flow, waits for what is still under way, and reports.
@@ -190,7 +197,7 @@ func (f *Flow) settle(there, back flow.SentAnswer) (FlowReport, error) {
 	changed := start
 	var last FlowReport
 	for {
-		var r FlowReport
+		r := FlowReport{From: f.options.From, To: f.options.To}
 		var err error
 		if r.There, err = count(f.to, there); err != nil {
 			return r, err
@@ -216,6 +223,6 @@ func count(receiver *talker, sent flow.SentAnswer) (FlowCount, error) {
 	}
 	return FlowCount{
 		Sent: sent.Sent, Refused: sent.Refused, Received: a.Received, Duplicated: a.Duplicated,
-		Reordered: a.Reordered, LongestGap: a.LongestGap, SocketDrops: a.SocketDrops,
+		Reordered: a.Reordered, LongestGap: a.LongestGap, SocketDrops: a.SocketDrops, Jumped: a.Jumped,
 	}, nil
 }

@@ -218,6 +218,9 @@ func TestFlowCountsLoss(t *testing.T) {
 	if r.There.Lost() == 0 || r.Back.Lost() == 0 || r.There.LongestGap == 0 {
 		t.Errorf("nothing lost over a cut link: %v", r)
 	}
+	if r.There.Jumped.IsZero() || r.Back.Jumped.IsZero() {
+		t.Errorf("nobody knows when: %v", r)
+	}
 	if r.There.Received == 0 || r.There.SocketDrops != 0 {
 		t.Errorf("around the cut: %v", r)
 	}

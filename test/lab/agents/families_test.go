@@ -134,7 +134,7 @@ func (c *cell) mtus(t *testing.T) {
 	t.Helper()
 	for i, n := range c.Nodes {
 		for _, cidr := range c.Nodes[(i+1)%len(c.Nodes)].CIDRs {
-			_, after, _ := strings.Cut(n.MustRun(t, "ip", "route", "show", cidr.String()), " mtu ")
+			_, after, _ := strings.Cut(n.MustRun(t, "ip", "-family", family(cidr.Addr()), "route", "show", cidr.String()), " mtu ")
 			text, _, _ := strings.Cut(after, " ")
 			want := map[bool]int{true: 1440, false: 1408}[n.Addr.Is4()] // 1500 less 60 or 80, in steps of 16
 			if mtu, err := strconv.Atoi(text); err != nil || mtu != want || mtu < leastMTU6 {

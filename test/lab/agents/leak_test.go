@@ -47,8 +47,15 @@ func newLeaks(t *testing.T, m *agents.Mesh) *leaks {
 
 // defaultRoute adds one of the family of an address, over a neighbour of any family.
 func defaultRoute(of, over netip.Addr) []string {
-	family := map[bool]string{true: "inet", false: "inet6"}
-	return []string{"-family", family[of.Is4()], "route", "add", "default", "via", family[over.Is4()], over.String()}
+	return []string{"-family", family(of), "route", "add", "default", "via", family(over), over.String()}
+}
+
+// family is what ip(8) calls the family of an address.
+func family(a netip.Addr) string {
+	if a.Is4() {
+		return "inet"
+	}
+	return "inet6"
 }
 
 // starter is a place to send from: a pod, or a host.
