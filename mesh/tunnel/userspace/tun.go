@@ -42,7 +42,7 @@ func createTUN(name string, mtu int) (tun.Device, error) {
 	if err := lengthenQueue(name); err != nil {
 		return nil, errors.Join(fmt.Errorf("making TUN device %s with a queue of %d packets: %w", name, queueLength, err), native.Close())
 	}
-	return alwaysUp(native), nil
+	return alwaysUp(summedTUN{native}), nil
 }
 
 // lengthenQueue sets the interface's transmit queue (netdevice(7), SIOCSIFTXQLEN).
