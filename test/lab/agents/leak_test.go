@@ -39,15 +39,20 @@ type sender struct {
 func newLeaks(t *testing.T, m *agents.Mesh) *leaks {
 	for i, n := range m.Nodes[:2] {
 		for _, r := range m.PodRanges() {
-			n.MustRun(t, "ip", defaultRoute(r.Addr(), m.Nodes[1-i].Addr)...)
+			defaultRoute(t, n, r.Addr(), m.Nodes[1-i])
 		}
 	}
 	return &leaks{Mesh: m, marker: rand.Text()}
 }
 
-// defaultRoute adds one of the family of an address, over a neighbour of any family.
-func defaultRoute(of, over netip.Addr) []string {
-	return []string{"-family", family(of), "route", "add", "default", "via", family(over), over.String()}
+// defaultRoute gives a node one of the family of an address, over a neighbour, which needn't have an address of that family.
+func defaultRoute(t *testing.T, n *agents.Node, of netip.Addr, over *agents.Node) {
+	t.Helper()
+	via := over.Addr4
+	if of.Is6() || !via.IsValid() {
+		via = over.Addr6
+	}
+	n.MustRun(t, "ip", "-family", family(of), "route", "add", "default", "via", family(via), via.String())
 }
 
 // family is what ip(8) calls the family of an address.
@@ -184,25 +189,10 @@ func (l *leaks) noDevice(t *testing.T, n *agents.Node, device string) {
 	}
 }
 
-// rotating shows that nothing leaves while all nodes rotate, nor when in the midst of a rotation a node has no agent and no
-// tunnels. From the generation that all nodes have, each gets two keys more.
-func (l *leaks) rotating(t *testing.T, n *agents.Node, generation uint32) {
+// midRotation shows that nothing leaves when in the midst of a rotation of all nodes one has no agent and no tunnels.
+func (l *leaks) midRotation(t *testing.T, n *agents.Node) {
 	t.Helper()
-	rotate := func() {
-		for _, n := range l.Nodes {
-			n.Rotate(t)
-		}
-	}
-	awaitKeys := func(generation uint32) {
-		for _, n := range l.Nodes {
-			n.AwaitKey(t, generation, rotationDeadline)
-		}
-	}
-	l.none(t, "all nodes rotate", func() {
-		rotate()
-		awaitKeys(generation + 1)
-	})
-	rotate()
+	await := newKeys(t, l.Nodes...)
 	lab.Eventually(t, rotationDeadline, "the node has two keys", func() error {
 		s, err := n.Status(t.Context())
 		if err == nil && len(s.Generations) != 2 {
@@ -216,7 +206,7 @@ func (l *leaks) rotating(t *testing.T, n *agents.Node, generation uint32) {
 		}
 		noTunnels(t, n)
 	})
-	awaitKeys(generation + 2)
+	await()
 	l.WaitUp(t, time.Minute)
 }
 
@@ -232,7 +222,8 @@ func TestNothingLeaks(t *testing.T) {
 	l.without(t, a, "routes to tunnels", func() { noTunnels(t, a) })
 	m.WaitUp(t, time.Minute)
 	l.noDevice(t, a, view.DeviceName(0))
-	l.rotating(t, a, 0)
+	l.none(t, "both nodes rotate", newKeys(t, m.Nodes...))
+	l.midRotation(t, a)
 	device := strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]
 	for name, change := range map[string][]string{
 		"its device":                    {"link", "del", device},

@@ -107,18 +107,27 @@ func (r *rotations) rotate(t *testing.T, n *agents.Node) {
 // rotateAll asks all nodes at once.
 func (r *rotations) rotateAll(t *testing.T) {
 	t.Helper()
+	begin := time.Now()
+	newKeys(t, r.Nodes...)()
+	t.Logf("all nodes have a new key after %.1f s", time.Since(begin).Seconds())
+}
+
+// newKeys asks nodes at once for a new key. What it returns waits until each has its new key alone.
+func newKeys(t *testing.T, nodes ...*agents.Node) (await func()) {
+	t.Helper()
 	want := map[*agents.Node]uint32{}
-	for _, n := range r.Nodes {
+	for _, n := range nodes {
 		want[n] = n.Newest(t) + 1
 	}
-	begin := time.Now()
-	for _, n := range r.Nodes {
+	for _, n := range nodes {
 		n.Rotate(t)
 	}
-	for n, generation := range want {
-		n.AwaitKey(t, generation, rotationDeadline)
+	return func() {
+		t.Helper()
+		for n, generation := range want {
+			n.AwaitKey(t, generation, rotationDeadline)
+		}
 	}
-	t.Logf("all nodes have a new key after %.1f s", time.Since(begin).Seconds())
 }
 
 func (r *rotations) testOne(t *testing.T) {
