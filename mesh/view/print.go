@@ -94,10 +94,12 @@ func (v View) String() string {
 		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String())+when(s.Unannounced, " newest unannounced")+
 			when(len(s.AllowPodsTo) > 0, " pods may reach "+list(s.AllowPodsTo))+
 			when(len(s.OwnPorts) > 0, fmt.Sprintf(" own ports %s", list(s.OwnPorts))))
+	printNetworks(&b, s.Networks)
 	for _, n := range v.Peers {
 		fmt.Fprintf(&b, "node %s identity %s sequence %d generations %s endpoints %s pods %s mtu %d age %d%s\n", n.Name,
 			n.Identity, n.Sequence, generations(n.Generations), list(n.Endpoints), list(n.PodCIDRs), n.MTU, n.Age,
 			when(n.Alive, " alive"))
+		printNetworks(&b, n.Networks)
 	}
 	for _, w := range v.Waiting {
 		fmt.Fprintf(&b, "waiting %s: %s%s\n", w.Name, w.Reason, when(w.Alive, " (alive)"))
@@ -113,6 +115,12 @@ func (v View) String() string {
 			l.Attempt)
 	}
 	return b.String()
+}
+
+func printNetworks(w io.Writer, networks []Network) {
+	for _, n := range networks {
+		fmt.Fprintf(w, "  network %s\n", n)
+	}
 }
 
 // String is what the kernel shows as text.
