@@ -75,9 +75,34 @@ func validatePrefixes(field string, prefixes []netip.Prefix) error {
 		if err := validateCIDR(field, p, family); err != nil {
 			return err
 		}
+		if what := special(p); what != "" {
+			return fmt.Errorf("%s is %s, which has %s in it: not a range of unicast addresses", field, p, what)
+		}
 	}
 	if len(prefixes) == 2 && !(prefixes[0].Addr().Is4() && prefixes[1].Addr().Is6()) {
 		return fmt.Errorf("%s are %s and %s, want one of each family, IPv4 first", field, prefixes[0], prefixes[1])
 	}
 	return nil
+}
+
+// special says which addresses in a prefix no pod can have, if there are any (RFC 6890, and RFC 4291, section 2.4).
+func special(p netip.Prefix) string {
+	for _, s := range []struct {
+		prefix netip.Prefix
+		what   string
+	}{
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{}), 8), "the unspecified address"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8), "loopback addresses"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254}), 16), "link-local addresses"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{224}), 4), "multicast addresses"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{240}), 4), "reserved addresses"},
+		{netip.PrefixFrom(netip.IPv6Unspecified(), 64), "the unspecified address"},
+		{netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80}), 10), "link-local addresses"},
+		{netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8), "multicast addresses"},
+	} {
+		if s.prefix.Overlaps(p) {
+			return s.what
+		}
+	}
+	return ""
 }
