@@ -237,6 +237,8 @@ func (a *air) Send(node string, message []byte) error {
 	return nil
 }
 
+func (a *air) Deliver(node string, message []byte) error { return a.Send(node, message) }
+
 func (a *air) Messages() [][]byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()

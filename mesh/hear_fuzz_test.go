@@ -48,7 +48,7 @@ func FuzzHear(f *testing.F) {
 			book:   newBook("self", own.Identity().Public()),
 		}
 		a.book.entries["peer"] = entry{record: record.Record{Identity: peer.Identity().Public()}}
-		heard := a.hear()
+		heard := a.hear(post.Messages())
 		if len(heard)+int(a.book.refused[ackRefused]) != len(post.mail) {
 			t.Errorf("of %d messages %d are taken and %d refused", len(post.mail), len(heard), a.book.refused[ackRefused])
 		}

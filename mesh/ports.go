@@ -48,7 +48,10 @@ type Gossip interface {
 	Problems() []view.Problem
 	// Send sends a message to the agent of a node. It may get lost.
 	Send(node string, message []byte) error
-	// Messages are those that came since the last call. Nothing of them is verified.
+	// Deliver sends a message of up to 64 KiB and one byte to the agent of a node. It may get lost too. The message isn't
+	// the caller's any more.
+	Deliver(node string, message []byte) error
+	// Messages are those that came since the last call, in either way. Nothing of them is verified.
 	Messages() [][]byte
 }
 
@@ -129,6 +132,13 @@ type Network interface {
 	ApplyRoutes(ctx context.Context, routes []view.Route) (int, error)
 	// ApplyPaths makes the kernel forget what it has learnt of ways that carry more.
 	ApplyPaths(ctx context.Context, paths []view.Path) (int, error)
+}
+
+// Networks are those beside the default one that are configured on this node.
+type Networks interface {
+	// Configured returns them sorted by name, each valid by itself, no two of them overlapping, and what is wrong with the
+	// configuration of others. The latch is set when that changes.
+	Configured() ([]view.Network, []view.Problem)
 }
 
 // Paths finds out by probes what the ways to peers carry.
