@@ -195,6 +195,15 @@ func (d *documents) waiting(node string) string {
 	}
 }
 
+// allWaiting are the nodes whose latest document isn't here, and why.
+func (d *documents) allWaiting() map[string]string {
+	all := make(map[string]string, len(d.wanted))
+	for node := range d.wanted {
+		all[node] = d.waiting(node)
+	}
+	return all
+}
+
 func times(n int) string {
 	if n == 1 {
 		return "once"

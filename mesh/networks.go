@@ -183,6 +183,7 @@ func (a *Agent) lookAtNetworks(p *pass) bool {
 	for i := range v.Peers {
 		v.Peers[i].Networks = counted[v.Peers[i].Name]
 	}
+	p.documents = a.documents.allWaiting()
 	p.problems = append(p.problems, refusedNetworks(v.Self.Name, refused)...)
 	return changed
 }
