@@ -19,7 +19,7 @@ const (
 	RequestVersion = 1
 )
 
-// MaxRequestSize is the largest signed Request in bytes. This version's have at most 631, with the longest names and the
+// MaxRequestSize is the largest signed Request in bytes. This version's have at most 624, with the longest names and the
 // largest numbers; a later one's may have further fields.
 const MaxRequestSize = 768
 
