@@ -43,6 +43,7 @@ type Networks struct {
 
 	mu       sync.Mutex
 	files    map[string]view.Network // in force, by path
+	missing  map[string]bool         // those that weren't there in the last reading, by path
 	networks []view.Network          // the same, sorted by name
 	problems []view.Problem
 }
@@ -66,11 +67,12 @@ func (n *Networks) Configured() ([]view.Network, []view.Problem) {
 	return slices.Clone(n.networks), slices.Clone(n.problems)
 }
 
-// read reads all files, and reports whether anything changed.
-func (n *Networks) read() bool {
-	r := reading{host: host{bridge: n.cfg.Bridge, ipv6: n.hasIPv6()}, inForce: map[string]view.Network{}}
+// read reads all files. It reports whether anything changed, and whether it is to be called again soon: a network goes when
+// its file isn't there twice.
+func (n *Networks) read() (changed, again bool) {
+	r := reading{host: host{bridge: n.cfg.Bridge, ipv6: n.hasIPv6()}, inForce: map[string]view.Network{}, missing: map[string]bool{}}
 	n.mu.Lock()
-	r.before = n.files
+	r.before, r.missed = n.files, n.missing
 	n.mu.Unlock()
 	if err := r.files(n.cfg.Dir); err != nil {
 		r.problem(n.cfg.Dir, fmt.Sprintf("the networks aren't known: %v; those that are in use stay", err),
@@ -81,8 +83,8 @@ func (n *Networks) read() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	same := slices.EqualFunc(n.networks, networks, view.Network.Equal) && slices.Equal(n.problems, r.problems)
-	n.files, n.networks, n.problems = r.inForce, networks, r.problems
-	return !same
+	n.files, n.missing, n.networks, n.problems = r.inForce, r.missing, networks, r.problems
+	return !same, len(r.missing) > 0
 }
 
 func (n *Networks) hasIPv6() bool {
@@ -95,6 +97,8 @@ type reading struct {
 	host     host
 	before   map[string]view.Network // in force until now, by path
 	inForce  map[string]view.Network
+	missed   map[string]bool // not there in the last reading, by path
+	missing  map[string]bool // nor now, for the first time
 	problems []view.Problem
 }
 
@@ -102,57 +106,68 @@ func (r *reading) problem(subject, message, remedy string) {
 	r.problems = append(r.problems, view.Problem{Subject: subject, Message: message, Remedy: remedy})
 }
 
-// files reads the files of a directory. Those that are in force as they are come first: what is new has to fit to them.
-func (r *reading) files(dir string) error {
+// list are the paths of the files of a directory, sorted.
+func (r *reading) list(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	var paths []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") {
-			continue // of an editor, or of a ConfigMap that is mounted
-		}
-		if filepath.Ext(e.Name()) == extension {
-			paths = append(paths, filepath.Join(dir, e.Name()))
-		} else if ext := filepath.Ext(e.Name()); ext == ".conflist" || ext == ".json" {
-			r.problem(filepath.Join(dir, e.Name()), "it isn't read", "give it a name that ends in "+extension+", or move it away")
+		path, ext := filepath.Join(dir, e.Name()), filepath.Ext(e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), "."): // of an editor, or of a ConfigMap that is mounted
+		case ext == extension:
+			paths = append(paths, path)
+		case ext == ".conflist" || ext == ".json":
+			r.problem(path, "it isn't read", "give it a name that ends in "+extension+", or move it away")
 		}
 	}
 	if len(paths) > maxFiles {
 		r.problem(dir, fmt.Sprintf("it has %d files, and the first %d are read", len(paths), maxFiles), "move the others away")
 		paths = paths[:maxFiles]
 	}
+	return paths, nil
+}
+
+// files reads the files of a directory. Those that are in force as they are come first: what is new has to fit to them.
+func (r *reading) files(dir string) error {
+	paths, err := r.list(dir)
+	if err != nil {
+		return err
+	}
+	for path, network := range r.before {
+		if !slices.Contains(paths, path) && !r.missed[path] {
+			r.missing[path] = true
+			r.inForce[path] = network
+		}
+	}
 	parsed, faults := map[string]view.Network{}, map[string]error{}
 	for _, path := range paths {
 		network, err := readFile(path, r.host)
 		before, known := r.before[path]
-		switch {
-		case err == nil && !(known && network.Equal(before)):
+		if err == nil && !(known && network.Equal(before)) {
 			parsed[path] = network
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			faults[path] = err
 		}
 		if known {
-			r.admit(path, before) // they fitted before, so they do now
+			r.inForce[path] = before // they fitted before, so they do now
 		}
 	}
 	for _, path := range paths {
-		network, changed := parsed[path]
-		if !changed {
+		network, fresh := parsed[path]
+		if !fresh {
 			continue
 		}
-		err := r.admit(path, network)
-		if err == nil {
-			continue
-		}
-		faults[path] = err
-		if before, known := r.before[path]; known {
-			_ = r.admit(path, before) // what doesn't fit any more goes
+		r.rename(network)
+		if err := r.admit(path, network); err != nil {
+			faults[path] = err
+			if before, known := r.before[path]; known {
+				_ = r.admit(path, before) // what doesn't fit any more goes
+			}
 		}
 	}
 	for _, path := range paths {
@@ -161,6 +176,16 @@ func (r *reading) files(dir string) error {
 		}
 	}
 	return nil
+}
+
+// rename makes room for a network whose former file is away, since it is in another one now.
+func (r *reading) rename(n view.Network) {
+	for path := range r.missing {
+		if r.inForce[path].Name == n.Name {
+			delete(r.inForce, path)
+			delete(r.missing, path)
+		}
+	}
 }
 
 // fault says what is wrong with a file, and what becomes of its network.

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// quiet is how long nothing must happen in the directory before it is read: an editor takes a file away and puts
-	// another one in its place. maxQuiet is how long it is waited for that.
+	// quiet is how long nothing must happen in the directory before it is read, and then how long a file that isn't there
+	// must be away: an editor takes a file away and puts another one in its place. maxQuiet is how long it is waited for that.
 	quiet    = 200 * time.Millisecond
 	maxQuiet = 2 * time.Second
 	// watchedInterval is how often the directory is read without a sign, for file systems that give none, and
@@ -45,10 +45,14 @@ func (n *Networks) Run(ctx context.Context) error {
 		case <-watcher.Errors: // too many at once, for instance
 		case <-due.C:
 			since = time.Time{}
-			if n.read() {
+			changed, again := n.read()
+			if changed {
 				n.cfg.Changed()
 			}
 			due.Reset(interval())
+			if again {
+				due.Reset(quiet)
+			}
 			continue
 		}
 		if since.IsZero() {
