@@ -21,7 +21,7 @@ const (
 	// All answers together, in bytes a second.
 	answerBytes      = rate.Limit(1 << 20)
 	answerBytesBurst = 4 << 20
-	// requestRefused counts requests that aren't rightly signed, or that were said before.
+	// requestRefused counts requests that aren't rightly signed by who they say.
 	requestRefused = "document-request"
 	// requestLimited counts those that came too fast.
 	requestLimited = "document-request-rate"
@@ -110,7 +110,9 @@ func (a *Agent) identityOf(node string) (keys.PublicIdentity, bool) {
 func (a *Agent) answer(raw []byte, now time.Time) error {
 	r, err := record.OpenRequest(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 	if err != nil {
-		a.book.refused[requestRefused]++
+		if !errors.Is(err, record.ErrSender) { // its record may be on its way here, and it asks again
+			a.book.refused[requestRefused]++
+		}
 		return err
 	}
 	identity, _ := a.identityOf(r.From)
