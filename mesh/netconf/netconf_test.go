@@ -322,9 +322,11 @@ func TestFilesAreFollowed(t *testing.T) {
 	if err := os.Rename(filepath.Join(f.dir, "blue.conf"), filepath.Join(f.dir, "10-blue.conf")); err != nil {
 		t.Fatal(err)
 	}
-	f.write(t, "red.conf", network("red", 70, ""))
-	f.until("blue red", 0)
-	f.remove("red.conf")
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if _, problems := f.Configured(); names(f.Networks) != "blue" || len(problems) > 0 {
+			t.Fatalf("while the file gets another name: configured %q, problems %v", names(f.Networks), problems)
+		}
+	}
 	f.remove("10-blue.conf")
 	f.until("", 0)
 }
