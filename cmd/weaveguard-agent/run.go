@@ -291,7 +291,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		config.Addresses = slices.Clone(s.addresses)
 	}
 	networks := netconf.New(netconf.Config{
-		Dir: s.NetworksDir, Bridge: s.Bridge, SysctlRoot: s.SysctlRoot, Changed: s.latch.Set, Log: s.log,
+		Dir: s.NetworksDir, Bridge: s.Bridge, SysctlRoot: s.SysctlRoot, Kept: filepath.Join(s.StateDir, view.NetworksFile), Changed: s.latch.Set, Log: s.log,
 	})
 	config.Networks = networks
 	paths := path.New(path.Config{Send: s.gossip.Probe, Changed: s.latch.Set, Log: s.log})

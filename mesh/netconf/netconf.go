@@ -33,6 +33,7 @@ type Config struct {
 	Dir        string // where the files are, usually view.NetworksDir; it need not exist
 	Bridge     string // of the default network
 	SysctlRoot string // where the kernel's settings can be read, usually /proc/sys
+	Kept       string // file that keeps the networks for the next start, whose directory exists; "": none
 	Changed    func() // called after something changed, from the goroutine of Run; nil: nobody wants to know
 	Log        *slog.Logger
 }
@@ -41,10 +42,13 @@ type Config struct {
 type Networks struct {
 	cfg Config
 
+	// Of who reads the files.
+	files   map[string]view.Network // in force, by path
+	missing map[string]bool         // those that weren't there in the last reading, by path
+	saved   map[string]view.Network // on disk, by path
+
 	mu       sync.Mutex
-	files    map[string]view.Network // in force, by path
-	missing  map[string]bool         // those that weren't there in the last reading, by path
-	networks []view.Network          // the same, sorted by name
+	networks []view.Network // in force, sorted by name
 	problems []view.Problem
 }
 
@@ -54,6 +58,9 @@ func New(cfg Config) *Networks {
 		cfg.Changed = func() {}
 	}
 	n := &Networks{cfg: cfg, files: map[string]view.Network{}}
+	if err := n.recall(); err != nil {
+		cfg.Log.Warn("networks whose files are bad now aren't known", "error", err)
+	}
 	n.read()
 	return n
 }
@@ -71,9 +78,7 @@ func (n *Networks) Configured() ([]view.Network, []view.Problem) {
 // its file isn't there twice.
 func (n *Networks) read() (changed, again bool) {
 	r := reading{host: host{bridge: n.cfg.Bridge, ipv6: n.hasIPv6()}, inForce: map[string]view.Network{}, missing: map[string]bool{}}
-	n.mu.Lock()
 	r.before, r.missed = n.files, n.missing
-	n.mu.Unlock()
 	if err := r.files(n.cfg.Dir); err != nil {
 		r.problem(n.cfg.Dir, fmt.Sprintf("the networks aren't known: %v; those that are in use stay", err),
 			"let the agent read the directory and the files in it")
@@ -81,9 +86,10 @@ func (n *Networks) read() (changed, again bool) {
 	}
 	networks := slices.SortedFunc(maps.Values(r.inForce), func(a, b view.Network) int { return strings.Compare(a.Name, b.Name) })
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	same := slices.EqualFunc(n.networks, networks, view.Network.Equal) && slices.Equal(n.problems, r.problems)
 	n.files, n.missing, n.networks, n.problems = r.inForce, r.missing, networks, r.problems
+	n.mu.Unlock()
+	n.keep()
 	return !same, len(r.missing) > 0
 }
 

@@ -365,6 +365,41 @@ func TestDirectoryThatComes(t *testing.T) {
 	f.until("blue", 0)
 }
 
+// A file that is bad keeps its network when the agent is started again, and one that is gone doesn't.
+func TestNetworksAreKept(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t, "0")
+	f.config.Kept = filepath.Join(t.TempDir(), "networks.json")
+	for number, name := range []string{"blue", "red", "green"} {
+		f.write(t, name+".conf", network(name, 50+number, `,"reaches":["default"]`))
+	}
+	before := described(netconf.New(f.config))
+	if n := netconf.New(f.config); described(n) != before {
+		t.Errorf("configured is %q, before %q", described(n), before)
+	}
+	f.write(t, "blue.conf", "{")
+	f.write(t, "red.conf", network("red", 50, "")) // in blue's range
+	if err := os.Remove(filepath.Join(f.dir, "green.conf")); err != nil {
+		t.Fatal(err)
+	}
+	n := netconf.New(f.config)
+	_, problems := n.Configured()
+	if got := described(n); got != before[:strings.Index(before, "; green")]+before[strings.Index(before, "; red"):] || len(problems) != 2 {
+		t.Errorf("configured is %q, before %q; problems %v", got, before, problems)
+	}
+	for what, text := range map[string]string{
+		"garbage": "{", "another version": `{"version":9}`,
+		"what can't be one": `{"version":1,"files":{"` + filepath.Join(f.dir, "blue.conf") + `":{"name":"blue","bridge":"weave","ranges":["10.50.0.0/16"],"cidrs":["10.50.1.0/24"]}}}`,
+	} {
+		if err := os.WriteFile(f.config.Kept, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n := netconf.New(f.config); names(n) != "red" {
+			t.Errorf("with %s on disk %q are configured", what, names(n))
+		}
+	}
+}
+
 func FuzzFile(f *testing.F) {
 	dir := f.TempDir()
 	config := netconf.Config{Dir: dir, Bridge: "weave", SysctlRoot: "/proc/sys", Log: slog.New(slog.DiscardHandler)}
