@@ -11,6 +11,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const (
@@ -23,6 +24,10 @@ const (
 	// maxAskSpread the longest such time: all others want what a node has changed, at once.
 	askSpread    = 10 * time.Millisecond
 	maxAskSpread = 2 * time.Second
+	// missingTimes is how often somebody was asked for a document when that is told, after some half a minute, and maxMissing
+	// for how many nodes it is.
+	missingTimes = 6
+	maxMissing   = 10
 	// documentRefused counts documents that nobody asked for, or that aren't what their node's record says.
 	documentRefused = "document"
 )
@@ -50,6 +55,7 @@ type wish struct {
 	times    int       // how often somebody was asked
 	asked    string    // who was asked last
 	due      time.Time // when somebody is to be asked
+	lonely   bool      // nobody was there to be asked
 	refused  string    // why what came isn't taken: the node has signed two different things, and asking again is no use
 }
 
@@ -164,16 +170,18 @@ func (d *documents) next() time.Time {
 	return next
 }
 
-// ask notes that somebody is asked for a node's document, or that there is nobody to ask: then it is tried as often.
+// ask notes that somebody is asked for a node's document, or that there is nobody to ask.
 func (d *documents) ask(node, whom string, now time.Time) {
 	w := d.wanted[node]
+	if w.lonely = whom == ""; w.lonely {
+		w.due = now.Add(maxAskPause)
+		return
+	}
 	pause := min(askPause<<min(w.times, 16), maxAskPause)
 	w.due = now.Add(pause*3/4 + rand.N(pause/2))
-	if whom != "" {
-		w.asked = whom
-		w.times++
-		d.asked[node] = now
-	}
+	w.asked = whom
+	w.times++
+	d.asked[node] = now
 }
 
 // waiting says, for a node whose document isn't here, why; "" when there is none to wait for.
@@ -193,6 +201,26 @@ func (d *documents) waiting(node string) string {
 	default:
 		return fmt.Sprintf("it isn't here yet, though it was asked for %s, %s last", times(w.times), w.asked)
 	}
+}
+
+// problems tells of documents that don't come, or that nobody can take.
+func (d *documents) problems() []view.Problem {
+	var problems []view.Problem
+	for _, node := range slices.Sorted(maps.Keys(d.wanted)) {
+		w := d.wanted[node]
+		p := view.Problem{Subject: "node " + node, Message: "its document, which has its networks: " + d.waiting(node), Warning: true}
+		switch {
+		case len(problems) >= maxMissing:
+			return problems // status has the others with their nodes
+		case w.refused != "":
+			p.Remedy = "restart its agent; if that doesn't help, report it with both agents' logs"
+			problems = append(problems, p)
+		case w.times >= missingTimes:
+			p.Remedy = fmt.Sprintf("let TCP port %d through between the nodes, and see that its agent runs", view.GossipPort)
+			problems = append(problems, p)
+		}
+	}
+	return problems
 }
 
 // allWaiting are the nodes whose latest document isn't here, and why.

@@ -216,6 +216,10 @@ func TestDocumentsThatAreNotTaken(t *testing.T) {
 			if p := peer(s, tc.heard.Node); !strings.Contains(p.Document, tc.reason) {
 				t.Errorf("the status says %q, want %q", p.Document, tc.reason)
 			}
+			told := slices.ContainsFunc(s.Problems, func(p view.Problem) bool { return strings.Contains(p.Message, "its document") && p.Warning })
+			if told == strings.Contains(tc.reason, "yet") {
+				t.Errorf("the problems are %v", s.Problems)
+			}
 		})
 	}
 }
@@ -288,6 +292,36 @@ func TestOthersAreAskedForADocument(t *testing.T) {
 	})
 	if slices.Contains(asked, "b") || len(asked) != 2 || time.Since(begin) < 700*time.Millisecond {
 		t.Errorf("%v are asked within %s", asked, time.Since(begin))
+	}
+}
+
+// Where nobody is there to ask, nothing is asked, until somebody is.
+func TestNobodyToAskForADocument(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, c := newSpeaker(t, 2, "b"), newSpeaker(t, 3, "c")
+	_, said := b.writes(t, subnet("blue", 50, 2))
+	said.Alive, said.At = false, nil
+	absent := c.says(t, nil)
+	absent.Alive, absent.At = false, nil
+	w.cluster.set(w.self.node(), b.node(), c.node())
+	w.air.say(said, absent)
+	a := w.start(t)
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+		a.pass()
+	}
+	if _, to := w.air.sentOf(record.RequestKind); len(to) > 0 {
+		t.Errorf("%v are asked, who aren't there", to)
+	}
+	absent.Alive = true
+	w.air.say(said, absent)
+	begin := time.Now()
+	a.until("c is asked", func(view.Status) bool {
+		_, to := w.air.sentOf(record.RequestKind)
+		return slices.Equal(to, []string{"c"})
+	})
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("c is asked after %s, want at once", took)
 	}
 }
 

@@ -78,6 +78,9 @@ type knownNetwork struct {
 // every node decides alike: a network's ranges overlap nothing else, and are the same on all nodes that have it, and no two
 // nodes have the same part of it. Pods are the default network's ranges, hosts the addresses of nodes.
 func settleNetworks(claims []networkClaim, pods []netip.Prefix, hosts []netip.Addr) (map[string][]view.Network, []networkRefusal) {
+	if len(claims) == 0 {
+		return nil, nil
+	}
 	rules := networkRules{hosts: slices.Clone(hosts), known: map[string]*knownNetwork{}}
 	slices.SortFunc(rules.hosts, netip.Addr.Compare)
 	wide := slices.Clone(pods)
@@ -184,6 +187,7 @@ func (a *Agent) lookAtNetworks(p *pass) bool {
 		v.Peers[i].Networks = counted[v.Peers[i].Name]
 	}
 	p.documents = a.documents.allWaiting()
+	p.problems = append(p.problems, a.documents.problems()...)
 	p.problems = append(p.problems, refusedNetworks(v.Self.Name, refused)...)
 	return changed
 }

@@ -139,6 +139,11 @@ func (a *Agent) answer(raw []byte, now time.Time) error {
 
 // ask asks for the documents that aren't here: first their node, and then, by turns, any other one that is alive.
 func (a *Agent) ask(alive map[string]bool, now time.Time) {
+	for node, w := range a.documents.wanted {
+		if w.lonely && a.whom(node, w, alive) != "" {
+			w.due = now
+		}
+	}
 	for _, node := range a.documents.due(now) {
 		w := a.documents.wanted[node]
 		whom := a.whom(node, w, alive)
