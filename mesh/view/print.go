@@ -40,11 +40,19 @@ func (d Desired) String() string {
 	f := d.Firewall
 	fmt.Fprintf(&b, "firewall tunnels %s bridges %s ranges %s local %s gateways %s\n", list(f.Tunnels),
 		list(f.Bridges), list(f.PodRanges), list(f.LocalPods), list(f.Gateways))
+	for _, n := range f.Networks {
+		fmt.Fprintf(&b, "firewall network %s ranges %s gateways %s%s\n", n.Name, list(n.Ranges), list(n.Gateways),
+			when(len(n.Reaches) > 0, " reaches "+list(n.Reaches)))
+	}
 	fmt.Fprintf(&b, "firewall nodes %s not for pods: tcp %s udp %s\n", list(f.Nodes), list(f.GuardedTCP),
 		list(f.GuardedUDP))
 	if r := d.Ready; r != nil {
 		fmt.Fprintf(&b, "ready bridge %s subnets %s gateways %s mtu %d\n", r.Bridge, list(r.Subnets),
 			list(r.Gateways), r.MTU)
+		for _, n := range r.Networks {
+			fmt.Fprintf(&b, "ready network %s bridge %s subnets %s gateways %s ranges %s%s mtu %d\n", n.Name, n.Bridge, list(n.Subnets),
+				list(n.Gateways), list(n.Ranges), when(len(n.Reached) > 0, " reached "+list(n.Reached)), n.MTU)
+		}
 	} else {
 		b.WriteString("not ready\n")
 	}
