@@ -103,6 +103,7 @@ type Agent struct {
 	told        told
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
+	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
 
 	mu       sync.Mutex // guards counters
 	counters view.Counters
@@ -406,6 +407,9 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	if p.desired.Ready != nil && !standing {
 		return
 	}
+	if p.desired.Ready != nil {
+		p.desired.Ready.Networks = a.readyNetworks(p)
+	}
 	writes, err := a.Attach.Apply(ctx, p.desired.Ready)
 	p.writes += writes
 	if err != nil {
@@ -413,6 +417,20 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	}
 	a.ready = p.desired.Ready != nil && (a.ready || err == nil)
 	p.ready = a.ready
+}
+
+// readyNetworks are the networks that pods can be attached to: those that are new, or others than they were, once everything
+// stands.
+func (a *Agent) readyNetworks(p *pass) []view.ReadyNetwork {
+	if p.standing {
+		a.open = p.desired.Ready.Networks
+		return a.open
+	}
+	return slices.DeleteFunc(slices.Clone(p.desired.Ready.Networks), func(n view.ReadyNetwork) bool {
+		return !slices.ContainsFunc(a.open, func(o view.ReadyNetwork) bool {
+			return o.Name == n.Name && o.Bridge == n.Bridge && slices.Equal(o.Subnets, n.Subnets) && slices.Equal(o.Reached, n.Reached)
+		})
+	})
 }
 
 // publish logs what changed, makes the pass the one that Status shows, and counts it last: what is counted is shown.

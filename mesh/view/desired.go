@@ -142,9 +142,8 @@ type ReadyNetwork struct {
 	Subnets  []netip.Prefix // of this node; one of each family at most, IPv4 first
 	Gateways []netip.Addr   // of Subnets, in the same order
 	Ranges   []netip.Prefix // of the whole network
-	// Reached are the ranges of the networks that it isn't kept apart from, sorted.
-	Reached []netip.Prefix
-	MTU     int // bytes, of a pod's interface
+	Reached  []netip.Prefix // of the networks that it isn't kept apart from, sorted
+	MTU      int            // bytes, of a pod's interface
 }
 
 // Problem is something that an operator should know about: Subject names the thing, Message says what is wrong,
