@@ -35,7 +35,7 @@ type ReadyNetwork struct {
 	Subnets  []netip.Prefix `json:"subnets"`           // as Ready's
 	Gateways []netip.Addr   `json:"gateways"`          // as Ready's
 	Ranges   []netip.Prefix `json:"ranges"`            // of the whole network; what pods reach by it
-	Reached  []netip.Prefix `json:"reached,omitempty"` // of networks that it isn't kept apart from
+	Reached  []netip.Prefix `json:"reached,omitempty"` // of networks beside the default one that it isn't kept apart from
 	MTU      int            `json:"mtu"`               // bytes, of the pods' interfaces
 }
 

@@ -171,10 +171,11 @@ func (p *planner) planBridges() {
 	}
 }
 
-// reached are the ranges of the networks that a network isn't kept apart from.
+// reached are the ranges of the networks that a network isn't kept apart from, without the default one's: pods have a
+// way there of their own.
 func (p *planner) reached(n network) []netip.Prefix {
 	var all []netip.Prefix
-	for _, other := range p.networks {
+	for _, other := range p.networks[1:] {
 		if slices.Contains(n.reaches, other.name) {
 			all = append(all, other.ranges...)
 		}

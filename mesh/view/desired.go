@@ -142,7 +142,7 @@ type ReadyNetwork struct {
 	Subnets  []netip.Prefix // of this node; one of each family at most, IPv4 first
 	Gateways []netip.Addr   // of Subnets, in the same order
 	Ranges   []netip.Prefix // of the whole network
-	Reached  []netip.Prefix // of the networks that it isn't kept apart from, sorted
+	Reached  []netip.Prefix // of the networks beside the default one that it isn't kept apart from, sorted
 	MTU      int            // bytes, of a pod's interface
 }
 
