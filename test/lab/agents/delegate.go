@@ -7,9 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
-	"testing"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -112,10 +110,4 @@ func (p *Pod) Delegate(ctx context.Context, verb, ifName, config string) ([]neti
 		addresses = append(addresses, ip.Address.Addr())
 	}
 	return addresses, nil
-}
-
-// InstallCLI puts the operator's CLI where the node's shell finds it.
-func (n *Node) InstallCLI(t testing.TB) {
-	t.Helper()
-	n.MustRun(t, "cp", lab.Build(t, "./cmd/weaveguard"), filepath.Join(cniBinDir, "..", "weaveguard"))
 }
