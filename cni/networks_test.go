@@ -315,7 +315,7 @@ func TestNetworksByLibcni(t *testing.T) {
 			cni := libcni.NewCNIConfigWithCacheDir([]string{binDir}, t.TempDir(), nil)
 			var detach []func() error
 			for i, name := range []string{"blue", "red"} {
-				conf, err := libcni.ConfFromBytes(n.network(name, map[string]any{"cniVersion": version}))
+				conf, err := libcni.NetworkPluginConfFromBytes(n.network(name, map[string]any{"cniVersion": version}))
 				if err != nil {
 					t.Fatal(err)
 				}

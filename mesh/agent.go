@@ -143,7 +143,10 @@ func New(c Config) *Agent {
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
 		documents: newDocuments(), answers: newAnswers(),
-		told: newTold(), ready: c.Attach.Open(), foundBefore: maps.Clone(c.Remembered.Paths),
+		told: newTold(), foundBefore: maps.Clone(c.Remembered.Paths),
+	}
+	if ready := c.Attach.Open(); ready != nil {
+		a.ready, a.open = true, ready.Networks
 	}
 	if c.Silent == 0 {
 		a.Silent = defaultSilent
@@ -420,7 +423,7 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 }
 
 // readyNetworks are the networks that pods can be attached to: those that are new, or others than they were, once everything
-// stands.
+// stands. What fails later doesn't close those that were open.
 func (a *Agent) readyNetworks(p *pass) []view.ReadyNetwork {
 	if p.standing {
 		a.open = p.desired.Ready.Networks

@@ -167,8 +167,8 @@ type Firewall interface {
 type Attach interface {
 	Apply(ctx context.Context, ready *view.Ready) (int, error)
 	Problems() []view.Problem
-	// Open reports whether pods can be attached now, by what Apply did last, in this process or an earlier one.
-	Open() bool
+	// Open returns what pods could be attached to before this agent; nil: to nothing.
+	Open() *view.Ready
 	// Attached is how many interfaces of pods are attached on this node.
 	Attached(ctx context.Context) (int, error)
 }

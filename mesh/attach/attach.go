@@ -130,10 +130,17 @@ func (a *Attach) writeConflist(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// Open reports whether pods can be attached now: whether there is a ready file that the plugin can use.
-func (a *Attach) Open() bool {
-	_, err := store.ReadReady(a.cfg.ReadyFile)
-	return err == nil
+// Open returns what pods can be attached to now, by the ready file; nil: there is none that the plugin can use.
+func (a *Attach) Open() *view.Ready {
+	r, err := store.ReadReady(a.cfg.ReadyFile)
+	if err != nil {
+		return nil
+	}
+	ready := &view.Ready{Bridge: r.Bridge, Subnets: r.Subnets, Gateways: r.Gateways, MTU: r.MTU}
+	for _, n := range r.Networks {
+		ready.Networks = append(ready.Networks, view.ReadyNetwork(n))
+	}
+	return ready
 }
 
 // Attachments returns what is attached on this node, sorted by container and interface. Files of the store that

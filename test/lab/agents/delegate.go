@@ -73,7 +73,7 @@ func withList(ctx context.Context, cni *libcni.CNIConfig, verb string, rc *libcn
 }
 
 func withConfig(ctx context.Context, cni *libcni.CNIConfig, verb string, rc *libcni.RuntimeConf, config []byte) (types.Result, error) {
-	conf, err := libcni.ConfFromBytes(config)
+	conf, err := libcni.NetworkPluginConfFromBytes(config)
 	if err != nil {
 		return nil, err
 	}
