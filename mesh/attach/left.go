@@ -33,7 +33,7 @@ func (a *Attach) left() []view.Problem {
 	holders := map[string][]string{}
 	bridgeOf := map[string]string{}
 	for _, at := range attached {
-		if !slices.Contains(*bridges, at.Bridge) {
+		if len(at.Ranges) > 0 && !slices.Contains(*bridges, at.Bridge) { // without ranges it is of no network of the agent
 			holders[at.Network] = append(holders[at.Network], holder(at))
 			bridgeOf[at.Network] = at.Bridge
 		}

@@ -22,7 +22,7 @@ func withNetworks(names ...string) *view.Ready {
 	return r
 }
 
-// hold stores an attachment of a pod to a network.
+// hold stores an attachment of a pod to a network; to the default one and such as only the plugin knows, without ranges.
 func hold(t *testing.T, dir, pod, network, bridge string) {
 	t.Helper()
 	s, err := store.Open(dir)
@@ -35,7 +35,11 @@ func hold(t *testing.T, dir, pod, network, bridge string) {
 	}
 	defer func() { _ = tx.Unlock() }()
 	id := store.ID{ContainerID: "c-" + pod + network, IfName: "net1"}
-	if err := tx.Put(store.Attachment{ID: id, Network: network, Bridge: bridge, PodNamespace: "shop", PodName: pod}); err != nil {
+	a := store.Attachment{ID: id, Network: network, Bridge: bridge, PodNamespace: "shop", PodName: pod}
+	if network == "blue" || network == "red" {
+		a.Ranges = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}
+	}
+	if err := tx.Put(a); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -67,6 +71,7 @@ func TestPodsOnNetworksThatAreGone(t *testing.T) {
 	hold(t, cfg.StoreDir, "cart", "red", "weave-red")
 	hold(t, cfg.StoreDir, "till", "red", "weave-red")
 	hold(t, cfg.StoreDir, "till", "weaveguard", "weave")
+	hold(t, cfg.StoreDir, "till", "own", "own-bridge")
 	if problems := a.Problems(); len(problems) > 0 {
 		t.Errorf("before it is known what this node has there are %v", problems)
 	}

@@ -27,14 +27,15 @@ func (n network) gateways() []netip.Addr {
 	return all
 }
 
-// leftBridge is a bridge of ours that no network has, and that pods still hold.
+// leftBridge is a bridge of ours whose network this node doesn't have any more, and that pods still hold.
 type leftBridge struct {
-	name  string
-	cidrs []netip.Prefix
+	name   string
+	cidrs  []netip.Prefix
+	ranges []netip.Prefix // of the network that it was of
 }
 
 // findBridges finds the bridges that are ours beside the default one: those of networks, and by their mark those that
-// networks left behind.
+// networks left behind. What the plugin made by a configuration that is none of a network's is none of these.
 func (p *planner) findBridges() {
 	p.ownBridges = map[string]bool{}
 	for _, n := range p.View.Self.Networks {
@@ -45,18 +46,35 @@ func (p *planner) findBridges() {
 			continue
 		}
 		p.ownBridges[l.Name] = true
-		if len(l.Ports) == 0 {
-			continue
-		}
 		left := leftBridge{name: l.Name}
 		for _, a := range p.Host.Addresses {
-			if a.Device == l.Name && !a.Address.Addr().IsLinkLocalUnicast() && !a.Address.IsSingleIP() {
+			if r, ok := p.closed(a.Address); ok && a.Device == l.Name {
 				left.cidrs = append(left.cidrs, a.Address.Masked())
+				left.ranges = append(left.ranges, r)
 			}
 		}
-		p.left = append(p.left, left)
+		if len(l.Ports) > 0 && len(left.cidrs) > 0 {
+			p.left = append(p.left, left)
+		}
 	}
 	slices.SortFunc(p.left, func(a, b leftBridge) int { return strings.Compare(a.name, b.name) })
+}
+
+// closed finds the range of the network that a bridge's address was of: this node closed it, and goes on to do so, or
+// another node still has the network.
+func (p *planner) closed(address netip.Prefix) (netip.Prefix, bool) {
+	ranges := slices.Clone(p.Host.Closed)
+	for _, peer := range p.View.Peers {
+		for _, n := range peer.Networks {
+			ranges = append(ranges, n.Ranges...)
+		}
+	}
+	for _, r := range ranges {
+		if r.Bits() <= address.Bits() && r.Contains(address.Addr()) {
+			return r, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // planNetworks decides which networks this node has, and what only tunnels and bridges may carry.
@@ -84,7 +102,7 @@ func (p *planner) planNetworks() {
 		all = append(all, n.ranges...)
 	}
 	for _, left := range p.left {
-		all = append(all, left.cidrs...)
+		all = append(all, left.ranges...)
 	}
 	p.ranges = mergePrefixes(all)
 }
@@ -112,9 +130,9 @@ func (p *planner) refuses(n view.Network) (why, remedy string) {
 		}
 	}
 	for _, left := range p.left {
-		for _, cidr := range left.cidrs {
-			if slices.ContainsFunc(n.Ranges, cidr.Overlaps) {
-				return fmt.Sprintf("pods with addresses in %s are still attached to the bridge %s", cidr, left.name),
+		for _, r := range left.ranges {
+			if slices.ContainsFunc(n.Ranges, r.Overlaps) {
+				return fmt.Sprintf("pods of a network with the range %s are still attached to the bridge %s", r, left.name),
 					"delete those pods, or give the network that bridge"
 			}
 		}
@@ -220,7 +238,7 @@ func (p *planner) planDefaultBridge() {
 }
 
 // planFirewall plans what the rules need to know. A bridge that a network left behind is one of ours until its pods are
-// gone, and what is on it gets to no network.
+// gone: the network's ranges stay closed, and it is kept apart from others.
 func (p *planner) planFirewall() {
 	f := view.Firewall{PodRanges: p.ranges, Gateways: p.networks[0].gateways(), Nodes: p.nodeAddresses()}
 	for i := range view.MaxDevices {
@@ -234,8 +252,8 @@ func (p *planner) planFirewall() {
 	for _, left := range p.left {
 		f.Bridges = append(f.Bridges, left.name)
 		f.LocalPods = append(f.LocalPods, left.cidrs...)
-		apart := slices.DeleteFunc(slices.Clone(left.cidrs), func(cidr netip.Prefix) bool {
-			return slices.ContainsFunc(f.Networks, func(n view.FirewallNetwork) bool { return slices.ContainsFunc(n.Ranges, cidr.Overlaps) })
+		apart := slices.DeleteFunc(slices.Clone(left.ranges), func(r netip.Prefix) bool {
+			return slices.ContainsFunc(f.Networks, func(n view.FirewallNetwork) bool { return slices.ContainsFunc(n.Ranges, r.Overlaps) })
 		})
 		if len(apart) > 0 {
 			f.Networks = append(f.Networks, view.FirewallNetwork{Name: "left on " + left.name, Ranges: apart})

@@ -19,6 +19,14 @@ func colour(name string, x, n int, reaches ...string) view.Network {
 	}
 }
 
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
 // coloured is a mesh of three nodes: all have the network blue, the first two have red, and the last has green.
 func coloured() plan.Input {
 	in := mesh(3)
@@ -49,11 +57,17 @@ func TestGoldenOfNetworks(t *testing.T) {
 			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400}
 			in.Host.Links = append(in.Host.Links, bridge("weave-red", "wvnarrow"), view.HostLink{Name: "wvnarrow", Kind: "veth", MTU: 1328})
 		}),
-		// Of four bridges of ours that no network has, two are held by pods; one is the default network's before it moved.
+		// Of the bridges of ours that no network has, weave-red is held by pods of a network that was closed here, weave-pink by those of
+		// one that another node still has, and weave-old by those of the default network before it had another bridge; weave-own is
+		// of no network.
 		"networks-left-behind": with(coloured(), func(in *plan.Input) {
 			in.View.Self.Networks = in.View.Self.Networks[:1]
-			in.Host.Links = append(in.Host.Links, bridge("weave-red", "wv1", "wv2"), bridge("weave-empty"), bridge("weave-old", "wv3"))
-			for device, address := range map[string]string{"weave-red": "10.60.1.1/24", "weave-empty": "10.80.1.1/24", "weave-old": "10.244.9.1/24"} {
+			in.Host.Links = append(in.Host.Links, bridge("weave-red", "wv1", "wv2"), bridge("weave-empty"), bridge("weave-old", "wv3"),
+				bridge("weave-pink", "wv4"), bridge("weave-own", "wv5"))
+			in.View.Peers[1].Networks = append(in.View.Peers[1].Networks, colour("pink", 90, 3))
+			in.Host.Closed = prefixes("10.50.0.0/16", "10.60.0.0/16", "10.80.0.0/16", "10.244.0.0/16", "fd50:50::/48")
+			for device, address := range map[string]string{"weave-red": "10.60.1.1/24", "weave-empty": "10.80.1.1/24", "weave-old": "10.244.9.1/24",
+				"weave-pink": "10.90.1.1/24", "weave-own": "192.168.1.1/24"} {
 				in.Host.Addresses = append(in.Host.Addresses, view.HostAddress{Device: device, Address: netip.MustParsePrefix(address)})
 			}
 			slices.SortFunc(in.Host.Addresses, func(a, b view.HostAddress) int { return a.Address.Compare(b.Address) })
@@ -66,6 +80,7 @@ func TestGoldenOfNetworks(t *testing.T) {
 			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave-blue", Kind: "bridge", Ports: []string{"eth1"}}, bridge("weave-gone", "wv1"))
 			in.Host.Addresses = append(in.Host.Addresses, view.HostAddress{Device: "eth2", Address: netip.MustParsePrefix("10.60.200.1/24")},
 				view.HostAddress{Device: "weave-gone", Address: netip.MustParsePrefix("10.90.4.1/24")})
+			in.Host.Closed = prefixes("10.90.0.0/18")
 			in.Host.Routes = append(in.Host.Routes, view.HostRoute{Destination: netip.MustParsePrefix("10.80.128.0/24"), Device: "eth1"})
 		}),
 	}

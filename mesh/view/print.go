@@ -143,6 +143,9 @@ func (h Host) String() string {
 	for _, r := range h.Routes {
 		fmt.Fprintf(&b, "route %s\n", r)
 	}
+	for _, r := range h.Closed {
+		fmt.Fprintf(&b, "closed %s\n", r)
+	}
 	for _, address := range slices.SortedFunc(maps.Keys(h.Probed), netip.Addr.Compare) {
 		fmt.Fprintf(&b, "path to %s carries %d\n", address, h.Probed[address])
 	}

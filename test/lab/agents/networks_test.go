@@ -311,8 +311,13 @@ func (n *networks) testLeft(t *testing.T) {
 		}
 		return err
 	})
-	held.reachesNone(t, "red", n.reds[1].addresses["red"]...)
-	held.reachesNone(t, "red", n.all[0].addresses["blue"]...)
+	held.reachesNone(t, "red", slices.Concat(n.reds[1].addresses["red"], n.all[0].addresses["blue"])...)
+	l := newLeaks(t, n.Mesh) // whatever isn't held back leaves
+	l.send(t, a, held, n.reds[1].addresses["red"][0])
+	l.none(t, "red is gone, and its pods are there", func() {})
+	if err := l.senders[0].Kill(); err != nil {
+		t.Error(err)
+	}
 	held.reaches(t, "red", n.all[0].addresses["red"]...)
 	held.leave(t, "red")
 	if _, err := n.all[0].Delegate(context.Background(), "DEL", "net2", red.config()); err != nil {
