@@ -112,12 +112,13 @@ func (p *member) answers(t testing.TB, network string, to ...netip.Addr) []strin
 // reaches checks that all addresses answer the pod, within a while.
 func (p *member) reaches(t testing.TB, network string, to ...netip.Addr) {
 	t.Helper()
-	lab.Eventually(t, 30*time.Second, fmt.Sprintf("%s on %s reaches %v by %s", p.Name, p.on.Name, to, network), func() error {
+	took := lab.Eventually(t, 30*time.Second, fmt.Sprintf("%s on %s reaches %v by %s", p.Name, p.on.Name, to, network), func() error {
 		if got := p.answers(t, network, to...); len(got) != len(to) {
 			return fmt.Errorf("only %v answer", got)
 		}
 		return nil
 	})
+	t.Logf("%s on %s reaches %v by %s after %.1f s", p.Name, p.on.Name, to, network, took.Seconds())
 }
 
 // reachesNone checks that no address answers the pod, but its own.
