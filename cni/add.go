@@ -79,6 +79,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
 	a := pod.attachment(id)
 	a.Network, a.Bridge, a.MTU, a.Netns, a.NetnsInode = c.Name, n.bridge, n.mtu, args.Netns, sandbox.Inode()
+	a.Ranges = n.ranges
 	a, err = reserve(s, n, want, a)
 	if err != nil {
 		return err
@@ -219,7 +220,7 @@ func portOf(a store.Attachment, n network) (bridge.Port, error) {
 	if err != nil {
 		return bridge.Port{}, wrap(types.ErrInternal, "reading the MAC again", err)
 	}
-	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: mac, MTU: a.MTU}
+	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: mac, MTU: a.MTU, Ranges: n.ranges, Reached: n.reached}
 	for i, address := range a.Addresses {
 		port.Addresses = append(port.Addresses, bridge.Address{Address: address, Gateway: n.pools[i].Gateway})
 	}

@@ -105,7 +105,7 @@ func compare(a store.Attachment, prev *current.Result, inode uint64) (bridge.Por
 	if inside < 0 {
 		differs = append(differs, fmt.Sprintf("prevResult has no interface %s in a sandbox", a.IfName))
 	}
-	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: mac, MTU: a.MTU}
+	port := bridge.Port{HostIfName: a.HostIfName, IfName: a.IfName, MAC: mac, MTU: a.MTU, Ranges: a.Ranges}
 	for _, address := range a.Addresses {
 		gateway, ok := gatewayOf(prev, address)
 		if !ok || mac == nil {
@@ -138,7 +138,7 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	if errors.As(err, &coded) && coded.Code != types.ErrInvalidNetworkConfig && coded.Code != types.ErrUnsupportedField {
 		return fail(types.ErrPluginNotAvailable, coded.Msg)
 	}
-	if err != nil || c.Subnets != nil {
+	if err != nil || c.alone() {
 		return err
 	}
 	if err := guard.Ready(); err != nil {

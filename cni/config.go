@@ -33,9 +33,12 @@ type config struct {
 	types.PluginConf
 	// Bridge is the name of the network's bridge. Default: the ready file's, or weave.
 	Bridge string `json:"bridge"`
-	// Subnets are what pods get addresses of: one of each family at most. Default: the ready file's, which is
-	// needed only then.
+	// Subnets are what pods get addresses of: one of each family at most. Default: the ready file's. With subnets and
+	// without ranges the ready file isn't needed.
 	Subnets []string `json:"subnets"`
+	// Ranges are those of a whole network beside the default one, which the ready file has to have: so an agent's file of a
+	// network is a configuration of the plugin too.
+	Ranges []string `json:"ranges"`
 	// MTU of the pods' interfaces in bytes. Default: the ready file's, or 1420.
 	MTU int `json:"mtu"`
 	// DataDir is where attachments are kept. Default: store.DefaultDir.
@@ -90,7 +93,13 @@ type network struct {
 	bridge string
 	mtu    int // bytes
 	pools  []ipam.Pool
+	ranges []netip.Prefix // what pods reach by it; nil: everything
+	// reached are ranges of other networks that pods reach by it, unless they have an interface of their own there.
+	reached []netip.Prefix
 }
+
+// alone reports whether the configuration says all by itself, and is to work without an agent.
+func (c *config) alone() bool { return c.Subnets != nil && c.Ranges == nil }
 
 func (n network) gateways() []netip.Addr {
 	var all []netip.Addr
@@ -108,18 +117,18 @@ func (n network) spec() bridge.Spec {
 	return s
 }
 
-// resolve fills in what the configuration leaves out, from the ready file if it leaves out the subnets.
+// resolve fills in what the configuration leaves out, from the ready file unless it has subnets of its own.
 func (c *config) resolve() (network, error) {
 	n := network{bridge: c.Bridge, mtu: c.MTU}
 	if c.IPAM.Type != "" {
 		return n, fail(types.ErrUnsupportedField, fmt.Sprintf("network configuration, key ipam: %q can't be used, because "+
 			"weaveguard gives addresses itself; remove the key", c.IPAM.Type))
 	}
-	if c.Subnets == nil {
-		if err := c.fromReadyFile(&n); err != nil {
-			return n, err
-		}
-	} else if err := c.fromSubnets(&n); err != nil {
+	fill := c.fromReadyFile
+	if c.alone() {
+		fill = c.fromSubnets
+	}
+	if err := fill(&n); err != nil {
 		return n, err
 	}
 	if n.bridge == "" {
@@ -147,18 +156,68 @@ func (c *config) fromReadyFile(n *network) error {
 	case err != nil:
 		return wrap(types.ErrIOFailure, "waiting for the Weaveguard agent", err)
 	}
+	if other, ok := ready.Network(c.Name); ok {
+		return c.fromNetwork(n, other)
+	}
+	if c.Ranges != nil || n.bridge == "" && c.Name != view.DefaultCNINetwork {
+		return fail(types.ErrTryAgainLater, fmt.Sprintf("the network %s isn't ready on this node: the Weaveguard agent has no network of "+
+			"this name, or hasn't set it up yet (`weaveguard status` tells; its file belongs into %s). For the default network, "+
+			"name the configuration %s, or add the key bridge with %q", c.Name, view.NetworksDir, view.DefaultCNINetwork, ready.Bridge))
+	}
 	if n.bridge != "" && n.bridge != ready.Bridge {
 		return invalid("subnets", "it is missing, and the ready file's subnets are of the bridge %s, not of %s; add subnets, "+
 			"or remove bridge", ready.Bridge, n.bridge)
 	}
-	n.bridge = ready.Bridge
-	if n.mtu == 0 {
-		n.mtu = ready.MTU
-	}
-	for i, subnet := range ready.Subnets {
-		n.pools = append(n.pools, ipam.Pool{Subnet: subnet, Gateway: ready.Gateways[i]})
-	}
+	n.take(ready.Bridge, ready.Subnets, ready.Gateways, ready.MTU)
 	return nil
+}
+
+// fromNetwork takes a network beside the default one as the agent has it. What the configuration says of it too has to be
+// the same.
+func (c *config) fromNetwork(n *network, ready store.ReadyNetwork) error {
+	for _, said := range []struct {
+		key       string
+		have      any
+		want      any
+		different bool
+	}{
+		{"bridge", c.Bridge, ready.Bridge, c.Bridge != "" && c.Bridge != ready.Bridge},
+		{"subnets", c.Subnets, ready.Subnets, c.Subnets != nil && !sameRanges(c.Subnets, ready.Subnets)},
+		{"ranges", c.Ranges, ready.Ranges, c.Ranges != nil && !sameRanges(c.Ranges, ready.Ranges)},
+	} {
+		if said.different {
+			return invalid(said.key, "it is %v, and the agent has %v for the network %s on this node; leave it out to take the agent's",
+				said.have, said.want, ready.Name)
+		}
+	}
+	n.take(ready.Bridge, ready.Subnets, ready.Gateways, ready.MTU)
+	n.ranges, n.reached = ready.Ranges, ready.Reached
+	return nil
+}
+
+// take takes over what the ready file has of a network.
+func (n *network) take(bridge string, subnets []netip.Prefix, gateways []netip.Addr, mtu int) {
+	n.bridge = bridge
+	if n.mtu == 0 {
+		n.mtu = mtu
+	}
+	for i, subnet := range subnets {
+		n.pools = append(n.pools, ipam.Pool{Subnet: subnet, Gateway: gateways[i]})
+	}
+}
+
+// sameRanges reports whether texts are these ranges, in any order.
+func sameRanges(texts []string, ranges []netip.Prefix) bool {
+	var all []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return false
+		}
+		all = append(all, p)
+	}
+	ranges = slices.SortedFunc(slices.Values(ranges), netip.Prefix.Compare)
+	return slices.Equal(slices.SortedFunc(slices.Values(all), netip.Prefix.Compare), ranges)
 }
 
 func (c *config) fromSubnets(n *network) error {

@@ -20,7 +20,7 @@ func (c *config) guard(a store.Attachment) error {
 	}
 	err = guard.Add(port)
 	switch {
-	case errors.Is(err, guard.ErrMissing) && c.Subnets != nil:
+	case errors.Is(err, guard.ErrMissing) && c.alone():
 		return nil
 	case errors.Is(err, guard.ErrMissing):
 		return fail(types.ErrTryAgainLater, fmt.Sprintf("%v, so this pod could send as another; the Weaveguard agent makes "+
@@ -48,7 +48,7 @@ func (c *config) checkGuard(a store.Attachment) ([]string, error) {
 	}
 	has, err := guard.Has(port)
 	switch {
-	case errors.Is(err, guard.ErrMissing) && c.Subnets != nil:
+	case errors.Is(err, guard.ErrMissing) && c.alone():
 		return nil, nil
 	case errors.Is(err, guard.ErrMissing):
 		return []string{err.Error()}, nil

@@ -37,11 +37,9 @@ func result(c *config, n network, a store.Attachment, port bridge.Port, netns st
 			Address:   ipNet(single(address.Address)),
 			Gateway:   address.Gateway.AsSlice(),
 		})
-		everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if address.Gateway.Is6() {
-			everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		for _, destination := range port.Destinations(address) {
+			r.Routes = append(r.Routes, &types.Route{Dst: ipNet(destination), GW: address.Gateway.AsSlice()})
 		}
-		r.Routes = append(r.Routes, &types.Route{Dst: ipNet(everything), GW: address.Gateway.AsSlice()})
 	}
 	return r
 }

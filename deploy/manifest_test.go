@@ -128,7 +128,7 @@ func TestDaemonSets(t *testing.T) {
 			update:       appsv1.RollingUpdateDaemonSetStrategyType,
 			args:         []string{"--kubernetes", "--sysctl-root=/host/proc/sys"},
 			capabilities: []corev1.Capability{"NET_ADMIN", "DAC_OVERRIDE"},
-			hostPaths: []string{view.RunDir, view.StateDir, "/etc/cni/net.d", "/opt/cni/bin", "/var/run/wireguard",
+			hostPaths: []string{view.RunDir, view.StateDir, view.NetworksDir, "/etc/cni/net.d", "/opt/cni/bin", "/var/run/wireguard",
 				"/proc/sys/net"},
 			account: "weaveguard",
 		},

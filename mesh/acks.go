@@ -43,21 +43,17 @@ type toldAck struct {
 	settled    bool // traffic takes the peer's newest key
 }
 
-// hear opens the messages that came.
-func (a *Agent) hear() []heardAck {
+// hear opens acknowledgements that came.
+func (a *Agent) hear(messages [][]byte) []heardAck {
 	var all []heardAck
-	identityOf := func(node string) (keys.PublicIdentity, bool) {
-		e, known := a.book.entries[node]
-		return e.record.Identity, known
-	}
-	for _, raw := range a.Gossip.Messages() {
-		ack, err := record.OpenAck(raw, a.Node, a.Keys.Identity().Public(), identityOf)
+	for _, raw := range messages {
+		ack, err := record.OpenAck(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 		if err != nil {
 			a.book.refused[ackRefused]++
 			a.Log.Debug("a message isn't taken", "error", err)
 			continue
 		}
-		identity, _ := identityOf(ack.From)
+		identity, _ := a.identityOf(ack.From)
 		all = append(all, heardAck{identity, ack})
 	}
 	return all

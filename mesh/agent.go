@@ -75,7 +75,8 @@ type Config struct {
 	Tunnels  Tunnels
 	Firewall Firewall
 	Attach   Attach
-	Paths    Paths // nil: the ways to peers aren't probed
+	Paths    Paths    // nil: the ways to peers aren't probed
+	Networks Networks // nil: the default one is the only one
 }
 
 // Agent is the loop of one node's agent.
@@ -85,6 +86,9 @@ type Agent struct {
 
 	// The loop's own state.
 	book       *book
+	documents  documents
+	answers    answers
+	document   ownDocument
 	links      links
 	rotation   rotation
 	alive      map[string]bool // nodes that gossip saw in the last pass
@@ -99,6 +103,7 @@ type Agent struct {
 	told        told
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
+	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
 
 	mu       sync.Mutex // guards counters
 	counters view.Counters
@@ -110,6 +115,7 @@ type Agent struct {
 
 // pass is what one run of the loop saw, decided and achieved.
 type pass struct {
+	began    time.Time
 	view     view.View
 	desired  view.Desired
 	cluster  *ClusterState
@@ -122,9 +128,11 @@ type pass struct {
 	pruned   bool // no tunnels but the desired ones are left
 	rotation view.RotationStatus
 	tracks   map[linkID]linkTrack
-	writes   int
-	failed   bool
-	untold   bool // the log doesn't tell of a problem yet
+	// documents says of nodes whose latest document isn't here why.
+	documents map[string]string
+	writes    int
+	failed    bool
+	untold    bool // the log doesn't tell of a problem yet
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
@@ -134,7 +142,11 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		told: newTold(), ready: c.Attach.Open(), foundBefore: maps.Clone(c.Remembered.Paths),
+		documents: newDocuments(), answers: newAnswers(),
+		told: newTold(), foundBefore: maps.Clone(c.Remembered.Paths),
+	}
+	if ready := c.Attach.Open(); ready != nil {
+		a.ready, a.open = true, ready.Networks
 	}
 	if c.Silent == 0 {
 		a.Silent = defaultSilent
@@ -154,7 +166,14 @@ func New(c Config) *Agent {
 		r := c.Remembered.Nodes[node]
 		if err := a.book.load(node, r); err != nil {
 			c.Log.Warn("a remembered record isn't used", "node", node, "error", err)
+			continue
 		}
+		if err := a.documents.load(node, r.Document, a.book.entries[node].record.Identity); err != nil {
+			c.Log.Warn("a remembered document isn't used", "node", node, "error", err)
+		}
+	}
+	if err := a.resume(c.Remembered.Document); err != nil {
+		c.Log.Warn("this node's remembered document isn't used", "error", err)
 	}
 	return a
 }
@@ -207,8 +226,10 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	case rotating:
 		pause = heldUpInterval
 	}
-	if next := a.book.undecided(); !next.IsZero() {
-		pause = min(pause, max(0, next.Sub(now)))
+	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due} {
+		if !next.IsZero() {
+			pause = min(pause, max(0, next.Sub(now)))
+		}
 	}
 	return pause
 }
@@ -245,7 +266,7 @@ func rest(ctx context.Context, d time.Duration) bool {
 
 // run is one pass: look, plan, apply, tell.
 func (a *Agent) run(ctx context.Context) *pass {
-	p := &pass{}
+	p := &pass{began: time.Now()}
 	if devices, err := a.Tunnels.Observe(ctx); err != nil {
 		p.fail("tunnels", err)
 		p.blind = true
@@ -389,6 +410,9 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	if p.desired.Ready != nil && !standing {
 		return
 	}
+	if p.desired.Ready != nil {
+		p.desired.Ready.Networks = a.readyNetworks(p)
+	}
 	writes, err := a.Attach.Apply(ctx, p.desired.Ready)
 	p.writes += writes
 	if err != nil {
@@ -396,6 +420,20 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	}
 	a.ready = p.desired.Ready != nil && (a.ready || err == nil)
 	p.ready = a.ready
+}
+
+// readyNetworks are the networks that pods can be attached to: those that are new, or others than they were, once everything
+// stands. What fails later doesn't close those that were open.
+func (a *Agent) readyNetworks(p *pass) []view.ReadyNetwork {
+	if p.standing {
+		a.open = p.desired.Ready.Networks
+		return a.open
+	}
+	return slices.DeleteFunc(slices.Clone(p.desired.Ready.Networks), func(n view.ReadyNetwork) bool {
+		return !slices.ContainsFunc(a.open, func(o view.ReadyNetwork) bool {
+			return o.Name == n.Name && o.Bridge == n.Bridge && slices.Equal(o.Subnets, n.Subnets) && slices.Equal(o.Reached, n.Reached)
+		})
+	})
 }
 
 // publish logs what changed, makes the pass the one that Status shows, and counts it last: what is counted is shown.

@@ -13,8 +13,12 @@ import (
 
 const cacheVersion = 1
 
-// maxCache is the largest cache that is read, in bytes: gossip's 8,192 nodes need a fifth of it.
-const maxCache = 64 << 20
+// maxCache is the largest cache that is read, in bytes: gossip's 8,192 nodes need a fifth of it for their records, and with
+// maxCachedDocuments bytes of documents two thirds in all. Those that there is no room for are asked for again.
+const (
+	maxCache           = 64 << 20
+	maxCachedDocuments = 20 << 20
+)
 
 // Remembered is what the agent keeps on disk of the mesh, so that one that starts while others, or the API server,
 // are away goes on with what was verified before. It holds no secret.
@@ -31,6 +35,8 @@ type Remembered struct {
 	NodeAddresses []netip.Addr `json:"nodeAddresses,omitempty"`
 	// Paths is what the ways to nodes carry, in bytes, where probes found that it is less than it seems to.
 	Paths map[netip.Addr]int `json:"paths,omitempty"`
+	// Document is this node's own, as it was signed.
+	Document []byte `json:"document,omitempty"`
 }
 
 // RememberedSelf is what Kubernetes said of this node last.
@@ -47,6 +53,8 @@ type RememberedRecord struct {
 	Raw  []byte     `json:"record"`
 	Age  int64      `json:"age"`
 	From netip.Addr `json:"from,omitzero"` // whom it came from first, if that is known
+	// Document is the one in force, as it was signed: the record's, or one before that.
+	Document []byte `json:"document,omitempty"`
 }
 
 // Recall reads the cache. One that isn't there is empty; one that can't be used gives an error and is empty too:

@@ -42,10 +42,18 @@ func FuzzRecall(f *testing.F) {
 		if err != nil && len(r.Nodes)+len(r.PodCIDRs) > 0 {
 			t.Errorf("refused, and %+v", r)
 		}
-		b := newBook("a", keys.PublicIdentity{1})
+		b, d := newBook("a", keys.PublicIdentity{1}), newDocuments()
 		for node, remembered := range r.Nodes {
 			if err := b.load(node, remembered); err != nil {
 				slog.New(slog.DiscardHandler).Warn("not used", "error", err)
+			}
+			if err := d.load(node, remembered.Document, b.entries[node].record.Identity); err != nil {
+				slog.New(slog.DiscardHandler).Warn("not used", "error", err)
+			}
+		}
+		for name, held := range d.held {
+			if err := held.document.Validate(); err != nil || b.entries[name].raw == nil {
+				t.Errorf("a document of %q counts: %v", name, err)
 			}
 		}
 		for name, e := range b.entries {

@@ -182,7 +182,11 @@ func (f files) Apply(_ context.Context, ready *view.Ready) (int, error) {
 
 func (f files) Problems() []view.Problem { return nil }
 
-func (f files) Open() bool { return f.open() }
+func (f files) Open() *view.Ready {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ready
+}
 
 func (f files) Attached(context.Context) (int, error) { return 0, nil }
 
@@ -236,6 +240,8 @@ func (a *air) Send(node string, message []byte) error {
 	a.sent = append(a.sent, message)
 	return nil
 }
+
+func (a *air) Deliver(node string, message []byte) error { return a.Send(node, message) }
 
 func (a *air) Messages() [][]byte {
 	a.mu.Lock()

@@ -34,22 +34,16 @@ func (a *Agent) look(p *pass) {
 	if a.GossipAddress.IsValid() {
 		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
 	}
-	changed = a.book.take(heard, p.cluster, time.Now()) || changed
+	changed = a.book.take(heard, p.cluster, p.began) || changed
+	changed = a.documents.follow(a.book.entries, p.began) || changed
+	changed = a.listen(p.began) || changed
 	alive := map[string]bool{}
 	for _, h := range heard {
 		alive[h.Node] = alive[h.Node] || h.Alive
 	}
 	a.welcome(alive)
+	a.ask(alive, p.began)
 	a.notice(p)
-	if a.rememberRecords() || changed || a.unsaved || a.last.Load() == nil {
-		err := a.remembered.save(a.CachePath)
-		if a.unsaved = err != nil; a.unsaved {
-			p.problems = append(p.problems, view.Problem{
-				Subject: "view cache", Message: err.Error(),
-				Remedy: "free or repair the disk; until then a restart without the others starts from an older view",
-			})
-		}
-	}
 	p.view = view.View{
 		Self: self, Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
 	}
@@ -57,6 +51,21 @@ func (a *Agent) look(p *pass) {
 	p.view.PodRangesSeen = p.view.PodRangeSource == seenSource
 	if a.Cluster != nil {
 		p.view.NodeAddresses = a.remembered.NodeAddresses
+	}
+	changed = a.lookAtNetworks(p) || changed
+	if a.rememberRecords() || changed || a.unsaved || a.last.Load() == nil {
+		a.remember(p)
+	}
+}
+
+// remember writes what is known to disk.
+func (a *Agent) remember(p *pass) {
+	err := a.remembered.save(a.CachePath)
+	if a.unsaved = err != nil; a.unsaved {
+		p.problems = append(p.problems, view.Problem{
+			Subject: "view cache", Message: err.Error(),
+			Remedy: "free or repair the disk; until then a restart without the others starts from an older view",
+		})
 	}
 }
 
@@ -126,11 +135,17 @@ func (a *Agent) notice(p *pass) {
 func (a *Agent) rememberRecords() bool {
 	changed := false
 	nodes := make(map[string]RememberedRecord, len(a.book.entries))
-	for name, e := range a.book.entries {
-		nodes[name] = RememberedRecord{Raw: e.raw, Age: e.age, From: e.from}
+	room := maxCachedDocuments
+	for _, name := range slices.Sorted(maps.Keys(a.book.entries)) {
+		e := a.book.entries[name]
+		r := RememberedRecord{Raw: e.raw, Age: e.age, From: e.from}
+		if document := a.documents.held[name].raw; len(document) <= room {
+			r.Document, room = document, room-len(document)
+		}
+		nodes[name] = r
 		changed = a.rememberCIDRs(e.record.PodCIDRs()) || changed
 	}
-	a.remembered.Nodes = nodes
+	a.remembered.Nodes, a.remembered.Document = nodes, a.document.raw
 	return changed
 }
 

@@ -154,6 +154,8 @@ func (n *modelNode) Send(node string, message []byte) error {
 	return nil
 }
 
+func (n *modelNode) Deliver(node string, message []byte) error { return n.Send(node, message) }
+
 func (n *modelNode) Messages() [][]byte {
 	messages := n.gossip.messages
 	n.gossip.messages = nil

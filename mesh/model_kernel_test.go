@@ -370,6 +370,11 @@ func (a modelAttach) Apply(_ context.Context, ready *view.Ready) (int, error) {
 	a.n.open = ready != nil
 	return 0, nil
 }
-func (a modelAttach) Problems() []view.Problem              { return nil }
-func (a modelAttach) Open() bool                            { return a.n.open }
+func (a modelAttach) Problems() []view.Problem { return nil }
+func (a modelAttach) Open() *view.Ready {
+	if !a.n.open {
+		return nil
+	}
+	return &view.Ready{}
+}
 func (a modelAttach) Attached(context.Context) (int, error) { return 0, nil }

@@ -48,7 +48,10 @@ type Gossip interface {
 	Problems() []view.Problem
 	// Send sends a message to the agent of a node. It may get lost.
 	Send(node string, message []byte) error
-	// Messages are those that came since the last call. Nothing of them is verified.
+	// Deliver sends a message of up to 64 KiB and one byte to the agent of a node. It may get lost too. The message isn't
+	// the caller's any more.
+	Deliver(node string, message []byte) error
+	// Messages are those that came since the last call, in either way. Nothing of them is verified.
 	Messages() [][]byte
 }
 
@@ -131,6 +134,13 @@ type Network interface {
 	ApplyPaths(ctx context.Context, paths []view.Path) (int, error)
 }
 
+// Networks are those beside the default one that are configured on this node.
+type Networks interface {
+	// Configured returns them sorted by name, each valid by itself, no two of them overlapping, and what is wrong with the
+	// configuration of others. The latch is set when that changes.
+	Configured() ([]view.Network, []view.Problem)
+}
+
 // Paths finds out by probes what the ways to peers carry.
 type Paths interface {
 	// Follow replaces the ways that are probed. What is known of one stays known.
@@ -157,8 +167,8 @@ type Firewall interface {
 type Attach interface {
 	Apply(ctx context.Context, ready *view.Ready) (int, error)
 	Problems() []view.Problem
-	// Open reports whether pods can be attached now, by what Apply did last, in this process or an earlier one.
-	Open() bool
+	// Open returns what pods could be attached to before this agent; nil: to nothing.
+	Open() *view.Ready
 	// Attached is how many interfaces of pods are attached on this node.
 	Attached(ctx context.Context) (int, error)
 }

@@ -85,7 +85,6 @@ func forcing(generation uint32) uint64 { return uint64(generation) + 1 }
 // rotate takes this node's change of keys a step further, by what the pass achieved.
 func (a *Agent) rotate(p *pass) {
 	now := time.Now()
-	a.rotation.acks.take(a.hear())
 	if p.blind || p.settling { // whether peers use the old key can't be told
 		if last := a.last.Load(); last != nil {
 			p.rotation = last.rotation

@@ -31,6 +31,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	}
 	self := p.view.Self
 	s.Identity, s.PodCIDRs, s.PodRanges, s.PodRangeSource = self.Identity, self.PodCIDRs, p.view.PodRanges, p.view.PodRangeSource
+	s.Networks = self.Networks
 	s.Ready, s.Problems = p.ready, slices.Clone(p.problems)
 	s.Endpoints = p.desired.Announce.Endpoints()
 	s.Rotation = p.rotation
@@ -120,7 +121,19 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 		s.Gossip = w.Alive
 		byNode[w.Name] = s
 	}
+	for _, n := range p.view.Peers {
+		if s, listed := byNode[n.Name]; listed {
+			s.Networks, s.Document = n.Networks, p.documents[n.Name]
+			s.PodCIDRs = slices.DeleteFunc(slices.Clone(s.PodCIDRs), func(p netip.Prefix) bool { return ofNetwork(n.Networks, p) })
+			byNode[n.Name] = s
+		}
+	}
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// ofNetwork reports whether a prefix is a node's part of one of its networks.
+func ofNetwork(networks []view.Network, p netip.Prefix) bool {
+	return slices.ContainsFunc(networks, func(n view.Network) bool { return slices.Contains(n.CIDRs, p) })
 }
 
 func linkStatus(d view.Device, peer view.Peer, state view.PeerState, track linkTrack, now time.Time) view.PeerStatus {

@@ -45,6 +45,7 @@ func (a *Agent) tell(p *pass) {
 
 // announce signs and gossips what this node says about itself when that, or what others know of it, changed.
 func (a *Agent) announce(r record.Record) error {
+	r = a.document.in(r)
 	r.Sequence = a.announced.record.Sequence
 	if a.announced.raw != nil && r.Equal(a.announced.record) &&
 		(a.book.ownSeen <= r.Sequence || !a.announced.mayRepeat(time.Now())) {

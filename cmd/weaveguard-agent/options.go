@@ -37,6 +37,7 @@ type options struct {
 	WireGuard     string
 	StateDir      string
 	RunDir        string
+	NetworksDir   string
 	SysctlRoot    string
 	CNIConfDir    string
 	CNIBinDir     string
@@ -78,6 +79,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.DurationVar(&o.SilentAfter, "silent-after", 0, "how long a peer must be silent to hold up a rotation no more (default 180s)")
 	_ = f.MarkHidden("silent-after") // it exists
 	f.StringVar(&o.StateDir, "state-dir", view.StateDir, "directory for keys and the view cache, kept across reboots")
+	f.StringVar(&o.NetworksDir, "networks-dir", view.NetworksDir, "directory with the configuration of further networks, a file "+
+		"NAME.conf for each, followed as it changes")
 	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
 	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
 	f.StringSliceVar(&o.AllowPodsTo, "allow-pods-to", nil, "what of nodes pods may reach: "+

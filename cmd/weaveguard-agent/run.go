@@ -19,6 +19,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/firewall"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/netconf"
 	"github.com/weaveguard/weaveguard/mesh/path"
 	"github.com/weaveguard/weaveguard/mesh/route"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
@@ -289,11 +290,16 @@ func (s *starter) startAgent(ctx context.Context) {
 	if s.kube == nil || s.address.IsValid() {
 		config.Addresses = slices.Clone(s.addresses)
 	}
+	networks := netconf.New(netconf.Config{
+		Dir: s.NetworksDir, Bridge: s.Bridge, SysctlRoot: s.SysctlRoot, Kept: filepath.Join(s.StateDir, view.NetworksFile), Changed: s.latch.Set, Log: s.log,
+	})
+	config.Networks = networks
 	paths := path.New(path.Config{Send: s.gossip.Probe, Changed: s.latch.Set, Log: s.log})
 	s.gossip.OnAnswer(paths.Answered)
 	config.Paths = paths
 	s.board.run(mesh.New(config))
 	s.group.Go(func() error { return paths.Run(ctx) })
+	s.group.Go(func() error { return networks.Run(ctx) })
 	s.group.Go(func() error { return s.keyring.run(ctx) })
 	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })
 	s.group.Go(func() error { return rules.Watch(ctx, s.latch.Set) })

@@ -70,6 +70,7 @@ func (p *page) status(s view.Status) {
 	if len(s.Peers) > 0 {
 		p.space()
 		p.peers(s.Peers)
+		p.peerNetworks(s.Peers)
 	}
 	if len(s.Rotation.Waiting) > 0 {
 		p.space()
@@ -108,6 +109,11 @@ func nodeFacts(s view.Status) [][2]string {
 		[2]string{"endpoints", orNone(joined(s.Endpoints))},
 		[2]string{"pod CIDRs", orNone(joined(s.PodCIDRs))},
 		[2]string{"pod ranges", ranges},
+	)
+	for _, n := range s.Networks {
+		facts = append(facts, [2]string{"network " + n.Name, networkFact(n)})
+	}
+	facts = append(facts,
 		[2]string{"attached", count(s.Attachments, "pod interface")},
 		[2]string{"gossip", gossip},
 	)
@@ -191,6 +197,39 @@ func (p *page) peers(peers []view.PeerStatus) {
 			p.text("", peer.Node+" isn't up: "+reason(peer))
 		}
 	}
+}
+
+// peerNetworks tells which networks beside the default one other nodes have, and whose may be others than those.
+func (p *page) peerNetworks(peers []view.PeerStatus) {
+	spaced := false
+	tell := func(text string) {
+		if !spaced {
+			p.space()
+		}
+		spaced = true
+		p.text("", text)
+	}
+	for _, peer := range peers {
+		var parts []string
+		for _, n := range peer.Networks {
+			parts = append(parts, n.Name+" "+joined(n.CIDRs))
+		}
+		if len(parts) > 0 {
+			tell(peer.Node + " has the networks " + strings.Join(parts, "; "))
+		}
+		if peer.Document != "" {
+			tell(peer.Node + "'s document, which has its networks: " + peer.Document)
+		}
+	}
+}
+
+// networkFact is a network of this node.
+func networkFact(n view.Network) string {
+	fact := joined(n.CIDRs) + " of " + joined(n.Ranges) + ", bridge " + n.Bridge
+	if len(n.Reaches) > 0 {
+		fact += ", reaches " + strings.Join(n.Reaches, ", ")
+	}
+	return fact
 }
 
 // waiting tells which peers hold a rotation up, and why.

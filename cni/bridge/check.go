@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -130,24 +129,11 @@ func (h *Host) checkSandbox(p Port) ([]string, error) {
 		if !slices.ContainsFunc(addrs, func(have netlink.Addr) bool { p, ok := prefixOf(have.IPNet); return ok && p == want }) {
 			differs = append(differs, fmt.Sprintf("%s in the sandbox lacks the address %s", p.IfName, want))
 		}
-		ok, err := h.hasDefaultRoute(link, a.Gateway)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			differs = append(differs, fmt.Sprintf("the sandbox lacks the default route by %s on %s", a.Gateway, p.IfName))
-		}
 	}
-	return append(differs, checkSysctls(interfaceSysctls(p.IfName, p.hasIPv6()), "in the sandbox")...), nil
-}
-
-func (h *Host) hasDefaultRoute(link netlink.Link, gateway netip.Addr) (bool, error) {
-	routes, err := retry(func() ([]netlink.Route, error) { return h.nl.RouteList(link, family(gateway)) })
+	unrouted, err := h.checkRoutes(link, p)
 	if err != nil {
-		return false, fmt.Errorf("listing routes in the sandbox: %w", err)
+		return nil, err
 	}
-	return slices.ContainsFunc(routes, func(r netlink.Route) bool {
-		dst, ok := prefixOf(r.Dst)
-		return (r.Dst == nil || ok && dst.Bits() == 0) && r.Gw.Equal(gateway.AsSlice())
-	}), nil
+	differs = append(differs, unrouted...)
+	return append(differs, checkSysctls(interfaceSysctls(p.IfName, p.hasIPv6()), "in the sandbox")...), nil
 }

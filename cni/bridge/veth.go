@@ -18,9 +18,14 @@ type Port struct {
 	MAC        net.HardwareAddr // of the end in the sandbox
 	MTU        int              // bytes
 	Addresses  []Address
+	// Ranges are what the port leads to, and nil is everything. Then another port has the default route, and only what is sent
+	// from an address of this one takes it for everything.
+	Ranges []netip.Prefix
+	// Reached are ranges that the port leads to as well where no other port does.
+	Reached []netip.Prefix
 }
 
-// Address is one address of a sandbox, alone in its subnet (/32 or /128), and the gateway of its default route.
+// Address is one address of a sandbox, alone in its subnet (/32 or /128), and the gateway of its routes.
 type Address struct {
 	Address netip.Addr
 	Gateway netip.Addr
@@ -127,7 +132,7 @@ func (h *Host) connect(veth *netlink.Veth, bridgeIndex int, mac net.HardwareAddr
 	return nil
 }
 
-// configure sets up the sandbox's side. The default route is onlink: the gateway isn't in the /32's subnet.
+// configure sets up the sandbox's side.
 func configure(inside *netlink.Handle, p Port) error {
 	lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: loopback, Name: "lo"}}
 	if err := inside.LinkSetUp(lo); err != nil {
@@ -145,25 +150,7 @@ func configure(inside *netlink.Handle, p Port) error {
 	if err := inside.LinkSetUp(link); err != nil {
 		return fmt.Errorf("setting %s up in the sandbox: %w", p.IfName, err)
 	}
-	for _, a := range p.Addresses {
-		route := &netlink.Route{
-			LinkIndex: link.Attrs().Index,
-			Dst:       ipNet(anywhere(a.Gateway)),
-			Gw:        a.Gateway.AsSlice(),
-			Flags:     int(netlink.FLAG_ONLINK),
-		}
-		if err := inside.RouteAdd(route); err != nil {
-			return fmt.Errorf("adding the default route by %s in the sandbox: %w", a.Gateway, err)
-		}
-	}
-	return nil
-}
-
-func anywhere(a netip.Addr) netip.Prefix {
-	if a.Is4() {
-		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	}
-	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	return addRoutes(inside, link.Attrs().Index, p)
 }
 
 // Detach removes a veth pair by the name of its end on the node. That it is gone already is no error.

@@ -63,6 +63,8 @@ type Attachment struct {
 	PodName      string       `json:"podName,omitempty"`
 	PodUID       string       `json:"podUID,omitempty"`
 	Addresses    []netip.Addr `json:"addresses"` // at most one of each family, IPv4 first
+	// Ranges are what the interface leads to, of the families of Addresses; none: everything, as the default network's does.
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
 	// HostIfName and MAC are of the interface at the host's end and in the sandbox respectively.
 	HostIfName string    `json:"hostIfName"`
 	MAC        string    `json:"mac"`

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // DefaultReadyFile is where the agent writes the ready file.
@@ -23,6 +24,41 @@ type Ready struct {
 	Subnets  []netip.Prefix `json:"subnets"`  // one of each family at most, IPv4 first
 	Gateways []netip.Addr   `json:"gateways"` // the bridge's address in each subnet, in the same order
 	MTU      int            `json:"mtu"`      // bytes, of the pods' interfaces
+	// Networks are those beside the default one that pods can be attached to, sorted by name.
+	Networks []ReadyNetwork `json:"networks,omitempty"`
+}
+
+// ReadyNetwork is a network beside the default one that pods can be attached to.
+type ReadyNetwork struct {
+	Name     string         `json:"name"`              // of the CNI network
+	Bridge   string         `json:"bridge"`            // of the network on this node
+	Subnets  []netip.Prefix `json:"subnets"`           // as Ready's
+	Gateways []netip.Addr   `json:"gateways"`          // as Ready's
+	Ranges   []netip.Prefix `json:"ranges"`            // of the whole network; what pods reach by it
+	Reached  []netip.Prefix `json:"reached,omitempty"` // of networks beside the default one that it isn't kept apart from
+	MTU      int            `json:"mtu"`               // bytes, of the pods' interfaces
+}
+
+// Network returns the network of this name beside the default one.
+func (r Ready) Network(name string) (ReadyNetwork, bool) {
+	at := slices.IndexFunc(r.Networks, func(n ReadyNetwork) bool { return n.Name == name })
+	if at < 0 {
+		return ReadyNetwork{}, false
+	}
+	return r.Networks[at], true
+}
+
+// Equal reports whether two ready files say the same.
+func (r Ready) Equal(other Ready) bool {
+	return r.Version == other.Version && r.Bridge == other.Bridge && r.MTU == other.MTU &&
+		slices.Equal(r.Subnets, other.Subnets) && slices.Equal(r.Gateways, other.Gateways) &&
+		slices.EqualFunc(r.Networks, other.Networks, ReadyNetwork.equal)
+}
+
+func (n ReadyNetwork) equal(other ReadyNetwork) bool {
+	return n.Name == other.Name && n.Bridge == other.Bridge && n.MTU == other.MTU &&
+		slices.Equal(n.Subnets, other.Subnets) && slices.Equal(n.Gateways, other.Gateways) &&
+		slices.Equal(n.Ranges, other.Ranges) && slices.Equal(n.Reached, other.Reached)
 }
 
 // ReadyVersion is the format that this program writes and reads.
@@ -65,22 +101,47 @@ func WriteReady(path string, r Ready) error {
 }
 
 func (r Ready) validate() error {
-	switch {
-	case r.Version != ReadyVersion:
+	if r.Version != ReadyVersion {
 		return fmt.Errorf("version is %d, and this program knows %d; agent and plugin are of different releases",
 			r.Version, ReadyVersion)
-	case r.Bridge == "":
-		return errors.New("bridge is missing")
-	case len(r.Subnets) == 0:
-		return errors.New("subnets is empty")
-	case len(r.Gateways) != len(r.Subnets):
-		return fmt.Errorf("%d gateways for %d subnets", len(r.Gateways), len(r.Subnets))
-	case r.MTU <= 0:
-		return fmt.Errorf("mtu is %d", r.MTU)
 	}
-	for i, subnet := range r.Subnets {
-		if !subnet.IsValid() || !subnet.Contains(r.Gateways[i]) {
-			return fmt.Errorf("the gateway %s isn't in the subnet %s", r.Gateways[i], subnet)
+	if err := validateNetwork(r.Bridge, r.Subnets, r.Gateways, r.MTU); err != nil {
+		return err
+	}
+	for _, n := range r.Networks {
+		if err := n.validate(); err != nil {
+			return fmt.Errorf("network %q: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+func (n ReadyNetwork) validate() error {
+	switch {
+	case n.Name == "":
+		return errors.New("name is missing")
+	case len(n.Ranges) == 0:
+		return errors.New("ranges is empty")
+	case slices.ContainsFunc(slices.Concat(n.Ranges, n.Reached), func(p netip.Prefix) bool { return !p.IsValid() || p != p.Masked() }):
+		return fmt.Errorf("ranges %v or reached %v aren't ranges", n.Ranges, n.Reached)
+	}
+	return validateNetwork(n.Bridge, n.Subnets, n.Gateways, n.MTU)
+}
+
+func validateNetwork(bridge string, subnets []netip.Prefix, gateways []netip.Addr, mtu int) error {
+	switch {
+	case bridge == "":
+		return errors.New("bridge is missing")
+	case len(subnets) == 0:
+		return errors.New("subnets is empty")
+	case len(gateways) != len(subnets):
+		return fmt.Errorf("%d gateways for %d subnets", len(gateways), len(subnets))
+	case mtu <= 0:
+		return fmt.Errorf("mtu is %d", mtu)
+	}
+	for i, subnet := range subnets {
+		if !subnet.IsValid() || !subnet.Contains(gateways[i]) {
+			return fmt.Errorf("the gateway %s isn't in the subnet %s", gateways[i], subnet)
 		}
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/weaveguard/weaveguard/cni/store"
@@ -40,6 +40,8 @@ type Attach struct {
 	seen map[string]pair // plugins that were found equal, by name
 	// missed are attachments whose interface isn't there, and since when.
 	missed map[store.ID]time.Time
+	// bridges are those that pods can be attached to; nil: not known yet.
+	bridges atomic.Pointer[[]string]
 }
 
 // New returns an Attach that has changed nothing yet.
@@ -59,6 +61,8 @@ func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 		}
 		return removed, err
 	}
+	bridges := bridgesOf(*ready)
+	a.bridges.Store(&bridges)
 	writes := 0
 	steps := []func(context.Context) (int, error){
 		a.installPlugins,
@@ -84,21 +88,27 @@ func (a *Attach) writeReady(ctx context.Context, ready view.Ready) (int, error) 
 		Gateways: ready.Gateways,
 		MTU:      ready.MTU,
 	}
+	for _, n := range ready.Networks {
+		want.Networks = append(want.Networks, store.ReadyNetwork(n))
+	}
 	// One that can't be read is written again.
-	if got, err := store.ReadReady(a.cfg.ReadyFile); err == nil && equal(got, want) {
+	if got, err := store.ReadReady(a.cfg.ReadyFile); err == nil && got.Equal(want) {
 		return 0, nil
 	}
 	if err := store.WriteReady(a.cfg.ReadyFile, want); err != nil {
 		return 0, fmt.Errorf("%w; %s", err, remedy(err))
 	}
 	a.cfg.Log.InfoContext(ctx, "ready file written", "path", a.cfg.ReadyFile, "bridge", ready.Bridge, "subnets", ready.Subnets,
-		"mtu", ready.MTU)
+		"mtu", ready.MTU, "networks", networkNames(ready.Networks))
 	return 1, nil
 }
 
-func equal(a, b store.Ready) bool {
-	return a.Version == b.Version && a.Bridge == b.Bridge && a.MTU == b.MTU &&
-		slices.Equal(a.Subnets, b.Subnets) && slices.Equal(a.Gateways, b.Gateways)
+func networkNames(networks []view.ReadyNetwork) []string {
+	var names []string
+	for _, n := range networks {
+		names = append(names, n.Name)
+	}
+	return names
 }
 
 func (a *Attach) writeConflist(ctx context.Context) (int, error) {
@@ -120,10 +130,17 @@ func (a *Attach) writeConflist(ctx context.Context) (int, error) {
 	return 1, nil
 }
 
-// Open reports whether pods can be attached now: whether there is a ready file that the plugin can use.
-func (a *Attach) Open() bool {
-	_, err := store.ReadReady(a.cfg.ReadyFile)
-	return err == nil
+// Open returns what pods can be attached to now, by the ready file; nil: there is none that the plugin can use.
+func (a *Attach) Open() *view.Ready {
+	r, err := store.ReadReady(a.cfg.ReadyFile)
+	if err != nil {
+		return nil
+	}
+	ready := &view.Ready{Bridge: r.Bridge, Subnets: r.Subnets, Gateways: r.Gateways, MTU: r.MTU}
+	for _, n := range r.Networks {
+		ready.Networks = append(ready.Networks, view.ReadyNetwork(n))
+	}
+	return ready
 }
 
 // Attachments returns what is attached on this node, sorted by container and interface. Files of the store that

@@ -5,13 +5,14 @@ import (
 	"fmt"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const (
 	// ConflistName is the file of our network configuration. Runtimes take the first of the directory.
 	ConflistName = "05-weaveguard.conflist"
 	// NetworkName is the name of the default network for the container runtime.
-	NetworkName = "weaveguard"
+	NetworkName = view.DefaultCNINetwork
 
 	plugin        = "weaveguard"
 	portmapPlugin = "weaveguard-portmap"

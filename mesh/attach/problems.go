@@ -16,12 +16,13 @@ import (
 )
 
 // Problems returns what keeps pods from being attached by Weaveguard although the files stand: configurations of
-// other CNIs that the runtime takes first, and plugins that are nowhere.
+// other CNIs that the runtime takes first, and plugins that are nowhere; and which pods hold networks that this node doesn't
+// have.
 func (a *Attach) Problems() []view.Problem {
+	problems := a.left()
 	if a.cfg.PluginDir == "" {
-		return nil
+		return problems
 	}
-	var problems []view.Problem
 	if names := a.missing(); len(names) > 0 {
 		problems = append(problems, view.Problem{
 			Subject: "CNI plugins",

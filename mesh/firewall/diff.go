@@ -19,14 +19,15 @@ import (
 const (
 	// elementsPerMessage keeps a message's list of elements within a netlink attribute (64 KiB). It is even: the
 	// two ends of an interval stay together.
-	elementsPerMessage = 1000
+	elementsPerMessage = 500
 	// commentPrefix begins the comment of each of our rules: then its name, and the hash of its content.
 	commentPrefix = "weaveguard:"
 )
 
 // difference is what has to be written, in one transaction.
 //
-// Mostly that is done in place: only elements that differ, and the rules of chains that differ. A transaction is
+// Mostly that is done in place: only elements that differ, the rules of chains that differ, and sets and chains that a
+// former version of this program didn't have. A transaction is
 // atomic to those who read the table, but not quite to a packet that is being looked at: a processor may evaluate
 // the old rules, and look into a set whose elements are gone at that moment, or come by the list of chains from
 // before. So a packet can slip through when a table is deleted and added, even in one transaction (seen on kernel
@@ -37,10 +38,12 @@ type difference struct {
 	reason string // of whole
 	sets   []setChange
 	chains []chain // whose rules are replaced
+	made   []chain // that aren't there yet; their rules are among chains
 }
 
 type setChange struct {
 	set
+	made        bool // it isn't there yet
 	add, remove []nftables.SetElement
 }
 
@@ -48,9 +51,9 @@ func (d difference) empty() bool { return !d.whole && len(d.sets) == 0 && len(d.
 
 // all is the difference from nothing.
 func (r ruleset) all(reason string) difference {
-	d := difference{family: r.family, whole: true, reason: reason, chains: r.chains}
+	d := difference{family: r.family, whole: true, reason: reason, chains: r.chains, made: r.chains}
 	for _, set := range r.sets {
-		d.sets = append(d.sets, setChange{set: set, add: set.elements})
+		d.sets = append(d.sets, setChange{set: set, made: true, add: set.elements})
 	}
 	return d
 }
@@ -64,12 +67,17 @@ func (r ruleset) difference(have *kernelTable) (difference, error) {
 	d := difference{family: r.family}
 	for _, set := range r.sets {
 		kernel := have.sets[set.name].elements
-		change := setChange{set: set, add: missing(set.elements, kernel), remove: missing(kernel, set.elements)}
-		if len(change.add) > 0 || len(change.remove) > 0 {
+		_, there := have.sets[set.name]
+		change := setChange{set: set, made: !there, add: missing(set.elements, kernel), remove: missing(kernel, set.elements)}
+		if change.made || len(change.add) > 0 || len(change.remove) > 0 {
 			d.sets = append(d.sets, change)
 		}
 	}
 	for _, chain := range r.chains {
+		if have.chains[chain.name] == nil {
+			d.made, d.chains = append(d.made, chain), append(d.chains, chain)
+			continue
+		}
 		var want, kernel []string
 		for _, rule := range chain.rules {
 			comment, err := rule.comment(r.family)
@@ -95,19 +103,15 @@ func (r ruleset) misshapen(have *kernelTable) string {
 		return "there is none"
 	case have.flags != 0:
 		return "it is dormant or owned"
-	case len(have.chains) != len(r.chains):
-		return "the number of chains"
-	case len(have.sets) != len(r.sets):
-		return "the number of sets"
 	}
-	for _, want := range r.chains {
-		if !want.same(have.chains[want.name]) {
-			return "the chain " + want.name
+	for name, kernel := range have.chains {
+		if !slices.ContainsFunc(r.chains, func(want chain) bool { return want.name == name && want.same(kernel) }) {
+			return "the chain " + name
 		}
 	}
-	for _, want := range r.sets {
-		if have.sets[want.name].keyType != want.keyType.Name {
-			return "the set " + want.name
+	for name, kernel := range have.sets {
+		if !slices.ContainsFunc(r.sets, func(want set) bool { return want.name == name && want.keyType.Name == kernel.keyType }) {
+			return "the set " + name
 		}
 	}
 	return ""
@@ -162,12 +166,13 @@ func (d difference) write(counters map[string]expr.Counter) error {
 		conn.AddTable(table)
 	}
 	for _, set := range d.sets {
-		if err := set.write(conn, table, d.whole); err != nil {
+		if err := set.write(conn, table); err != nil {
 			return fmt.Errorf("encoding the firewall set %s: %w", set.name, err)
 		}
 	}
-	for _, chain := range d.chains {
-		if err := chain.write(conn, table, d.whole, counters); err != nil {
+	for _, changed := range d.chains {
+		made := slices.ContainsFunc(d.made, func(c chain) bool { return c.name == changed.name })
+		if err := changed.write(conn, table, made, counters); err != nil {
 			return err
 		}
 	}
@@ -181,7 +186,7 @@ func (d difference) writeApart(counters map[string]expr.Counter) error {
 	kept, removed := d, []setChange(nil)
 	kept.sets = nil
 	for _, s := range d.sets {
-		kept.sets = append(kept.sets, setChange{set: s.set, add: s.add})
+		kept.sets = append(kept.sets, setChange{set: s.set, made: s.made, add: s.add})
 		for _, entry := range entries(s.remove) {
 			removed = append(removed, setChange{set: s.set, remove: entry})
 		}
@@ -216,13 +221,13 @@ func explain(family nftables.TableFamily, err error) error {
 	return nil
 }
 
-func (s setChange) write(conn *nftables.Conn, table *nftables.Table, create bool) error {
+func (s setChange) write(conn *nftables.Conn, table *nftables.Table) error {
 	kernel := &nftables.Set{Table: table, Name: s.name, KeyType: s.keyType, KeyByteOrder: binaryutil.BigEndian,
-		Interval: s.interval}
+		Interval: s.interval, Concatenation: s.concat}
 	if s.keyType == nftables.TypeIFName {
 		kernel.KeyByteOrder = binaryutil.NativeEndian // how nft shows names
 	}
-	if create {
+	if s.made {
 		if err := conn.AddSet(kernel, nil); err != nil {
 			return err
 		}

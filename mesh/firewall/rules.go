@@ -20,6 +20,7 @@ const (
 	setNodes   = "nodes"     // addresses of all nodes
 	setTCP     = "tcp_ports" // of nodes, not for pods
 	setUDP     = "udp_ports"
+	setApart   = "apart" // pairs of ranges of networks that don't reach each other
 )
 
 // masqueradeMark is the bit of the packet mark by which kube-proxy asks for masquerading (its iptablesMasqueradeBit
@@ -35,6 +36,10 @@ const (
 	// ToNode is a packet from a pod to a port of this node that isn't for pods, and ToNodes one to another node's.
 	ToNode  = "to-node"
 	ToNodes = "to-nodes"
+	// Apart is a packet from a pod on one network to another network, and ApartHere one to an address of this node itself in
+	// another network.
+	Apart     = "apart"
+	ApartHere = "apart-here"
 )
 
 // ruleset is a table as it should be.
@@ -48,6 +53,7 @@ type set struct {
 	name     string
 	keyType  nftables.SetDatatype
 	interval bool
+	concat   bool // with interval: the key is several values, and an element a range of each
 	elements []nftables.SetElement
 }
 
@@ -77,7 +83,7 @@ type rule struct {
 //   - source, postrouting at 99: just before kube-proxy's and others' source NAT at 100. Within one hook the first
 //     NAT rule that matches decides for a connection, and the later ones aren't asked.
 //   - to_nodes, postrouting at 98: just before source NAT, so that it sees which pod a packet comes from, and in
-//     postrouting for what IPVS sends on.
+//     postrouting for what IPVS sends on. It keeps networks apart too: there it also sees which pod a packet goes to.
 //   - to_node, input at 200: after IPVS (98 and 99), which takes packets for Services from there.
 //   - to_pods, postrouting at 300: after all NAT, so that it sees the packet as it leaves; and in postrouting,
 //     because forwarding wouldn't show what this node sends by itself, or by IPVS.
@@ -100,15 +106,15 @@ func plan(f view.Firewall) ruleset {
 			{name: "source", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: 99},
 			{name: "to_pods", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: 300},
 			{name: "to_node", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, priority: 200,
-				rules: toNode()},
+				rules: join(keepApart(f.Networks, ApartHere), toNode())},
 			{name: "to_nodes", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, priority: 98,
-				rules: []rule{replies("to-nodes-replies")}},
+				rules: join(keepApart(f.Networks, Apart), []rule{replies("to-nodes-replies")})},
 		},
 	}
 	fromPods, source, toPods, toNodes := &r.chains[0], &r.chains[3], &r.chains[4], &r.chains[6]
 	for _, family := range []family{ipv4, ipv6} {
 		r.sets = append(r.sets, prefixSet(family, setPods, f.PodRanges), prefixSet(family, setLocal, f.LocalPods),
-			prefixSet(family, setNodes, singles(f.Nodes)))
+			prefixSet(family, setNodes, singles(f.Nodes)), apartSet(family, f.Networks))
 		toNodes.rules = append(toNodes.rules, toOtherNodes(family)...)
 		fromPods.rules = append(fromPods.rules, rule{
 			name:    family.name(FromPods),
@@ -122,9 +128,10 @@ func plan(f view.Firewall) ruleset {
 			verdict: drop(),
 			counted: true,
 		})
+		source.rules = append(source.rules, towardsNetworks(family, f.Networks)...)
 		for _, gateway := range f.Gateways {
 			if gateway = gateway.Unmap(); family.has(gateway) {
-				source.rules = append(source.rules, ontoTunnel(family, gateway)...)
+				source.rules = append(source.rules, ontoTunnel(family, gateway, "", nil)...)
 			}
 		}
 		source.rules = append(source.rules, masquerade(family))
@@ -177,21 +184,21 @@ func replies(name string) rule {
 // ontoTunnel is the source NAT of what leaves by a tunnel: for connections that kube-proxy has marked, and for all
 // that don't come from a pod of this node, as the far node takes only our pods' addresses from us. It isn't a
 // masquerade: a masqueraded connection is bound to its device, and would be reset when its route moves to another
-// tunnel.
-func ontoTunnel(family family, gateway netip.Addr) []rule {
+// tunnel. Towards limits it to destinations, and suffix is for the rules' names.
+func ontoTunnel(family family, gateway netip.Addr, suffix string, towards []expr.Any) []rule {
 	translate := []expr.Any{
 		&expr.Immediate{Register: 1, Data: gateway.AsSlice()},
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(family), RegAddrMin: 1, FullyRandom: true},
 	}
 	return []rule{
 		{
-			name:    family.name("marked"),
-			match:   join(by(expr.MetaKeyOIFNAME, setTunnels), family.is(), marked(masqueradeMark)),
+			name:    family.name("marked") + suffix,
+			match:   join(by(expr.MetaKeyOIFNAME, setTunnels), family.is(), towards, marked(masqueradeMark)),
 			verdict: translate,
 		},
 		{
-			name:    family.name("foreign"),
-			match:   join(by(expr.MetaKeyOIFNAME, setTunnels), family.is(), family.notIn(family.source(), setLocal)),
+			name:    family.name("foreign") + suffix,
+			match:   join(by(expr.MetaKeyOIFNAME, setTunnels), family.is(), towards, family.notIn(family.source(), setLocal)),
 			verdict: translate,
 		},
 	}

@@ -48,16 +48,21 @@ func prefixSet(family family, name string, prefixes []netip.Prefix) set {
 	if family == ipv6 {
 		s.keyType = nftables.TypeIP6Addr
 	}
-	var mine []netip.Prefix
-	for _, prefix := range prefixes {
-		if prefix.IsValid() && family.has(prefix.Addr()) {
-			mine = append(mine, prefix.Masked())
-		}
-	}
-	for _, prefix := range outermost(mine) {
+	for _, prefix := range family.of(prefixes) {
 		s.elements = append(s.elements, interval(prefix)...)
 	}
 	return s
+}
+
+// of are the family's among prefixes, masked and sorted, without those that lie in others.
+func (f family) of(prefixes []netip.Prefix) []netip.Prefix {
+	var mine []netip.Prefix
+	for _, prefix := range prefixes {
+		if prefix.IsValid() && f.has(prefix.Addr()) {
+			mine = append(mine, prefix.Masked())
+		}
+	}
+	return outermost(mine)
 }
 
 // outermost leaves out prefixes that lie in others: the kernel refuses intervals that overlap. Neighbours stay
@@ -87,6 +92,12 @@ func interval(prefix netip.Prefix) []nftables.SetElement {
 
 // behind returns the first address behind a prefix; the zero Addr when there is none.
 func behind(prefix netip.Prefix) netip.Addr {
+	address, _ := netip.AddrFromSlice(last(prefix))
+	return address.Next()
+}
+
+// last returns the last address of a prefix.
+func last(prefix netip.Prefix) []byte {
 	last := prefix.Addr().AsSlice()
 	for i := range last {
 		switch free := prefix.Bits() - 8*i; {
@@ -96,11 +107,10 @@ func behind(prefix netip.Prefix) netip.Addr {
 			last[i] |= 0xff >> free
 		}
 	}
-	address, _ := netip.AddrFromSlice(last)
-	return address.Next()
+	return last
 }
 
-// entries groups elements into what comes and goes as one: an interval with its end, or a single name. The keys
+// entries groups elements into what comes and goes as one: an interval with its end, or a single element. The keys
 // tell entries apart.
 func entries(elements []nftables.SetElement) map[string][]nftables.SetElement {
 	sorted := slices.SortedFunc(slices.Values(elements), func(a, b nftables.SetElement) int {
@@ -117,7 +127,7 @@ func entries(elements []nftables.SetElement) map[string][]nftables.SetElement {
 		if element.IntervalEnd {
 			continue // an end without a beginning says nothing
 		}
-		entry, key := []nftables.SetElement{element}, string(element.Key)
+		entry, key := []nftables.SetElement{element}, string(element.Key)+string(element.KeyEnd)
 		if i+1 < len(sorted) && sorted[i+1].IntervalEnd {
 			entry, key = append(entry, sorted[i+1]), key+string(sorted[i+1].Key)
 		}

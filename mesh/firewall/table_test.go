@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,11 +43,28 @@ func generation(t *testing.T) uint32 {
 	return 0
 }
 
-// listed is both tables as nft(8) shows them, without what may differ: the counts.
+// listed is both tables as nft(8) shows them, without what may differ: the counts, and the order of sets, of their elements and
+// of chains.
 func listed(t *testing.T) string {
 	t.Helper()
-	out := run(t, "nft", "list", "table", "inet", "weaveguard") + run(t, "nft", "list", "table", "bridge", "weaveguard")
-	return regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(out, "packets N bytes N")
+	var all []string
+	for _, family := range []string{"inet", "bridge"} {
+		out := run(t, "nft", "list", "table", family, "weaveguard")
+		out = strings.TrimSuffix(strings.TrimPrefix(out, "table "+family+" weaveguard {\n"), "}\n")
+		parts := strings.Split(regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(out, "packets N bytes N"), "\n\n")
+		for i := range parts {
+			head, elements, _ := strings.Cut(strings.TrimSpace(parts[i]), "elements = { ")
+			list := strings.FieldsFunc(elements, func(r rune) bool { return strings.ContainsRune(",{}\n\t", r) })
+			for i := range list {
+				list[i] = strings.TrimSpace(list[i])
+			}
+			slices.Sort(list)
+			parts[i] = family + " " + head + strings.Join(list, ", ")
+		}
+		slices.Sort(parts)
+		all = append(all, parts...)
+	}
+	return strings.Join(all, "\n")
 }
 
 // changed applies once and checks that it was one transaction, or one for each table when there is none, and that once
@@ -145,6 +163,10 @@ func TestTableFollowsThePlan(t *testing.T) {
 		"other ports": func(f *view.Firewall) { f.GuardedTCP, f.GuardedUDP = []uint16{80}, nil },
 		"other nodes": func(f *view.Firewall) { f.Nodes = append(f.Nodes[1:], netip.MustParseAddr("192.0.2.7")) },
 		"bridge":      func(f *view.Firewall) { f.Bridges = append(f.Bridges, "weave2") },
+		"a network":   func(f *view.Firewall) { *f = twoNetworks() },
+		"networks": func(f *view.Firewall) {
+			*f = addNetwork(twoNetworks(view.DefaultNetwork), "red", "10.60", "fd60", "blue")
+		},
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {

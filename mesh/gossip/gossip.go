@@ -69,13 +69,16 @@ type Gossip struct {
 	tally  *tally
 	logs   *logWriter
 	own    *ownRecord
-	mail   mailbox
+	mail   mailbox // messages that fit into a packet
+	parcel mailbox // larger ones
 	seeker *seeker
 	caps   *caps
 	keys   inspector
 
 	transport *transport
 	current   atomic.Pointer[membership]
+
+	deliveries chan delivery
 
 	newcomers newcomers
 	homes     homes
@@ -88,7 +91,7 @@ type Gossip struct {
 	announcing sync.Mutex  // held by who announces, by who changes the membership, and by Stop
 	stopped    atomic.Bool // written under announcing; Send, which waits for nobody, reads it without
 
-	hangUp  context.CancelFunc // ends seeking and joining again, and all streams that were dialled
+	hangUp  context.CancelFunc // ends seeking, joining again and delivering, and all streams that were dialled
 	seeking sync.WaitGroup
 	quiet   context.CancelFunc // ends telling of news
 	telling sync.WaitGroup
@@ -119,6 +122,8 @@ func Start(config Config) (*Gossip, error) {
 		keys:   inspector,
 		news:   make(chan struct{}, 1),
 		sought: make(chan struct{}, 1),
+
+		mail: mailbox{most: maxMail}, parcel: mailbox{most: maxParcels}, deliveries: make(chan delivery, maxDeliveries),
 	}
 	dialling, hangUp := context.WithCancel(context.Background())
 	g.hangUp = hangUp
@@ -136,6 +141,9 @@ func Start(config Config) (*Gossip, error) {
 	g.quiet = quiet
 	g.seeking.Go(func() { g.seek(dialling) })
 	g.seeking.Go(func() { g.renew(dialling) })
+	for range carriers {
+		g.seeking.Go(func() { g.carry(dialling) })
+	}
 	g.telling.Go(func() { g.tell(telling) })
 	return g, nil
 }

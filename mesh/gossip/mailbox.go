@@ -6,14 +6,18 @@ import (
 	"sync"
 )
 
-// maxMail is how many messages wait for the agent at most. With maxMessage each that is 1 MiB, however fast they
-// come.
-const maxMail = 1024
+// maxMail is how many messages wait for the agent at most, and maxParcels how many of those that are larger than
+// maxMessage. With maxMessage and maxDelivery each that is 1 MiB and 4 MiB, however fast they come.
+const (
+	maxMail    = 1024
+	maxParcels = 64
+)
 
 // mailbox keeps messages until they are taken. When there are too many the oldest goes: who sent it repeats it
-// for as long as it matters, and of what is repeated the latest is true. Its zero value is empty. Safe for
-// concurrent use; no method waits.
+// for as long as it matters, and of what is repeated the latest is true. Safe for concurrent use; no method waits.
 type mailbox struct {
+	most int // how many it holds, more than 0
+
 	mu   sync.Mutex
 	mail [][]byte // oldest first
 }
@@ -23,7 +27,7 @@ func (b *mailbox) put(message []byte) (lost bool) {
 	kept := bytes.Clone(message)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if lost = len(b.mail) >= maxMail; lost {
+	if lost = len(b.mail) >= b.most; lost {
 		b.mail = slices.Delete(b.mail, 0, 1)
 	}
 	b.mail = append(b.mail, kept)

@@ -8,7 +8,7 @@ import (
 )
 
 func TestMailboxKeepsTheNewest(t *testing.T) {
-	var b mailbox
+	b := mailbox{most: maxMail}
 	const surplus = 3 * maxMail
 	for i := range maxMail + surplus {
 		if lost := b.put(fmt.Appendf(nil, "message %d", i)); lost != (i >= maxMail) {
@@ -37,7 +37,7 @@ func TestMailboxKeepsTheNewest(t *testing.T) {
 
 // memberlist uses its buffers again.
 func TestMailboxCopies(t *testing.T) {
-	var b mailbox
+	b := mailbox{most: maxMail}
 	buf := []byte("abc")
 	b.put(buf)
 	copy(buf, "XYZ")
@@ -49,7 +49,7 @@ func TestMailboxCopies(t *testing.T) {
 // Every message is taken once or counted as lost, whoever puts and takes at the same time.
 func TestMailboxConcurrently(t *testing.T) {
 	const writers, each = 4, 5 * maxMail
-	var b mailbox
+	b := mailbox{most: maxMail}
 	var lost, taken atomic.Int64
 	var writing sync.WaitGroup
 	for range writers {
@@ -77,8 +77,8 @@ func TestMailboxConcurrently(t *testing.T) {
 }
 
 func TestNotifyMsg(t *testing.T) {
-	for size, want := range map[int]bool{0: false, 1: true, maxMessage: true, maxMessage + 1: false, 20 << 20: false} {
-		g := &Gossip{tally: newTally(), news: make(chan struct{}, 1)}
+	for size, want := range map[int]bool{0: false, 1: true, maxMessage: true, maxMessage + 1: true, maxDelivery: true, maxDelivery + 1: false, 20 << 20: false} {
+		g := &Gossip{tally: newTally(), news: make(chan struct{}, 1), mail: mailbox{most: 1}, parcel: mailbox{most: 1}}
 		delegate{g}.NotifyMsg(make([]byte, size))
 		if mail := g.Messages(); (len(mail) == 1 && len(mail[0]) == size) != want {
 			t.Errorf("%d bytes: %d messages, want one: %t", size, len(mail), want)

@@ -62,18 +62,22 @@ func (g *Gossip) send(node string, message []byte) error {
 	return errors.Join(errs...)
 }
 
-// Messages returns what was sent to this node since the last call, unread, in the order in which it came; that
-// need not be the order in which it was sent. It belongs to the caller. It is bounded: of too many, the oldest are
-// dropped and counted.
-func (g *Gossip) Messages() [][]byte { return g.mail.take() }
+// Messages returns what was sent and delivered to this node since the last call, unread, those that fit into a packet
+// first, each kind in the order in which it came; that need not be the order in which it was sent. It belongs to the
+// caller. It is bounded: of too many of a kind, the oldest are dropped and counted.
+func (g *Gossip) Messages() [][]byte { return append(g.mail.take(), g.parcel.take()...) }
 
 // NotifyMsg keeps a message from another agent, or from whoever has the gossip key.
 func (d delegate) NotifyMsg(message []byte) {
-	if len(message) == 0 || len(message) > maxMessage {
+	if len(message) == 0 || len(message) > maxDelivery {
 		d.tally.count(reasonMessageSize)
 		return
 	}
-	if lost := d.mail.put(message); lost {
+	box := &d.mail
+	if len(message) > maxMessage {
+		box = &d.parcel
+	}
+	if lost := box.put(message); lost {
 		d.tally.count(reasonMessageFull)
 	}
 	signal(d.news)

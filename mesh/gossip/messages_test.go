@@ -210,7 +210,7 @@ func TestMessageFromRogue(t *testing.T) {
 	if _, err := r.Join([]string{n.addr.String()}); err != nil {
 		t.Fatal(err)
 	}
-	for _, message := range [][]byte{make([]byte, 1025), make([]byte, 1<<20), []byte("hello")} {
+	for _, message := range [][]byte{make([]byte, 1<<16+2), make([]byte, 1<<20), []byte("hello")} {
 		if err := r.SendReliable(n.asMember(), message); err != nil {
 			t.Fatal(err)
 		}

@@ -94,6 +94,8 @@ func (l *lease) DialAddressTimeout(to memberlist.Address, timeout time.Duration)
 	if err != nil {
 		return nil, err
 	}
+	// memberlist sets deadlines of its own for state exchanges and probes, and none for messages.
+	_ = conn.SetDeadline(time.Now().Add(timeout))
 	stop := context.AfterFunc(l.ctx, func() { _ = conn.Close() })
 	return newStream(conn, l.capped.caps.keys, stop), nil
 }

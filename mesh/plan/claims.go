@@ -144,7 +144,7 @@ func (p *planner) warnOfWider(c claim) {
 
 // ours reports whether a device of this name is made by us, when it is what its name says.
 func (p *planner) ours(device string) bool {
-	return device == p.View.Self.Bridge || strings.HasPrefix(device, view.DevicePrefix)
+	return device == p.View.Self.Bridge || strings.HasPrefix(device, view.DevicePrefix) || device != "" && p.ownBridges[device]
 }
 
 // foreignBridge says whose the interface with our bridge's name is, when it isn't ours.

@@ -92,7 +92,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		d := p.device(devices, l.device, l.own)
 		d.Peers = append(d.Peers, view.Peer{
 			Node: n.Name, PublicKey: l.peer.Key, Endpoint: l.endpoint,
-			AllowedIPs: slices.Clone(p.cidrs[n.Name]), Keepalive: p.keepalive(n, l), Attempt: p.attempt(n, l),
+			AllowedIPs: p.carried(n), Keepalive: p.keepalive(n, l), Attempt: p.attempt(n, l),
 			Established: p.state(l).Established,
 		})
 		d.MTU = max(d.MTU, seems)
@@ -105,7 +105,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		return
 	}
 	best := p.best(planned)
-	p.ways = append(p.ways, way{node: n.Name, device: view.DeviceName(best.device), mtu: carries})
+	p.ways = append(p.ways, way{node: n, device: view.DeviceName(best.device), mtu: carries})
 	for _, l := range planned {
 		state := p.state(l)
 		p.out.Links = append(p.out.Links, view.Link{
@@ -124,8 +124,10 @@ func (p *planner) device(devices map[int]*view.Device, number int, own record.Ge
 			Name: view.DeviceName(number), Generation: own.Number,
 			ListenPort: p.port(number),
 		}
-		for _, gateway := range p.ownGateways() {
-			d.Addresses = append(d.Addresses, netip.PrefixFrom(gateway, gateway.BitLen()))
+		for _, network := range p.networks {
+			for _, gateway := range network.gateways() {
+				d.Addresses = append(d.Addresses, netip.PrefixFrom(gateway, gateway.BitLen()))
+			}
 		}
 		devices[number] = d
 	}

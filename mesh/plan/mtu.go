@@ -84,10 +84,8 @@ func (p *planner) lonelyMTU() int {
 
 func (p *planner) inside(path int, is4 bool) int {
 	mtu := (path - overheadOf(is4)) / padding * padding
-	for _, cidr := range p.ownCIDRs() {
-		if cidr.Addr().Is6() {
-			return max(mtu, minMTU6)
-		}
+	if p.hasIPv6() {
+		return max(mtu, minMTU6)
 	}
 	return mtu
 }
@@ -114,7 +112,7 @@ func (p *planner) podMTU() int {
 	return mtu
 }
 
-// bridgeMTU is the MTU of the bridge. Pods keep the one that they were started with, and a bridge drops, without a word,
+// bridgeMTU is the MTU of a bridge. Pods keep the one that they were started with, and a bridge drops, without a word,
 // what is too large for a port. So the narrowest port counts: what is larger is then fragmented, or refused as ICMP has it.
 func (p *planner) bridgeMTU(name string) int {
 	mtu := p.podMTU()
@@ -128,10 +126,8 @@ func (p *planner) bridgeMTU(name string) int {
 			}
 		}
 	}
-	for _, cidr := range p.ownCIDRs() {
-		if cidr.Addr().Is6() {
-			return max(mtu, minMTU6)
-		}
+	if p.hasIPv6() {
+		return max(mtu, minMTU6)
 	}
 	return mtu
 }

@@ -28,15 +28,18 @@ type planner struct {
 	cidrs     map[string][]netip.Prefix
 	keyOwners map[keys.PublicKey]string
 	states    map[linkEnd]view.LinkState
-	// ranges are all that only tunnels and bridges may carry.
-	ranges []netip.Prefix
+	// ranges are all that only tunnels and bridges may carry, and defaultRanges those of the default network.
+	ranges, defaultRanges []netip.Prefix
+	networks              []network // this node's, the default one first
+	left                  []leftBridge
+	ownBridges            map[string]bool // of networks beside the default one, in use or left behind
 	// ways are how the pods of other nodes are reached.
 	ways []way
 }
 
 // way is the link that traffic to a node takes.
 type way struct {
-	node   string
+	node   view.Node
 	device string
 	mtu    int // bytes, inside the tunnel
 }
@@ -51,12 +54,13 @@ func Make(in Input) view.Desired {
 		p.states[linkEnd{state.Device, state.PublicKey}] = state
 	}
 	p.ownKeys()
+	p.findBridges()
 	p.settleCIDRs()
 	p.announce()
-	p.ranges = p.podRanges()
+	p.planNetworks()
 	p.planLinks()
 	p.planRoutes()
-	p.planBridge()
+	p.planBridges()
 	p.planSysctls()
 	p.planFirewall()
 	p.reportWaiting()
@@ -84,18 +88,6 @@ func (p *planner) report(problem view.Problem) {
 	if !slices.Contains(p.out.Problems, problem) {
 		p.out.Problems = append(p.out.Problems, problem)
 	}
-}
-
-// ownCIDRs are the pod CIDRs of this node that it may use.
-func (p *planner) ownCIDRs() []netip.Prefix { return p.cidrs[p.View.Self.Name] }
-
-// ownGateways are the gateway addresses of this node's pods, in the order of ownCIDRs.
-func (p *planner) ownGateways() []netip.Addr {
-	var gateways []netip.Addr
-	for _, cidr := range p.ownCIDRs() {
-		gateways = append(gateways, view.Gateway(cidr))
-	}
-	return gateways
 }
 
 // announce fills in what the node says about itself. It says what it was given, also where it is in conflict:
@@ -128,39 +120,9 @@ func (p *planner) announce() {
 	p.out.Announce = r
 }
 
-// planBridge plans the bridge of the default network, and whether pods can be attached to it.
-func (p *planner) planBridge() {
-	self := p.View.Self
-	cidrs := p.ownCIDRs()
-	if len(self.PodCIDRs) == 0 {
-		p.report(view.Problem{
-			Subject: "node " + self.Name,
-			Message: "it has no pod CIDR, so no pod can be attached",
-			Remedy: "in Kubernetes it gets one soon (kube-controller-manager with --allocate-node-cidrs), or claims one (--claim); " +
-				"without, give it with --pod-cidr",
-			Early: true, // a Node gets it after it was made
-		})
-		return
-	}
-	if len(cidrs) == 0 {
-		return // the conflict is reported where it was found
-	}
-	mac := view.BridgeMAC(p.ownGateways()...)
-	if err := p.foreignBridge(self.Bridge, mac); err != nil {
-		p.problem("bridge "+self.Bridge, "", "%v", err)
-		return
-	}
-	bridge := view.Bridge{Name: self.Bridge, MAC: mac, MTU: p.bridgeMTU(self.Bridge)}
-	for _, cidr := range cidrs {
-		bridge.Addresses = append(bridge.Addresses, netip.PrefixFrom(view.Gateway(cidr), cidr.Bits()))
-	}
-	p.out.Bridges = []view.Bridge{bridge}
-	p.out.Ready = &view.Ready{Bridge: self.Bridge, Subnets: cidrs, Gateways: p.ownGateways(), MTU: p.podMTU()}
-}
-
 func (p *planner) planSysctls() {
 	p.out.Sysctls = []view.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
-	if slices.ContainsFunc(p.ownCIDRs(), func(cidr netip.Prefix) bool { return cidr.Addr().Is6() }) {
+	if p.hasIPv6() {
 		p.forward6()
 	}
 	for _, bridge := range p.out.Bridges {
@@ -183,21 +145,6 @@ func (p *planner) forward6() {
 			Key: "net/ipv6/conf/" + device + "/accept_ra", Value: "2", From: "1", Optional: true})
 	}
 	p.out.Sysctls = append(p.out.Sysctls, view.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"})
-}
-
-func (p *planner) planFirewall() {
-	f := view.Firewall{
-		Bridges:   []string{p.View.Self.Bridge},
-		PodRanges: p.ranges,
-		LocalPods: p.ownCIDRs(),
-		Gateways:  p.ownGateways(),
-		Nodes:     p.nodeAddresses(),
-	}
-	for i := range view.MaxDevices {
-		f.Tunnels = append(f.Tunnels, view.DeviceName(i))
-	}
-	f.GuardedTCP, f.GuardedUDP = p.guardedPorts()
-	p.out.Firewall = f
 }
 
 // nodeAddresses are the underlay addresses of all nodes, as far as they are known. What Kubernetes has beyond the records

@@ -13,19 +13,22 @@ import (
 // unreachableMetric puts the routes that fail closed behind every other route of the same destination.
 const unreachableMetric = 4096
 
-// planRoutes plans the routes to the other nodes' pods, and behind them the ones that fail closed.
+// planRoutes plans the routes to the other nodes' pods of each network that this node has too, and behind them the ones
+// that fail closed.
 func (p *planner) planRoutes() {
-	gateways := map[bool]netip.Addr{}
-	for _, g := range p.ownGateways() {
-		gateways[g.Is4()] = g
-	}
-	for _, w := range p.ways {
-		for _, cidr := range p.cidrs[w.node] {
-			source, ok := gateways[cidr.Addr().Is4()]
-			if !ok {
-				continue // without an address of the family there is nobody here to send
+	for _, n := range p.networks {
+		sources := map[bool]netip.Addr{}
+		for _, g := range n.gateways() {
+			sources[g.Is4()] = g
+		}
+		for _, w := range p.ways {
+			for _, cidr := range p.partOf(n, w.node) {
+				source, ok := sources[cidr.Addr().Is4()]
+				if !ok {
+					continue // without an address of the family there is nobody here to send
+				}
+				p.out.Routes = append(p.out.Routes, view.Route{Destination: cidr, Device: w.device, Source: source, MTU: w.mtu})
 			}
-			p.out.Routes = append(p.out.Routes, view.Route{Destination: cidr, Device: w.device, Source: source, MTU: w.mtu})
 		}
 	}
 	for _, r := range p.ranges {
@@ -36,8 +39,8 @@ func (p *planner) planRoutes() {
 	})
 }
 
-// podRanges are the ranges that only tunnels and bridges may carry: those that are known, and every pod CIDR in
-// use. A range that this host itself has an address in can't be closed as a whole; only the pod CIDRs in it are.
+// podRanges are the default network's ranges that only tunnels and bridges may carry: those that are known, and every pod
+// CIDR in use. A range that this host itself has an address in can't be closed as a whole; only the pod CIDRs in it are.
 // Where a route of the host leads into a range, one that was configured stays closed, and says so; one that was only
 // seen, as the pod CIDR of some Node, isn't worth the host's own network.
 func (p *planner) podRanges() []netip.Prefix {

@@ -44,14 +44,25 @@ func marshal(w any) ([]byte, error) {
 	return mode.Marshal(w)
 }
 
-func unmarshal(payload []byte, w any) error {
+// limits are how deep and wide what is decoded may be, also in what is passed over.
+type limits struct{ levels, elements, pairs int }
+
+// The limits of records and Acks, and those of documents, in which later versions have lists of what is on a node.
+var (
+	recordLimits   = limits{levels: 4, elements: 16, pairs: 64}
+	documentLimits = limits{levels: 8, elements: 8192, pairs: 8192}
+)
+
+func unmarshal(payload []byte, w any) error { return unmarshalWithin(payload, w, recordLimits) }
+
+func unmarshalWithin(payload []byte, w any, l limits) error {
 	mode, err := cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
 		TagsMd:           cbor.TagsForbidden,
-		MaxNestedLevels:  4,
-		MaxArrayElements: 16,
-		MaxMapPairs:      64,
+		MaxNestedLevels:  l.levels,
+		MaxArrayElements: l.elements,
+		MaxMapPairs:      l.pairs,
 	}.DecMode()
 	if err != nil {
 		return err

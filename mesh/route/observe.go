@@ -31,6 +31,7 @@ func (a *Applier) Observe(ctx context.Context, endpoints []netip.Addr) (view.Hos
 	if err != nil {
 		return host, err
 	}
+	host.Closed = closedRanges(routes)
 	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Protocol == view.RouteProtocol })
 	host.Routes = hostRoutes(links, routes)
 	host.PathMTU = make(map[netip.Addr]int, len(endpoints))
@@ -61,6 +62,18 @@ func hostAddresses(links links) ([]view.HostAddress, error) {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), a.Address.Compare(b.Address))
 	})
 	return addresses, nil
+}
+
+// closedRanges are the destinations of our unreachable routes.
+func closedRanges(routes []netlink.Route) []netip.Prefix {
+	var closed []netip.Prefix
+	for _, r := range routes {
+		if destination, ok := prefixOf(r.Dst); ok && r.Protocol == view.RouteProtocol && r.Type == unix.RTN_UNREACHABLE {
+			closed = append(closed, destination)
+		}
+	}
+	slices.SortFunc(closed, netip.Prefix.Compare)
+	return closed
 }
 
 // hostRoutes gives a route with several next hops as several routes.

@@ -14,6 +14,18 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
+// closedIn are the destinations of unreachable routes, sorted, as text.
+func closedIn(routes []view.Route) string {
+	var closed []netip.Prefix
+	for _, r := range routes {
+		if r.Device == "" {
+			closed = append(closed, r.Destination)
+		}
+	}
+	slices.SortFunc(closed, netip.Prefix.Compare)
+	return fmt.Sprint(closed)
+}
+
 func TestObserveLinksAddressesAndRoutes(t *testing.T) {
 	a := routeHost(t)
 	makeVeth(t, "eth0")
@@ -28,6 +40,9 @@ func TestObserveLinksAddressesAndRoutes(t *testing.T) {
 
 	host, err := a.Observe(t.Context(), nil)
 	must(t, err)
+	if got, want := fmt.Sprint(host.Closed), closedIn(testRoutes("weave-wg0")); got != want {
+		t.Errorf("closed are %s, want %s", got, want)
+	}
 	links := make(map[string]view.HostLink)
 	for _, l := range host.Links {
 		links[l.Name] = l

@@ -33,7 +33,7 @@ type Device struct {
 	Generation uint32 // of this node: whose private key the device has
 	ListenPort uint16
 	MTU        int            // bytes, of the packets inside
-	Addresses  []netip.Prefix // the gateway addresses of the default network, as single addresses
+	Addresses  []netip.Prefix // the gateway addresses of this node's networks, as single addresses, the default's first
 	Peers      []Peer
 }
 
@@ -106,12 +106,23 @@ type Sysctl struct {
 type Firewall struct {
 	Tunnels   []string       // all names that a tunnel device can have
 	Bridges   []string       // all bridges of ours
-	PodRanges []netip.Prefix // what only tunnels and bridges may carry
-	LocalPods []netip.Prefix // the pod CIDRs of this node
+	PodRanges []netip.Prefix // what only tunnels and bridges may carry, of all networks
+	LocalPods []netip.Prefix // the CIDRs of all networks on this node
 	Gateways  []netip.Addr   // at most one of each family: what foreign sources become on a tunnel
-	Nodes     []netip.Addr   // addresses of all nodes, as far as they are known, this one too
+	// Networks are those that are kept apart, the default one first, the others sorted by name. With fewer than two
+	// there is nothing to keep apart.
+	Networks []FirewallNetwork
+	Nodes    []netip.Addr // addresses of all nodes, as far as they are known, this one too
 	// GuardedTCP and GuardedUDP are ports of nodes that pods mustn't reach.
 	GuardedTCP, GuardedUDP []uint16
+}
+
+// FirewallNetwork is a network as the firewall sees it: from its ranges nothing gets to another's.
+type FirewallNetwork struct {
+	Name     string
+	Ranges   []netip.Prefix // no two networks' overlap
+	Gateways []netip.Addr   // what foreign sources become on a tunnel towards the network; none: as for the default one
+	Reaches  []string       // names of networks that it isn't kept apart from, in either direction; sorted
 }
 
 // Ready says that pods can be attached, and how.
@@ -120,6 +131,19 @@ type Ready struct {
 	Subnets  []netip.Prefix
 	Gateways []netip.Addr
 	MTU      int // bytes, of a pod's interface
+	// Networks are those beside the default one that pods can be attached to, sorted by name.
+	Networks []ReadyNetwork
+}
+
+// ReadyNetwork is a network beside the default one that pods can be attached to.
+type ReadyNetwork struct {
+	Name     string
+	Bridge   string
+	Subnets  []netip.Prefix // of this node; one of each family at most, IPv4 first
+	Gateways []netip.Addr   // of Subnets, in the same order
+	Ranges   []netip.Prefix // of the whole network
+	Reached  []netip.Prefix // of the networks beside the default one that it isn't kept apart from, sorted
+	MTU      int            // bytes, of a pod's interface
 }
 
 // Problem is something that an operator should know about: Subject names the thing, Message says what is wrong,

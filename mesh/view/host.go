@@ -10,6 +10,8 @@ type Host struct {
 	Links     []HostLink
 	Addresses []HostAddress
 	Routes    []HostRoute
+	// Closed are the destinations of our own unreachable routes: ranges of networks that this node has, or had, sorted.
+	Closed []netip.Prefix
 	// PathMTU is the MTU in bytes of the outgoing route to an endpoint, IP header included.
 	PathMTU map[netip.Addr]int
 	// Probed is what probes found that the way to an endpoint carries, in bytes with the IP header. What nobody answered

@@ -59,6 +59,10 @@ const (
 	RunDir      = "/run/weaveguard"
 	StateDir    = "/var/lib/weaveguard"
 	AgentSocket = RunDir + "/agent.sock"
+	// NetworksFile keeps, in the state directory, the networks that were configured last.
+	NetworksFile = "networks.json"
+	// NetworksDir has the configuration of networks beside the default one.
+	NetworksDir = "/etc/weaveguard/networks"
 	// CacheFile is the view cache in the state directory.
 	CacheFile = "view.json"
 )

@@ -40,11 +40,19 @@ func (d Desired) String() string {
 	f := d.Firewall
 	fmt.Fprintf(&b, "firewall tunnels %s bridges %s ranges %s local %s gateways %s\n", list(f.Tunnels),
 		list(f.Bridges), list(f.PodRanges), list(f.LocalPods), list(f.Gateways))
+	for _, n := range f.Networks {
+		fmt.Fprintf(&b, "firewall network %s ranges %s gateways %s%s\n", n.Name, list(n.Ranges), list(n.Gateways),
+			when(len(n.Reaches) > 0, " reaches "+list(n.Reaches)))
+	}
 	fmt.Fprintf(&b, "firewall nodes %s not for pods: tcp %s udp %s\n", list(f.Nodes), list(f.GuardedTCP),
 		list(f.GuardedUDP))
 	if r := d.Ready; r != nil {
 		fmt.Fprintf(&b, "ready bridge %s subnets %s gateways %s mtu %d\n", r.Bridge, list(r.Subnets),
 			list(r.Gateways), r.MTU)
+		for _, n := range r.Networks {
+			fmt.Fprintf(&b, "ready network %s bridge %s subnets %s gateways %s ranges %s%s mtu %d\n", n.Name, n.Bridge, list(n.Subnets),
+				list(n.Gateways), list(n.Ranges), when(len(n.Reached) > 0, " reached "+list(n.Reached)), n.MTU)
+		}
 	} else {
 		b.WriteString("not ready\n")
 	}
@@ -94,10 +102,12 @@ func (v View) String() string {
 		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String())+when(s.Unannounced, " newest unannounced")+
 			when(len(s.AllowPodsTo) > 0, " pods may reach "+list(s.AllowPodsTo))+
 			when(len(s.OwnPorts) > 0, fmt.Sprintf(" own ports %s", list(s.OwnPorts))))
+	printNetworks(&b, s.Networks)
 	for _, n := range v.Peers {
 		fmt.Fprintf(&b, "node %s identity %s sequence %d generations %s endpoints %s pods %s mtu %d age %d%s\n", n.Name,
 			n.Identity, n.Sequence, generations(n.Generations), list(n.Endpoints), list(n.PodCIDRs), n.MTU, n.Age,
 			when(n.Alive, " alive"))
+		printNetworks(&b, n.Networks)
 	}
 	for _, w := range v.Waiting {
 		fmt.Fprintf(&b, "waiting %s: %s%s\n", w.Name, w.Reason, when(w.Alive, " (alive)"))
@@ -115,6 +125,12 @@ func (v View) String() string {
 	return b.String()
 }
 
+func printNetworks(w io.Writer, networks []Network) {
+	for _, n := range networks {
+		fmt.Fprintf(w, "  network %s\n", n)
+	}
+}
+
 // String is what the kernel shows as text.
 func (h Host) String() string {
 	var b strings.Builder
@@ -126,6 +142,9 @@ func (h Host) String() string {
 	}
 	for _, r := range h.Routes {
 		fmt.Fprintf(&b, "route %s\n", r)
+	}
+	for _, r := range h.Closed {
+		fmt.Fprintf(&b, "closed %s\n", r)
 	}
 	for _, address := range slices.SortedFunc(maps.Keys(h.Probed), netip.Addr.Compare) {
 		fmt.Fprintf(&b, "path to %s carries %d\n", address, h.Probed[address])

@@ -40,6 +40,7 @@ type Status struct {
 	PodCIDRs       []netip.Prefix     `json:"podCIDRs"`
 	PodRanges      []netip.Prefix     `json:"podRanges"`
 	PodRangeSource string             `json:"podRangeSource"`
+	Networks       []Network          `json:"networks,omitempty"` // this node's beside the default one that count, sorted by name
 	Generations    []GenerationStatus `json:"generations"`
 	Rotation       RotationStatus     `json:"rotation"`
 	Devices        []DeviceStatus     `json:"devices"`
@@ -132,6 +133,10 @@ type PeerStatus struct {
 	// PathMTU is what probes found that the underlay carries to it, in bytes; 0: as much as it seems to.
 	PathMTU int  `json:"pathMTU,omitempty"`
 	Gossip  bool `json:"gossip"` // gossip sees it now
+	// Networks are those beside the default one of its document in force that count, sorted by name.
+	Networks []Network `json:"networks,omitempty"`
+	// Document says, in words, why its latest document isn't in force; "": it is, or there is none.
+	Document string `json:"document,omitempty"`
 }
 
 // GossipStatus is the state of the gossip.

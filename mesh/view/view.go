@@ -48,6 +48,9 @@ type Self struct {
 	AllowPodsTo []string
 	// OwnPorts are this node's TCP ports of services that it serves on others than usual.
 	OwnPorts []OwnPort
+	// Networks are this node's beside the default one, sorted by name, MaxNetworks at most. No two of them overlap, nor
+	// does one overlap the default network's pod ranges.
+	Networks []Network
 }
 
 // OwnPort is a TCP port of one of GuardedServices.
@@ -70,6 +73,9 @@ type Node struct {
 	MTU         int              // what its underlay carries, bytes; 0: unknown
 	Age         int64            // see Self.Age
 	Alive       bool             // gossip sees it now; for status only
+	// Networks are those beside the default one that count, sorted by name, MaxNetworks at most: what is refused of its
+	// document isn't here.
+	Networks []Network
 }
 
 // Waiting is a node that can't be a peer yet.

@@ -38,6 +38,7 @@ var rows = []row{
 	{name: "mesh/path", adapter: true},
 	{name: "mesh/kube", adapter: true, modules: []string{"k8s.io", "sigs.k8s.io/yaml", "golang.org/x/time", "github.com/go-logr/logr"}},
 	{name: "mesh/attach", adapter: true, modules: []string{"github.com/google/renameio", "github.com/containernetworking/cni", "golang.org/x/sys"}},
+	{name: "mesh/netconf", adapter: true, modules: []string{"github.com/containernetworking/cni", "github.com/fsnotify/fsnotify", "github.com/google/renameio"}},
 	{name: "mesh/api", adapter: true, modules: []string{"github.com/prometheus", "golang.org/x"}},
 	{name: "mesh", modules: []string{"github.com/google/renameio", "golang.org/x/time"}},
 	{name: "cni/ipam", modules: []string{"github.com/containernetworking"}},

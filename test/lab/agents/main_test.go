@@ -5,10 +5,11 @@ import (
 	"testing"
 
 	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/lab/agents"
 	"github.com/weaveguard/weaveguard/test/lab/bare"
 )
 
 // Tests that count no packets, and mostly wait, call t.Parallel: they run together when all the others have run.
 func TestMain(m *testing.M) {
-	os.Exit(lab.Main(m, map[string]lab.Helper{bare.HelperName: bare.Helper}))
+	os.Exit(lab.Main(m, map[string]lab.Helper{bare.HelperName: bare.Helper, agents.DelegateHelper: agents.Delegate}))
 }

@@ -1,0 +1,94 @@
+package attach_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// withNetworks is a node that is ready for the networks of these names too.
+func withNetworks(names ...string) *view.Ready {
+	r := ready()
+	for _, name := range names {
+		r.Networks = append(r.Networks, view.ReadyNetwork{
+			Name: name, Bridge: "weave-" + name, Subnets: []netip.Prefix{netip.MustParsePrefix("10.50.5.0/24")},
+			Gateways: []netip.Addr{netip.MustParseAddr("10.50.5.1")}, Ranges: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}, MTU: 1400,
+		})
+	}
+	return r
+}
+
+// hold stores an attachment of a pod to a network; to the default one and such as only the plugin knows, without ranges.
+func hold(t *testing.T, dir, pod, network, bridge string) {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := s.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Unlock() }()
+	id := store.ID{ContainerID: "c-" + pod + network, IfName: "net1"}
+	a := store.Attachment{ID: id, Network: network, Bridge: bridge, PodNamespace: "shop", PodName: pod}
+	if network == "blue" || network == "red" {
+		a.Ranges = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}
+	}
+	if err := tx.Put(a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReadyFileHasTheNetworks(t *testing.T) {
+	cfg := host(t)
+	a := attach.New(cfg)
+	apply(t, a, withNetworks("blue", "red"), 4)
+	apply(t, a, withNetworks("blue", "red"), 0)
+	got, err := store.ReadReady(cfg.ReadyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, ok := got.Network("red"); !ok || n.Bridge != "weave-red" || len(got.Networks) != 2 {
+		t.Errorf("the ready file has %+v", got)
+	}
+	other := withNetworks("blue", "red")
+	other.Networks[1].Reached = []netip.Prefix{netip.MustParsePrefix("10.60.0.0/16")}
+	apply(t, a, other, 1)
+	apply(t, a, withNetworks("blue"), 1)
+	apply(t, a, ready(), 1)
+}
+
+// The pods that hold a network which this node doesn't have any more are named, until they are gone.
+func TestPodsOnNetworksThatAreGone(t *testing.T) {
+	cfg := host(t)
+	a := attach.New(cfg)
+	hold(t, cfg.StoreDir, "till", "blue", "weave-blue")
+	hold(t, cfg.StoreDir, "cart", "red", "weave-red")
+	hold(t, cfg.StoreDir, "till", "red", "weave-red")
+	hold(t, cfg.StoreDir, "till", "weaveguard", "weave")
+	hold(t, cfg.StoreDir, "till", "own", "own-bridge")
+	if problems := a.Problems(); len(problems) > 0 {
+		t.Errorf("before it is known what this node has there are %v", problems)
+	}
+	apply(t, a, withNetworks("blue", "red"), 4)
+	if problems := a.Problems(); len(problems) > 0 {
+		t.Errorf("with both networks there are %v", problems)
+	}
+	apply(t, a, withNetworks("blue"), 1)
+	problems := a.Problems()
+	if len(problems) != 1 || problems[0].Subject != "network red" || !problems[0].Warning || problems[0].Remedy == "" ||
+		!strings.Contains(problems[0].Message, "shop/cart (net1), shop/till (net1); its bridge weave-red stays") {
+		t.Errorf("without red there are %v", problems)
+	}
+	for _, pod := range []string{"a", "b", "c", "d", "e", "f"} {
+		hold(t, cfg.StoreDir, pod, "red", "weave-red")
+	}
+	if problems := a.Problems(); len(problems) != 1 || !strings.Contains(problems[0].Message, "shop/cart (net1), shop/d (net1) and 3 more") {
+		t.Errorf("with eight pods there are %v", problems)
+	}
+}

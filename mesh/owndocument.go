@@ -1,0 +1,81 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"slices"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+const (
+	// documentInterval is the least time between two documents of this node, and documentScale, times the number of nodes,
+	// that in a big mesh: all of them fetch each.
+	documentInterval = 2 * time.Second
+	documentScale    = 40 * time.Millisecond
+)
+
+// ownDocument is what this node says beside its record. The loop owns it.
+type ownDocument struct {
+	raw      []byte // nil: there is none
+	hash     [sha256.Size]byte
+	document record.Document
+	changed  time.Time // when it was made; zero: by an earlier agent
+	due      time.Time // when the next one may be made; zero: none is needed
+}
+
+// resume goes on with what an earlier agent said, so that nobody has to fetch it again.
+func (a *Agent) resume(raw []byte) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	document, err := record.OpenDocument(a.Node, raw, a.Keys.Identity().Public())
+	if err == nil {
+		a.document = ownDocument{raw: raw, hash: record.HashDocument(raw), document: document}
+	}
+	return err
+}
+
+// say makes the document of these networks, if it isn't that already and if it is time, and returns whether it did.
+func (a *Agent) say(networks []view.Network, now time.Time) (bool, error) {
+	wanted := make([]record.Network, 0, len(networks))
+	for _, n := range networks {
+		wanted = append(wanted, record.Network{Name: n.Name, Ranges: n.Ranges, CIDRs: n.CIDRs})
+	}
+	own := &a.document
+	own.due = time.Time{}
+	if slices.EqualFunc(own.document.Networks, wanted, equalNetworks) {
+		return false, nil
+	}
+	interval := max(documentInterval, documentScale*time.Duration(len(a.book.entries)+1))
+	if next := own.changed.Add(interval); !own.changed.IsZero() && next.After(now) {
+		own.due = next
+		return false, nil
+	}
+	if len(wanted) == 0 {
+		*own = ownDocument{changed: now}
+		return true, nil
+	}
+	version, err := a.Keys.NextSequence()
+	if err != nil {
+		return false, err
+	}
+	document := record.Document{Version: version, Networks: wanted}
+	raw, err := record.SignDocument(a.Node, document, a.Keys.Identity())
+	if err != nil {
+		return false, err
+	}
+	*own = ownDocument{raw: raw, hash: record.HashDocument(raw), document: document, changed: now}
+	return true, nil
+}
+
+func equalNetworks(a, b record.Network) bool {
+	return a.Name == b.Name && slices.Equal(a.Ranges, b.Ranges) && slices.Equal(a.CIDRs, b.CIDRs)
+}
+
+// in completes a record with what it says of the document.
+func (o *ownDocument) in(r record.Record) record.Record {
+	r.DocumentVersion, r.DocumentHash = o.document.Version, o.hash
+	return r
+}
