@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -23,8 +22,9 @@ const (
 // largest numbers; a later one's may have further fields.
 const MaxRequestSize = 768
 
-// requestContext keeps a signature over a Request from being one over anything else.
-const requestContext = "weaveguard request v1"
+var requestLetter = letter{
+	name: "request", article: "a", kind: RequestKind, version: RequestVersion, most: MaxRequestSize, context: "weaveguard request v1",
+}
 
 // Request is a node's wish for a document, its receiver's or any other node's. It is for the receiver alone: its name and
 // identity are signed with it, and aren't in it.
@@ -51,26 +51,13 @@ func (r Request) Validate() error {
 	return nil
 }
 
+func (r Request) sender() string { return r.From }
+
 // SignRequest returns r as it goes over the wire to the node named to, at most MaxRequestSize bytes. The signer is the
 // identity of r.From.
 func SignRequest(r Request, to string, toIdentity keys.PublicIdentity, signer keys.Identity) ([]byte, error) {
-	err := validateReceiver(to, toIdentity)
-	if err == nil {
-		err = r.Validate()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("signing a request to node %q: %w", to, err)
-	}
-	payload, err := marshal(wireRequest{From: r.From, Sequence: r.Sequence, Node: r.Node, Hash: r.Hash[:]})
-	if err != nil {
-		return nil, fmt.Errorf("encoding a request to node %q: %w", to, err)
-	}
-	signature := signer.Sign(message(requestContext, to, toIdentity[:], payload))
-	raw := slices.Concat([]byte{RequestKind, RequestVersion}, signature, payload)
-	if len(raw) > MaxRequestSize {
-		return nil, fmt.Errorf("the request to node %q: %w: %d bytes, at most %d", to, ErrSize, len(raw), MaxRequestSize)
-	}
-	return raw, nil
+	wire := wireRequest{From: r.From, Sequence: r.Sequence, Node: r.Node, Hash: r.Hash[:]}
+	return requestLetter.sign(r, wire, to, toIdentity, signer)
 }
 
 // OpenRequest decodes what SignRequest made for the node named to with this identity, and verifies it with the identity
@@ -78,41 +65,7 @@ func SignRequest(r Request, to string, toIdentity keys.PublicIdentity, signer ke
 // ErrSignature, wrapped.
 func OpenRequest(raw []byte, to string, toIdentity keys.PublicIdentity,
 	identityOf func(node string) (keys.PublicIdentity, bool)) (Request, error) {
-	r, err := openRequest(raw, to, toIdentity, identityOf)
-	if err != nil {
-		return Request{}, fmt.Errorf("request to node %q: %w", to, err)
-	}
-	return r, nil
-}
-
-func openRequest(raw []byte, to string, toIdentity keys.PublicIdentity,
-	identityOf func(node string) (keys.PublicIdentity, bool)) (Request, error) {
-	const header = 2 + keys.SignatureSize
-	if len(raw) > 0 && raw[0] != RequestKind {
-		return Request{}, fmt.Errorf("%w %d: a request has %d", ErrKind, raw[0], RequestKind)
-	}
-	if len(raw) <= header || len(raw) > MaxRequestSize {
-		return Request{}, fmt.Errorf("%w: %d bytes, want %d to %d", ErrSize, len(raw), header+1, MaxRequestSize)
-	}
-	if raw[1] != RequestVersion {
-		return Request{}, fmt.Errorf("%w %d: this agent knows version %d", ErrVersion, raw[1], RequestVersion)
-	}
-	if err := validateReceiver(to, toIdentity); err != nil {
-		return Request{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	signature, payload := raw[2:header], raw[header:]
-	r, err := decodeRequest(payload)
-	if err != nil {
-		return Request{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	sender, known := identityOf(r.From)
-	if !known || sender.IsZero() {
-		return Request{}, fmt.Errorf("%w: %q", ErrSender, r.From)
-	}
-	if !sender.Verify(message(requestContext, to, toIdentity[:], payload), signature) {
-		return Request{}, fmt.Errorf("%w: not by the identity of node %q, for this node and identity", ErrSignature, r.From)
-	}
-	return r, nil
+	return openLetter(requestLetter, raw, to, toIdentity, identityOf, decodeRequest)
 }
 
 // wireRequest is the signed payload, encoded and extended by the same rules as wire.
@@ -133,8 +86,5 @@ func decodeRequest(payload []byte) (Request, error) {
 		return Request{}, err
 	}
 	r := Request{From: w.From, Sequence: w.Sequence, Node: w.Node, Hash: hash}
-	if err := r.Validate(); err != nil {
-		return Request{}, err
-	}
-	return r, nil
+	return r, r.Validate()
 }

@@ -20,14 +20,14 @@ const recordContext = "weaveguard record v1"
 // maxName is the longest name of a node in bytes: a DNS subdomain, as Kubernetes names Nodes (RFC 1123).
 const maxName = 253
 
-// What a record or an Ack is refused for. Reason names them for counters.
+// What a record, a document, an Ack or a Request is refused for. Reason names them for counters.
 var (
 	ErrSize      = errors.New("wrong size")
 	ErrVersion   = errors.New("unknown version")
 	ErrMalformed = errors.New("malformed")
 	ErrSignature = errors.New("wrong signature")
-	ErrKind      = errors.New("unknown kind")   // of an Ack alone
-	ErrSender    = errors.New("unknown sender") // of an Ack alone
+	ErrKind      = errors.New("unknown kind")   // of an Ack or a Request alone
+	ErrSender    = errors.New("unknown sender") // likewise
 )
 
 // Sign returns the record of node as it goes over the wire, at most MaxSize bytes. The node's name is signed
