@@ -75,8 +75,13 @@ const (
 	keyMore = "~more" // sorts behind addresses and the names of nodes
 )
 
-// moreSubjects are the subjects of what stands for all beyond maxSubjects, by kind of key.
-var moreSubjects = map[string]string{keyPacket: "gossip from more addresses", keyUDP: "more nodes"}
+// moreSubject is the subject of what stands for all beyond maxSubjects of a kind of key.
+func moreSubject(kind string) string {
+	if kind == keyPacket {
+		return "gossip from more addresses"
+	}
+	return "more nodes"
+}
 
 // report notes a problem that is seen now, in place of what was known under its key. Subjects are what others choose: a
 // packet's sender, or the name of a node. So a kind that has maxSubjects keeps them, and says of the next that there are
@@ -100,7 +105,7 @@ func (t *tally) settle(kind, key string, p view.Problem, now time.Time) (string,
 		}
 	}
 	if subjects >= maxSubjects {
-		key, p.Subject = kind+keyMore, moreSubjects[kind]
+		key, p.Subject = kind+keyMore, moreSubject(kind)
 	}
 	if known, ok := t.problems[key]; ok && now.Sub(known.last) <= problemAge {
 		p = known.problem
