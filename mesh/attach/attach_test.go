@@ -354,23 +354,10 @@ func TestRivals(t *testing.T) {
 	}
 }
 
-// put stores an attachment as the plugin does.
+// put stores an attachment, and returns what names it.
 func put(t *testing.T, dir string) store.ID {
 	t.Helper()
-	s, err := store.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tx := lock(t, s)
-	id := store.ID{ContainerID: "c1", IfName: "eth0"}
-	address := netip.MustParseAddr("10.32.5.2")
-	if _, err := tx.Reserve(id, address); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(tx.Put(store.Attachment{ID: id, Addresses: []netip.Addr{address}}), tx.Unlock()); err != nil {
-		t.Fatal(err)
-	}
-	return id
+	return attached(t, dir, "c1", "10.32.5.2").ID
 }
 
 func lock(t *testing.T, s *store.Store) *store.Tx {

@@ -25,23 +25,12 @@ func withNetworks(names ...string) *view.Ready {
 // hold stores an attachment of a pod to a network; to the default one and such as only the plugin knows, without ranges.
 func hold(t *testing.T, dir, pod, network, bridge string) {
 	t.Helper()
-	s, err := store.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tx, err := s.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = tx.Unlock() }()
 	id := store.ID{ContainerID: "c-" + pod + network, IfName: "net1"}
 	a := store.Attachment{ID: id, Network: network, Bridge: bridge, PodNamespace: "shop", PodName: pod}
 	if network == "blue" || network == "red" {
 		a.Ranges = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}
 	}
-	if err := tx.Put(a); err != nil {
-		t.Fatal(err)
-	}
+	keep(t, dir, a)
 }
 
 func TestReadyFileHasTheNetworks(t *testing.T) {

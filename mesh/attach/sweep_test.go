@@ -15,24 +15,29 @@ import (
 // attached stores an attachment as ADD does, and returns it.
 func attached(t *testing.T, dir, container, address string) store.Attachment {
 	t.Helper()
+	id := store.ID{ContainerID: container, IfName: "eth0"}
+	a := store.Attachment{ID: id, HostIfName: id.HostInterface(), Addresses: []netip.Addr{netip.MustParseAddr(address)}, Created: time.Now().UTC()}
+	keep(t, dir, a)
+	return a
+}
+
+// keep stores an attachment, whose addresses nobody else has.
+func keep(t *testing.T, dir string, a store.Attachment) {
+	t.Helper()
 	s, err := store.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tx, err := s.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := lock(t, s)
 	defer func() { _ = tx.Unlock() }()
-	id := store.ID{ContainerID: container, IfName: "eth0"}
-	a := store.Attachment{ID: id, HostIfName: id.HostInterface(), Addresses: []netip.Addr{netip.MustParseAddr(address)}, Created: time.Now().UTC()}
-	if ok, err := tx.Reserve(id, a.Addresses[0]); err != nil || !ok {
-		t.Fatal(ok, err)
+	for _, address := range a.Addresses {
+		if ok, err := tx.Reserve(a.ID, address); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
 	}
 	if err := tx.Put(a); err != nil {
 		t.Fatal(err)
 	}
-	return a
 }
 
 // stored are the containers of the store.
