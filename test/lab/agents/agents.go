@@ -320,18 +320,30 @@ func (p *Pod) Attach(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
 	}
-	var result struct {
-		IPs []struct{ Address netip.Prefix }
+	addresses, err := addressesIn(out)
+	if err == nil && len(addresses) != len(p.node.CIDRs) {
+		err = fmt.Errorf("%d addresses, want %d", len(addresses), len(p.node.CIDRs))
 	}
-	if err := json.Unmarshal([]byte(out), &result); err != nil || len(result.IPs) != len(p.node.CIDRs) {
+	if err != nil {
 		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
 	}
-	p.Addrs = nil
-	for _, ip := range result.IPs {
-		p.Addrs = append(p.Addrs, ip.Address.Addr())
-	}
-	p.Addr = p.Addrs[0]
+	p.Addr, p.Addrs = addresses[0], addresses
 	return nil
+}
+
+// addressesIn are the addresses in the result of ADD.
+func addressesIn(result string) ([]netip.Addr, error) {
+	var r struct {
+		IPs []struct{ Address netip.Prefix }
+	}
+	if err := json.Unmarshal([]byte(result), &r); err != nil {
+		return nil, err
+	}
+	var addresses []netip.Addr
+	for _, ip := range r.IPs {
+		addresses = append(addresses, ip.Address.Addr())
+	}
+	return addresses, nil
 }
 
 // Remove detaches the pod.

@@ -93,21 +93,12 @@ func (p *Pod) Delegate(ctx context.Context, verb, ifName, config string) ([]neti
 		Helper: DelegateHelper, Args: []string{verb, p.id, p.Path, ifName}, Stdin: strings.NewReader(config),
 	})
 	p.node.mesh.secrets.keep("the plugin on "+p.node.Name, fmt.Sprint(out, err))
+	var addresses []netip.Addr
+	if err == nil && verb == "ADD" {
+		addresses, err = addressesIn(out)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s of pod %s on %s: %w\n%s", verb, ifName, p.Name, p.node.Name, err, out)
-	}
-	if verb != "ADD" {
-		return nil, nil
-	}
-	var result struct {
-		IPs []struct{ Address netip.Prefix }
-	}
-	if err := json.Unmarshal([]byte(out), &result); err != nil {
-		return nil, fmt.Errorf("%s of %s of pod %s on %s: %w\n%s", verb, ifName, p.Name, p.node.Name, err, out)
-	}
-	var addresses []netip.Addr
-	for _, ip := range result.IPs {
-		addresses = append(addresses, ip.Address.Addr())
 	}
 	return addresses, nil
 }

@@ -126,9 +126,6 @@ func ping(t *testing.T, from interface {
 	}
 }
 
-// gatewayOf is the bridge's address of a pod CIDR.
-func gatewayOf(cidr netip.Prefix) netip.Addr { return cidr.Addr().Next() }
-
 // mtus checks that routes to pods of other nodes carry what the underlay leaves, and what IPv6 demands.
 func (c *cell) mtus(t *testing.T) {
 	t.Helper()

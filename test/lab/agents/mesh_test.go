@@ -75,7 +75,10 @@ func TestMesh(t *testing.T) {
 	wgShow(t, m)
 }
 
-func gateway(n *agents.Node) netip.Addr { return n.CIDR.Addr().Next() }
+func gateway(n *agents.Node) netip.Addr { return gatewayOf(n.CIDR) }
+
+// gatewayOf is the bridge's address of a pod CIDR.
+func gatewayOf(cidr netip.Prefix) netip.Addr { return cidr.Addr().Next() }
 
 // wgShow checks what an operator sees with wg(8).
 func wgShow(t *testing.T, m *agents.Mesh) {
