@@ -243,9 +243,8 @@ func clampSegments() rule {
 // allowFragments takes the flag "don't fragment" (RFC 791, section 3.1) from what comes to pods from outside by an
 // address of this node: NodePorts, host ports, answers to masqueraded pods. Pods have a smaller MTU than the underlay,
 // and with the flag a packet between the two would be refused with an ICMP message that says that MTU of the way to
-// this node's address. A sender that is a node keeps that for its tunnel too, which goes to the same address: the
-// kernel then fragments each full packet of the tunnel, and in userspace, which sends many at once, most are lost.
-// IPv6 has no such flag.
+// this node's address. A sender that is a node keeps that for its tunnel too, which goes to the same address, and
+// then each full packet of the tunnel is fragmented. IPv6 has no such flag.
 func allowFragments() rule {
 	const flagsAt, checksumAt = 6, 10
 	flags := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: flagsAt, Len: 2}

@@ -38,7 +38,7 @@ func start(ctx context.Context, name string, mtu int, dir string, log *slog.Logg
 		return nil, err
 	}
 	log = log.With("device", name)
-	w := &wireguard{name: name, log: log, device: device.NewDevice(tun, conn.NewDefaultBind(), deviceLogger(log))}
+	w := &wireguard{name: name, log: log, device: device.NewDevice(tun, wideBind{conn.NewDefaultBind()}, deviceLogger(log))}
 	if err := w.device.Up(); err != nil {
 		w.device.Close()
 		return nil, fmt.Errorf("opening a UDP port for %s: %w", name, err)
