@@ -7,6 +7,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   := ghcr.io/weaveguard/weaveguard:v0.1.0
 NODES   ?= 3
+FAMILY  ?= ipv4
 ARCH    := $(shell go env GOARCH)
 BIN     := build/bin/linux_$(ARCH)
 LDFLAGS := -s -w -X github.com/weaveguard/weaveguard/mesh/view.version=$(VERSION)
@@ -66,8 +67,8 @@ demo: deps ## three nodes, the manifest, pods that talk, a look at the wire; KEE
 	@build/cluster-bin/demo --nodes $(NODES) $(if $(filter-out 0 no,$(KEEP)),--keep)
 
 .PHONY: cluster-up
-cluster-up: deps wgcluster ## a Kubernetes without a network, left running: NODES=3
-	@$(WGCLUSTER) --name $(CLUSTER) up --nodes $(NODES)
+cluster-up: deps wgcluster ## a Kubernetes without a network, left running: NODES=3 FAMILY=ipv4|ipv6|dual
+	@$(WGCLUSTER) --name $(CLUSTER) up --nodes $(NODES) --family $(FAMILY)
 
 .PHONY: cluster-node-add
 cluster-node-add: wgcluster ## one more node for it

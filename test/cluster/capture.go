@@ -118,8 +118,11 @@ func (c *Capture) markEnd(ctx context.Context) (int64, error) {
 	defer file.Close()
 	search := markSearch{mark: []byte(mark)}
 	err = Poll(ctx, captureTimeout, "tcpdump has written all", func(context.Context) error { return search.in(file) })
-	// The pcap record's header, and those of Ethernet, IPv4 and UDP, come before the payload.
-	const headers = 16 + 14 + 20 + 8
+	// The pcap record's header, and those of Ethernet, IP and UDP, come before the payload.
+	headers := int64(16 + 14 + 20 + 8)
+	if to.Is6() {
+		headers += 20
+	}
 	return search.at - headers, err
 }
 

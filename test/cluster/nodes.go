@@ -84,10 +84,20 @@ func (c *Cluster) Nodes(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// Address is that of a host's eth0 on the underlay; of Outside, that in its own network.
+// Address is that of a host's eth0 on the underlay; of Outside, that in its own network. With two families it is that of
+// the first.
 func (c *Cluster) Address(ctx context.Context, host string) (netip.Addr, error) {
+	all, err := c.Addresses(ctx, host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return all[0], nil
+}
+
+// Addresses are a host's of each family that the cluster has, as Address is.
+func (c *Cluster) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	h, err := c.host(ctx, host)
-	return h.Address, err
+	return h.Addresses, err
 }
 
 func (c *Cluster) host(ctx context.Context, name string) (api.Host, error) {

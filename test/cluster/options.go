@@ -14,19 +14,22 @@ import (
 
 	"github.com/weaveguard/weaveguard/test/cluster/internal/api"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/build"
+	"github.com/weaveguard/weaveguard/test/family"
 )
 
 // What a cluster is when Options don't say otherwise.
 const (
-	DefaultName        = "default" // of the command line's cluster
-	DefaultPodCIDR     = "10.244.0.0/16"
-	DefaultServiceCIDR = "10.96.0.0/16"
-	DefaultMTU         = 1500
+	DefaultName     = "default" // of the command line's cluster
+	DefaultPodCIDR  = "10.244.0.0/16"
+	DefaultPodCIDR6 = "fd00:10:244::/48" // nodes have /64 of it
+	DefaultMTU      = 1500
 )
 
-const (
-	underlay = "172.31.0.0/24"
-	outside  = "198.51.100.0/24" // TEST-NET-2, RFC 5737
+// What Options don't say. Documentation prefixes are of RFC 5737 and RFC 3849.
+var (
+	serviceCIDRs = [2]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+	underlay     = [2]netip.Prefix{netip.MustParsePrefix("172.31.0.0/24"), netip.MustParsePrefix("fd00:172:31::/64")}
+	outside      = [2]netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/64")}
 )
 
 // References of the images that every node has from the start.
@@ -42,14 +45,13 @@ type Options struct {
 	Name string
 	// Nodes to start with; they are called node-1, node-2, ...
 	Nodes int
-	// PodCIDR is the range that the controller manager gives nodes their podCIDR from; the
-	// default is DefaultPodCIDR.
+	// Family of nodes, pods and Services; the zero value is IPv4. With Dual the primary one is IPv4.
+	Family family.Family
+	// PodCIDR is the range that the controller manager gives nodes their podCIDR from, for a cluster of
+	// one family; the default is DefaultPodCIDR, or DefaultPodCIDR6, or both.
 	PodCIDR netip.Prefix
 	// NoPodCIDR: nodes don't get a podCIDR.
 	NoPodCIDR bool
-	// ServiceCIDR is the range of ClusterIPs; the default is DefaultServiceCIDR. Its first
-	// address is the API server's.
-	ServiceCIDR netip.Prefix
 	// MTU of the underlay in bytes; the default is DefaultMTU.
 	MTU int
 	// Detached: the cluster outlives this process.
@@ -71,24 +73,24 @@ func (o Options) spec(tree build.Tree) (api.Spec, error) {
 		return api.Spec{}, fmt.Errorf("cluster name %q: use at most 31 lower case letters, digits and dashes", o.Name)
 	}
 	spec := api.Spec{
-		ID:          o.Name + "-" + suffix,
-		Name:        o.Name,
-		Programs:    tree.Programs(),
-		PodCIDR:     o.PodCIDR,
-		ServiceCIDR: o.ServiceCIDR,
-		Underlay:    netip.MustParsePrefix(underlay),
-		Outside:     netip.MustParsePrefix(outside),
-		MTU:         o.MTU,
-		Detached:    o.Detached,
+		ID:           o.Name + "-" + suffix,
+		Name:         o.Name,
+		Programs:     tree.Programs(),
+		PodCIDRs:     o.Family.Of(netip.MustParsePrefix(DefaultPodCIDR), netip.MustParsePrefix(DefaultPodCIDR6)),
+		ServiceCIDRs: o.Family.Of(serviceCIDRs[0], serviceCIDRs[1]),
+		Underlay:     o.Family.Of(underlay[0], underlay[1]),
+		Outside:      o.Family.Of(outside[0], outside[1]),
+		MTU:          o.MTU,
+		Detached:     o.Detached,
 	}
-	if !spec.PodCIDR.IsValid() {
-		spec.PodCIDR = netip.MustParsePrefix(DefaultPodCIDR)
-	}
-	if o.NoPodCIDR {
-		spec.PodCIDR = netip.Prefix{}
-	}
-	if !spec.ServiceCIDR.IsValid() {
-		spec.ServiceCIDR = netip.MustParsePrefix(DefaultServiceCIDR)
+	switch {
+	case o.NoPodCIDR:
+		spec.PodCIDRs = nil
+	case !o.PodCIDR.IsValid():
+	case o.Family == family.Dual || !o.Family.Has(o.PodCIDR.Addr()):
+		return api.Spec{}, fmt.Errorf("pod CIDR %s: it can't be chosen for a cluster of family %s", o.PodCIDR, o.Family)
+	default:
+		spec.PodCIDRs = []netip.Prefix{o.PodCIDR}
 	}
 	if spec.MTU == 0 {
 		spec.MTU = DefaultMTU

@@ -90,15 +90,31 @@ func (c *Cluster) DeletePod(ctx context.Context, name string) error {
 
 // PodIP is the address of a pod of the namespace default: the first, if it has two.
 func (c *Cluster) PodIP(ctx context.Context, name string) (netip.Addr, error) {
+	all, err := c.PodIPs(ctx, name)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return all[0], nil
+}
+
+// PodIPs are the addresses of a pod of the namespace default, of each family that pods have: at least one.
+func (c *Cluster) PodIPs(ctx context.Context, name string) ([]netip.Addr, error) {
 	pod, err := c.client.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find the address of pod %s: %w", name, err)
+		return nil, fmt.Errorf("find the addresses of pod %s: %w", name, err)
 	}
-	address, err := netip.ParseAddr(pod.Status.PodIP)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find the address of pod %s: it has none yet", name)
+	if len(pod.Status.PodIPs) == 0 {
+		return nil, fmt.Errorf("find the addresses of pod %s: it has none yet", name)
 	}
-	return address, nil
+	var all []netip.Addr
+	for _, ip := range pod.Status.PodIPs {
+		address, err := netip.ParseAddr(ip.IP)
+		if err != nil {
+			return nil, fmt.Errorf("find the addresses of pod %s: %w", name, err)
+		}
+		all = append(all, address)
+	}
+	return all, nil
 }
 
 // Exec runs a command in a pod of the namespace default and returns its standard output.
@@ -106,7 +122,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, command ...string) (stri
 	return c.Kubectl(ctx, append([]string{"exec", pod, "--"}, command...)...)
 }
 
-// Service says what Expose creates, in the namespace default.
+// Service says what Expose creates, in the namespace default. It has a ClusterIP of each family that the cluster has.
 type Service struct {
 	Name     string
 	Selector map[string]string
@@ -126,9 +142,10 @@ func (c *Cluster) Expose(ctx context.Context, service Service) (*corev1.Service,
 			{Name: "echo", Port: 9001, TargetPort: intstr.FromInt32(9001), Protocol: corev1.ProtocolUDP},
 		}
 	}
+	families := corev1.IPFamilyPolicyPreferDualStack
 	object := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: service.Name},
-		Spec:       corev1.ServiceSpec{Selector: service.Selector, Ports: service.Ports},
+		Spec:       corev1.ServiceSpec{Selector: service.Selector, Ports: service.Ports, IPFamilyPolicy: &families},
 	}
 	if service.NodePort {
 		object.Spec.Type = corev1.ServiceTypeNodePort

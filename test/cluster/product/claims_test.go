@@ -24,7 +24,7 @@ import (
 // TestClaims applies the manifest to a cluster whose controller manager gives no podCIDRs, as kubeadm makes it without a
 // pod CIDR.
 func TestClaims(t *testing.T) {
-	w := &world{manifest: readManifest(t), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
+	w := newWorld(t)
 	image := imageTar(t)
 	w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 2, NoPodCIDR: true})
 	w.nodes = []string{"node-1", "node-2"}

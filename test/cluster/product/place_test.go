@@ -128,11 +128,22 @@ func (w *world) runPods(t *testing.T, nodeOf map[string]string) {
 // podIP is a pod's address.
 func (w *world) podIP(t *testing.T, name string) netip.Addr {
 	t.Helper()
-	address, err := w.PodIP(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return address
+	return w.choose(t, name, w.PodIPs)
+}
+
+// clusterIP is a Service's address.
+func (w *world) clusterIP(t *testing.T, service *corev1.Service) netip.Addr {
+	t.Helper()
+	return w.choose(t, "service "+service.Name, func(context.Context, string) (all []netip.Addr, err error) {
+		for _, text := range service.Spec.ClusterIPs {
+			address, err := netip.ParseAddr(text)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, address)
+		}
+		return all, nil
+	})
 }
 
 // serve runs a probe's server on a host until the test ends.
@@ -169,9 +180,10 @@ func (w *world) expose(t *testing.T, pod string, nodePort bool, ports ...corev1.
 			t.Error(err)
 		}
 	})
+	address := w.clusterIP(t, service).String()
 	for _, node := range w.nodes {
 		w.eventually(t, "service "+pod+" works on "+node, func(ctx context.Context) error {
-			_, err := w.get(ctx, place{name: node}, service.Spec.ClusterIP, httpPort)
+			_, err := w.get(ctx, place{name: node}, address, httpPort)
 			return err
 		})
 	}

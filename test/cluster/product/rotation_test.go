@@ -89,7 +89,7 @@ func (r *rotations) connections(t *testing.T) []connection {
 		{"outside to NodePort", place{name: cluster.Outside}, r.throughNodePort(t)},
 		{"pod to NodePort", place{pod1, true}, r.throughNodePort(t)},
 		{"host to ClusterIP", place{name: r.nodes[0]}, func(service *corev1.Service, port int) netip.AddrPort {
-			return netip.AddrPortFrom(netip.MustParseAddr(service.Spec.ClusterIP), uint16(port))
+			return netip.AddrPortFrom(r.clusterIP(t, service), uint16(port))
 		}},
 	}
 	ports := []corev1.ServicePort{servicePort(httpPort)}

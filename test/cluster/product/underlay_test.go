@@ -18,6 +18,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/api"
+	"github.com/weaveguard/weaveguard/test/family"
 )
 
 // markers are in all that test pods send: the first in the payloads of the probe, the second in echo requests.
@@ -82,13 +83,13 @@ func (w *world) watchUnderlay(t *testing.T) *watch {
 	}
 	go func() {
 		defer close(u.done)
-		u.err = errors.Join(err, u.follow(cmd, stdout, lines, w.podRange()))
+		u.err = errors.Join(err, u.follow(cmd, stdout, lines))
 	}()
 	return u
 }
 
 // follow looks until the mark comes, and then ends tcpdump.
-func (u *watch) follow(cmd *exec.Cmd, packets, said io.Reader, pods netip.Prefix) error {
+func (u *watch) follow(cmd *exec.Cmd, packets, said io.Reader) error {
 	reader := newPackets(packets)
 	u.seen = sightings{clear: map[ends]int{}, inner: map[ends]int{}, fragments: map[ends]int{}}
 	err := reader.header()
@@ -97,7 +98,7 @@ func (u *watch) follow(cmd *exec.Cmd, packets, said io.Reader, pods netip.Prefix
 		if frame, err = reader.next(); err != nil || bytes.Contains(frame, u.mark) {
 			break
 		}
-		u.seen.add(frame, pods)
+		u.seen.add(frame)
 	}
 	_ = u.stdin.Close()
 	_, _ = io.Copy(io.Discard, packets)
@@ -127,8 +128,13 @@ func (u *watch) stop(t *testing.T, w *world) sightings {
 	return u.seen
 }
 
-// podRange holds all pods of the cluster.
-func (w *world) podRange() netip.Prefix { return netip.MustParsePrefix(cluster.DefaultPodCIDR) }
+// podRanges hold all pods of a cluster that gives podCIDRs.
+var podRanges = family.Dual.Of(netip.MustParsePrefix(cluster.DefaultPodCIDR), netip.MustParsePrefix(cluster.DefaultPodCIDR6))
+
+// isPod tells whether an address is that of a pod.
+func isPod(a netip.Addr) bool {
+	return slices.ContainsFunc(podRanges, func(p netip.Prefix) bool { return p.Contains(a) })
+}
 
 // packets reads a stream of packets in the form of pcap-savefile(5).
 type packets struct {
@@ -167,11 +173,11 @@ func (p *packets) next() ([]byte, error) {
 	return p.frame, nil
 }
 
-func (s *sightings) add(frame []byte, pods netip.Prefix) {
+func (s *sightings) add(frame []byte) {
 	s.packets++
 	marked := slices.ContainsFunc(markers, func(m []byte) bool { return bytes.Contains(frame, m) })
-	e, fragment, isIPv4 := parse(frame)
-	if !isIPv4 {
+	e, fragment, isIP := parse(frame)
+	if !isIP {
 		if marked {
 			s.clear[e]++
 		}
@@ -183,7 +189,7 @@ func (s *sightings) add(frame []byte, pods netip.Prefix) {
 	if marked {
 		s.clear[e]++
 	}
-	if pods.Contains(e.from.Addr()) || pods.Contains(e.to.Addr()) {
+	if isPod(e.from.Addr()) || isPod(e.to.Addr()) {
 		s.inner[e]++
 	}
 	if isTunnel(e.from) && isTunnel(e.to) {
@@ -193,24 +199,46 @@ func (s *sightings) add(frame []byte, pods netip.Prefix) {
 
 func isTunnel(a netip.AddrPort) bool { return a.Port() >= 51820 && a.Port() <= 51823 }
 
-// parse reads the headers of an Ethernet frame with an IPv4 packet (RFC 791) in it, which may be a first fragment.
-func parse(frame []byte) (e ends, fragment, isIPv4 bool) {
-	const ethernet, minimum = 14, 20
-	if len(frame) < ethernet+minimum || binary.BigEndian.Uint16(frame[12:]) != 0x0800 {
+// parse reads the headers of an Ethernet frame with an IP packet in it (RFC 791, RFC 8200), which may be a first fragment.
+func parse(frame []byte) (e ends, fragment, isIP bool) {
+	const ethernet = 14
+	if len(frame) < ethernet {
 		return ends{}, false, false
 	}
-	ip := frame[ethernet:]
-	offset := binary.BigEndian.Uint16(ip[6:]) & 0x1fff
-	fragment = offset == 0 && ip[6]&0x20 != 0 // more fragments follow
+	var from, to netip.Addr
+	var protocol byte
+	var header int // bytes
+	first := true  // or the only one
+	switch ip := frame[ethernet:]; {
+	case binary.BigEndian.Uint16(frame[12:]) == 0x0800 && len(ip) >= 20:
+		from, to = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
+		protocol, header = ip[9], int(ip[0]&0xf)*4
+		first = binary.BigEndian.Uint16(ip[6:])&0x1fff == 0
+		fragment = first && ip[6]&0x20 != 0 // more fragments follow
+	case binary.BigEndian.Uint16(frame[12:]) == 0x86dd && len(ip) >= 40:
+		from, to = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
+		protocol, header = ip[6], 40
+		const fragmentHeader = 44
+		if protocol == fragmentHeader && len(ip) >= 48 {
+			protocol, header = ip[40], 48
+			first = binary.BigEndian.Uint16(ip[42:])>>3 == 0
+			fragment = first
+		}
+	default:
+		return ends{}, false, false
+	}
 	var ports [2]uint16
 	const tcp, udp = 6, 17
-	header := int(ip[0]&0xf) * 4
-	if protocol := ip[9]; (protocol == tcp || protocol == udp) && offset == 0 && len(ip) >= header+4 {
-		ports[0], ports[1] = binary.BigEndian.Uint16(ip[header:]), binary.BigEndian.Uint16(ip[header+2:])
+	if at := ethernet + header; (protocol == tcp || protocol == udp) && first && len(frame) >= at+4 {
+		ports[0], ports[1] = binary.BigEndian.Uint16(frame[at:]), binary.BigEndian.Uint16(frame[at+2:])
 	}
-	e.from = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:16])), ports[0])
-	e.to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[16:20])), ports[1])
-	return e, fragment, true
+	return ends{netip.AddrPortFrom(from, ports[0]), netip.AddrPortFrom(to, ports[1])}, fragment, true
+}
+
+// forgiveTunnels forgets that packets of tunnels were fragmented. A host that was told that a pod gets no packet as large as
+// its own takes that for the path to the pod's node, which is the tunnel's too.
+func (s sightings) forgiveTunnels() {
+	maps.DeleteFunc(s.fragments, func(e ends, _ int) bool { return isTunnel(e.from) && isTunnel(e.to) })
 }
 
 // judge compares what the underlay showed with what it may show: what comes from or goes to the open ends. At least so

@@ -19,6 +19,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/build"
+	"github.com/weaveguard/weaveguard/test/family"
 	"github.com/weaveguard/weaveguard/test/internal/secrets"
 )
 
@@ -31,8 +32,9 @@ const system = "kube-system"
 // world is a cluster with Weaveguard, and what tests know of it.
 type world struct {
 	*cluster.Cluster
-	manifest string   // that users apply
-	nodes    []string // at the start, sorted
+	manifest string        // that users apply
+	nodes    []string      // at the start, sorted
+	family   family.Family // whose addresses are used; of a cluster that has both, one at a time
 	address  map[string]netip.Addr
 	pods     map[string]netip.Prefix // of a node
 	probe    string                  // the probe's file, for hosts
@@ -40,11 +42,19 @@ type world struct {
 	logs     map[string]string       // of agents that are gone, of a node
 }
 
+// newWorld is one without a cluster.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	return &world{
+		manifest: readManifest(t), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{},
+		probe: buildProgram(t, "./test/probe"),
+	}
+}
+
 // start brings up a cluster, installs Weaveguard, and waits until all nodes are ready.
 func start(t *testing.T) *world {
 	t.Helper()
-	w := &world{manifest: readManifest(t), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
-	w.probe = buildProgram(t, "./test/probe")
+	w := newWorld(t)
 	if name := os.Getenv("WEAVEGUARD_USE_CLUSTER"); name != "" {
 		w.reuse(t, name)
 	} else {
@@ -119,8 +129,14 @@ func (w *world) learnNode(t *testing.T, node string) {
 		if err != nil {
 			return err
 		}
-		w.pods[node], err = netip.ParsePrefix(object.Spec.PodCIDR)
-		return err
+		for _, text := range object.Spec.PodCIDRs {
+			cidr, err := netip.ParsePrefix(text)
+			if err != nil || w.family.Has(cidr.Addr()) {
+				w.pods[node] = cidr
+				return err
+			}
+		}
+		return fmt.Errorf("its podCIDRs are %q", object.Spec.PodCIDRs)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -129,11 +145,23 @@ func (w *world) learnNode(t *testing.T, node string) {
 
 func (w *world) addressOf(t *testing.T, host string) netip.Addr {
 	t.Helper()
-	address, err := w.Address(t.Context(), host)
+	return w.choose(t, host, w.Addresses)
+}
+
+// choose takes the address of the family that is used from those that something of a name has.
+func (w *world) choose(t *testing.T, name string, addresses func(context.Context, string) ([]netip.Addr, error)) netip.Addr {
+	t.Helper()
+	all, err := addresses(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return address
+	for _, address := range all {
+		if w.family.Has(address) {
+			return address
+		}
+	}
+	t.Fatalf("%s has the addresses %v, want one of %s", name, all, w.family)
+	return netip.Addr{}
 }
 
 // gateway is a node's address among its pods.

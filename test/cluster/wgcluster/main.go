@@ -16,6 +16,7 @@ import (
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/host"
 	"github.com/weaveguard/weaveguard/test/cluster/internal/supervisor"
+	"github.com/weaveguard/weaveguard/test/family"
 )
 
 func main() {
@@ -57,13 +58,16 @@ func buildCommand() *cobra.Command {
 func upCommand(name *string) *cobra.Command {
 	var nodes int
 	var podCIDR string
+	var addresses family.Family
 	cmd := &cobra.Command{
 		Use: "up", Short: "Start a cluster without a pod network, and leave it running", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			options := cluster.Options{Name: *name, Nodes: nodes, Detached: true, Log: os.Stderr}
-			if podCIDR == "none" {
+			options := cluster.Options{Name: *name, Nodes: nodes, Family: addresses, Detached: true, Log: os.Stderr}
+			switch podCIDR {
+			case "":
+			case "none":
 				options.NoPodCIDR = true
-			} else {
+			default:
 				prefix, err := netip.ParsePrefix(podCIDR)
 				if err != nil {
 					return fmt.Errorf("--pod-cidr %s: give a prefix like 10.244.0.0/16, or none", podCIDR)
@@ -78,7 +82,9 @@ func upCommand(name *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&nodes, "nodes", 3, "number of nodes")
-	cmd.Flags().StringVar(&podCIDR, "pod-cidr", cluster.DefaultPodCIDR, `range that nodes get their podCIDR from, or "none"`)
+	cmd.Flags().Var(&addresses, "family", "addresses of nodes, pods and Services: ipv4, ipv6 or dual")
+	cmd.Flags().StringVar(&podCIDR, "pod-cidr", "", fmt.Sprintf(`range that nodes get their podCIDR from, or "none" (default %s, %s)`,
+		cluster.DefaultPodCIDR, cluster.DefaultPodCIDR6))
 	return cmd
 }
 

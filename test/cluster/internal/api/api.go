@@ -34,16 +34,17 @@ type Spec struct {
 	Name string `json:"name"`
 	// Programs is the directory that holds etcd and the programs of Kubernetes.
 	Programs string `json:"programs"`
-	// PodCIDR is the range that controller-manager gives nodes their podCIDRs from; the zero
-	// prefix for none.
-	PodCIDR netip.Prefix `json:"podCIDR,omitzero"`
-	// ServiceCIDR is the range of ClusterIPs. Its first address is the Service "kubernetes".
-	ServiceCIDR netip.Prefix `json:"serviceCIDR"`
-	// Underlay is the fabric's network: .1 is the fabric (the default gateway), .2 the control
-	// plane, the nodes start at .11.
-	Underlay netip.Prefix `json:"underlay"`
-	// Outside is a network behind the fabric's router: .1 is the router, .10 the host "outside".
-	Outside netip.Prefix `json:"outside"`
+	// PodCIDRs are the ranges that controller-manager gives nodes their podCIDRs from, one of each family
+	// that the cluster has; empty for none. Here and below the first is of the primary family.
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+	// ServiceCIDRs are the ranges of ClusterIPs. The first's first address is the Service "kubernetes".
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
+	// Underlay is the fabric's network: its first address is the fabric's (the default gateway), the second
+	// the control plane's, the nodes start at the 11th.
+	Underlay []netip.Prefix `json:"underlay"`
+	// Outside is a network behind the fabric's router: the first address is the router's, the 10th that
+	// of the host "outside".
+	Outside []netip.Prefix `json:"outside"`
 	// MTU of all links of the fabric, in bytes.
 	MTU int `json:"mtu"`
 	// Detached: the cluster doesn't end when its supervisor's standard input does.
@@ -68,9 +69,10 @@ const FabricBridge = "fabric"
 type Host struct {
 	Name string `json:"name"`
 	// PID of the host's first process as the machine sees it; 0 while the host is down.
-	PID     int        `json:"pid"`
-	Address netip.Addr `json:"address"`
-	Node    bool       `json:"node"`
+	PID int `json:"pid"`
+	// Addresses are one of each family that the cluster has.
+	Addresses []netip.Addr `json:"addresses"`
+	Node      bool         `json:"node"`
 }
 
 // State is what a running cluster consists of.

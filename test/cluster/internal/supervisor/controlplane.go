@@ -21,12 +21,8 @@ func (s *Supervisor) issueCertificates() (*pki.Authority, error) {
 		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 		"kubernetes.default.svc.cluster.local",
 	}
-	addresses := []netip.Addr{
-		netip.AddrFrom4([4]byte{127, 0, 0, 1}),
-		address(s.spec.Underlay, controlPlanePlace),
-		address(s.spec.ServiceCIDR, 1),
-	}
-	if err := ca.Server("apiserver", names, addresses); err != nil {
+	at := append(addresses(s.spec.Underlay, controlPlanePlace), netip.AddrFrom4([4]byte{127, 0, 0, 1}), address(s.spec.ServiceCIDRs[0], 1))
+	if err := ca.Server("apiserver", names, at); err != nil {
 		return nil, err
 	}
 	if err := ca.KeyPair("service-accounts"); err != nil {
@@ -54,7 +50,7 @@ func (s *Supervisor) issueCertificates() (*pki.Authority, error) {
 // startControlPlane boots the host that runs etcd, the API server, the controller manager and the
 // scheduler. It is no node.
 func (s *Supervisor) startControlPlane(ctx context.Context) error {
-	info := api.Host{Name: api.ControlPlane, Address: address(s.spec.Underlay, controlPlanePlace)}
+	info := api.Host{Name: api.ControlPlane, Addresses: addresses(s.spec.Underlay, controlPlanePlace)}
 	kubeconfigs := map[string]string{}
 	for _, name := range []string{"controller-manager", "scheduler"} {
 		kubeconfigs[name] = s.ca.Path(name + ".kubeconfig")
@@ -72,7 +68,7 @@ func (s *Supervisor) startControlPlane(ctx context.Context) error {
 			"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
 			"--listen-peer-urls=http://127.0.0.1:2380", "--log-level=warn",
 		}},
-		{Name: "kube-apiserver", Args: s.apiServer(info.Address)},
+		{Name: "kube-apiserver", Args: s.apiServer(info.Addresses[0])},
 		{Name: "kube-controller-manager", Args: s.controllerManager(kubeconfigs["controller-manager"])},
 		{Name: "kube-scheduler", Args: []string{
 			s.program("kube-scheduler"), "--kubeconfig=" + kubeconfigs["scheduler"],
@@ -90,6 +86,7 @@ func (s *Supervisor) apiServer(own netip.Addr) []string {
 		s.program("kube-apiserver"),
 		"--etcd-servers=http://127.0.0.1:2379",
 		"--advertise-address=" + own.String(),
+		"--bind-address=::", // both families
 		"--secure-port=" + apiServerPort,
 		"--tls-cert-file=" + s.ca.Path("apiserver.crt"),
 		"--tls-private-key-file=" + s.ca.Path("apiserver.key"),
@@ -97,7 +94,7 @@ func (s *Supervisor) apiServer(own netip.Addr) []string {
 		"--kubelet-client-certificate=" + s.ca.Path("apiserver-kubelet-client.crt"),
 		"--kubelet-client-key=" + s.ca.Path("apiserver-kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",
-		"--service-cluster-ip-range=" + s.spec.ServiceCIDR.String(),
+		"--service-cluster-ip-range=" + list(s.spec.ServiceCIDRs),
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + s.ca.Path("service-accounts.pub"),
 		"--service-account-signing-key-file=" + s.ca.Path("service-accounts.key"),
@@ -118,20 +115,20 @@ func (s *Supervisor) controllerManager(kubeconfig string) []string {
 		"--service-account-private-key-file=" + s.ca.Path("service-accounts.key"),
 		"--cluster-signing-cert-file=" + s.ca.Path("ca.crt"),
 		"--cluster-signing-key-file=" + s.ca.Path("ca.key"),
-		"--service-cluster-ip-range=" + s.spec.ServiceCIDR.String(),
+		"--service-cluster-ip-range=" + list(s.spec.ServiceCIDRs),
 		// The default is made in the machine's /usr.
 		"--flex-volume-plugin-dir=" + filepath.Join(s.dir, api.DiskDir, api.ControlPlane, "volume-plugins"),
 		// With the default 20 a second it needs 5 seconds to get going.
 		"--kube-api-qps=200", "--kube-api-burst=400",
 	}
-	if s.spec.PodCIDR.IsValid() {
-		args = append(args, "--allocate-node-cidrs=true", "--cluster-cidr="+s.spec.PodCIDR.String())
+	if len(s.spec.PodCIDRs) > 0 {
+		args = append(args, "--allocate-node-cidrs=true", "--cluster-cidr="+list(s.spec.PodCIDRs))
 	}
 	return args
 }
 
 func (s *Supervisor) apiServerURL() string {
-	at := netip.AddrPortFrom(address(s.spec.Underlay, controlPlanePlace), 6443)
+	at := netip.AddrPortFrom(address(s.spec.Underlay[0], controlPlanePlace), 6443)
 	return "https://" + at.String()
 }
 

@@ -49,7 +49,7 @@ func (s *Supervisor) boot(ctx context.Context, info api.Host, spec api.HostSpec,
 		return errors.Join(fmt.Errorf("boot host %s (see %s): %w", info.Name, h.log.Name(), err), s.halt(info))
 	}
 	info.PID = h.pid
-	s.log.Info("host is up", "host", info.Name, "pid", info.PID, "address", info.Address)
+	s.log.Info("host is up", "host", info.Name, "pid", info.PID, "addresses", info.Addresses)
 	return s.setHost(info)
 }
 

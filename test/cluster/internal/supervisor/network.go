@@ -26,9 +26,10 @@ const (
 // startFabric boots the host that is nothing but the bridge between all others, and the router to
 // the network outside. It has no route to any pod.
 func (s *Supervisor) startFabric(ctx context.Context) error {
-	info := api.Host{Name: api.Fabric, Address: address(s.spec.Underlay, routerPlace)}
+	info := api.Host{Name: api.Fabric, Addresses: addresses(s.spec.Underlay, routerPlace)}
 	spec := api.HostSpec{Name: api.Fabric, Sysctls: map[string]string{
-		"net/ipv4/ip_forward": "1",
+		"net/ipv4/ip_forward":          "1",
+		"net/ipv6/conf/all/forwarding": "1",
 		// The fabric is a switch: what it forwards isn't its firewall's business.
 		"net/bridge/bridge-nf-call-iptables":  "0",
 		"net/bridge/bridge-nf-call-ip6tables": "0",
@@ -43,7 +44,7 @@ func (s *Supervisor) startFabric(ctx context.Context) error {
 			}
 			return errors.Join(
 				bringUp(h, "lo"),
-				configure(h, api.FabricBridge, netip.PrefixFrom(info.Address, s.spec.Underlay.Bits())),
+				configure(h, api.FabricBridge, s.spec.Underlay, info.Addresses),
 			)
 		})
 	})
@@ -52,17 +53,19 @@ func (s *Supervisor) startFabric(ctx context.Context) error {
 // startOutside boots a host that isn't part of the cluster, and that the cluster reaches through
 // the fabric's router.
 func (s *Supervisor) startOutside(ctx context.Context) error {
-	info := api.Host{Name: api.Outside, Address: address(s.spec.Outside, outsidePlace)}
+	info := api.Host{Name: api.Outside, Addresses: addresses(s.spec.Outside, outsidePlace)}
 	spec := api.HostSpec{Name: api.Outside}
 	return s.boot(ctx, info, spec, func(pid int) error {
-		router := netip.PrefixFrom(address(s.spec.Outside, routerPlace), s.spec.Outside.Bits())
 		if err := s.plug(pid, info.Name, ""); err != nil {
 			return err
 		}
-		if err := s.inFabric(func(h *netlink.Handle) error { return configure(h, plugName(info.Name), router) }); err != nil {
+		err := s.inFabric(func(h *netlink.Handle) error {
+			return configure(h, plugName(info.Name), s.spec.Outside, addresses(s.spec.Outside, routerPlace))
+		})
+		if err != nil {
 			return err
 		}
-		return wireHost(pid, netip.PrefixFrom(info.Address, s.spec.Outside.Bits()), router.Addr())
+		return wireHost(pid, s.spec.Outside, info.Addresses)
 	})
 }
 
@@ -72,8 +75,7 @@ func (s *Supervisor) onUnderlay(info api.Host) func(pid int) error {
 		if err := s.plug(pid, info.Name, api.FabricBridge); err != nil {
 			return err
 		}
-		router := address(s.spec.Underlay, routerPlace)
-		return wireHost(pid, netip.PrefixFrom(info.Address, s.spec.Underlay.Bits()), router)
+		return wireHost(pid, s.spec.Underlay, info.Addresses)
 	}
 }
 
@@ -131,32 +133,40 @@ func (s *Supervisor) unplug(host string) error {
 	})
 }
 
-// wireHost gives eth0 its address and the host its default route.
-func wireHost(pid int, own netip.Prefix, router netip.Addr) error {
+// wireHost gives eth0 its addresses in a network and the host its default routes.
+func wireHost(pid int, network []netip.Prefix, own []netip.Addr) error {
 	return inNamespaceOf(pid, func(h *netlink.Handle) error {
 		if err := bringUp(h, "lo"); err != nil {
 			return err
 		}
-		if err := configure(h, hostInterface, own); err != nil {
+		if err := configure(h, hostInterface, network, own); err != nil {
 			return err
 		}
-		if err := h.RouteAdd(&netlink.Route{Gw: net.IP(router.AsSlice())}); err != nil {
-			return fmt.Errorf("add the default route: %w", err)
+		for _, router := range addresses(network, routerPlace) {
+			if err := h.RouteAdd(&netlink.Route{Gw: net.IP(router.AsSlice())}); err != nil {
+				return fmt.Errorf("add the default route by %s: %w", router, err)
+			}
 		}
 		return nil
 	})
 }
 
-func configure(h *netlink.Handle, name string, address netip.Prefix) error {
+// configure gives a link its addresses in a network, and brings it up. Nobody else has them, so that none is looked for.
+func configure(h *netlink.Handle, name string, network []netip.Prefix, own []netip.Addr) error {
 	link, err := h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find link %s: %w", name, err)
 	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{
-		IP: net.IP(address.Addr().AsSlice()), Mask: net.CIDRMask(address.Bits(), address.Addr().BitLen()),
-	}}
-	if err := h.AddrAdd(link, addr); err != nil {
-		return fmt.Errorf("add %s to %s: %w", address, name, err)
+	for i, address := range own {
+		addr := &netlink.Addr{
+			IPNet: &net.IPNet{IP: net.IP(address.AsSlice()), Mask: net.CIDRMask(network[i].Bits(), address.BitLen())},
+		}
+		if address.Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("add %s to %s: %w", address, name, err)
+		}
 	}
 	return bringUp(h, name)
 }

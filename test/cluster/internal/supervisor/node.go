@@ -37,12 +37,14 @@ func (s *Supervisor) addNode(ctx context.Context) (*api.Host, error) {
 	}
 	info := api.Host{
 		Name: "node-" + strconv.Itoa(number), Node: true,
-		Address: address(s.spec.Underlay, firstNode+number-1),
+		Addresses: addresses(s.spec.Underlay, firstNode+number-1),
 	}
 	s.state.Hosts = append(s.state.Hosts, info) // so that nobody else takes the number
 	s.mu.Unlock()
-	if !s.spec.Underlay.Contains(info.Address) {
-		return nil, fmt.Errorf("add a node: the underlay %s has no address left", s.spec.Underlay)
+	for i, network := range s.spec.Underlay {
+		if !network.Contains(info.Addresses[i]) {
+			return nil, fmt.Errorf("add a node: the underlay %s has no address left", network)
+		}
 	}
 	if err := s.makeDisk(info); err != nil {
 		return nil, err
@@ -94,6 +96,7 @@ func (s *Supervisor) bootNode(ctx context.Context, info api.Host) error {
 		Directories: []string{"/etc/cni/net.d", "/run/lock"},
 		Sysctls: map[string]string{
 			"net/ipv4/ip_forward":                 "1",
+			"net/ipv6/conf/all/forwarding":        "1",
 			"net/bridge/bridge-nf-call-iptables":  "1",
 			"net/bridge/bridge-nf-call-ip6tables": "1",
 			"net/bridge/bridge-nf-call-arptables": "1",
@@ -135,7 +138,7 @@ func (s *Supervisor) nodeServices(info api.Host) []api.Service {
 		{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config", file("containerd.toml")}},
 		{Name: "kubelet", OnCommand: true, Args: []string{
 			s.program("kubelet"), "--config=" + file("kubelet.yaml"), "--kubeconfig=" + file("kubelet.kubeconfig"),
-			"--hostname-override=" + info.Name, "--node-ip=" + info.Address.String(),
+			"--hostname-override=" + info.Name, "--node-ip=" + list(info.Addresses),
 		}},
 		{Name: "kube-proxy", Args: []string{
 			s.program("kube-proxy"), "--config=" + file("kube-proxy.yaml"), "--hostname-override=" + info.Name,

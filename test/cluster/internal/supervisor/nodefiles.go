@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -84,17 +85,26 @@ failSwapOn: false
 resolvConf: ""
 clusterDNS: [%s]
 clusterDomain: cluster.local
+address: %q
 volumePluginDir: /var/lib/kubelet/volume-plugins
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%"}
-`, s.ca.Path("ca.crt"), address(s.spec.ServiceCIDR, dnsPlace))
+`, s.ca.Path("ca.crt"), address(s.spec.ServiceCIDRs[0], dnsPlace), listenAt(s.spec.Underlay[0]))
+}
+
+// listenAt is where a kubelet listens, as kubeadm has it: at all addresses of its family, or with IPv6 of both.
+func listenAt(primary netip.Prefix) string {
+	if primary.Addr().Is6() {
+		return "::"
+	}
+	return "0.0.0.0"
 }
 
 // kubeProxyConfig leaves the connection tracker's limits alone: they are the whole machine's.
 func (s *Supervisor) kubeProxyConfig(dir string) string {
 	local := ""
-	if s.spec.PodCIDR.IsValid() {
-		local = "clusterCIDR: " + s.spec.PodCIDR.String() + "\n"
+	if len(s.spec.PodCIDRs) > 0 {
+		local = "clusterCIDR: " + list(s.spec.PodCIDRs) + "\n"
 	}
 	return fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -157,6 +158,24 @@ func address(prefix netip.Prefix, n int) netip.Addr {
 		a = a.Next()
 	}
 	return a
+}
+
+// addresses are those at a place of each prefix.
+func addresses(prefixes []netip.Prefix, n int) []netip.Addr {
+	all := make([]netip.Addr, 0, len(prefixes))
+	for _, p := range prefixes {
+		all = append(all, address(p, n))
+	}
+	return all
+}
+
+// list puts commas between values, as Kubernetes' flags want them.
+func list[T fmt.Stringer](values []T) string {
+	words := make([]string, 0, len(values))
+	for _, v := range values {
+		words = append(words, v.String())
+	}
+	return strings.Join(words, ",")
 }
 
 // setHost records a host in the state, on disk too.
