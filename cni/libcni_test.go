@@ -10,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 )
@@ -86,81 +87,131 @@ func wantCode(t *testing.T, what string, err error, code uint) {
 	}
 }
 
-// Each verb by libcni, in each version of the spec that has it, with what the spec says of it.
-func TestByLibcni(t *testing.T) {
-	since := map[string][]string{ // by verb, the versions that have it
-		"CHECK": {"0.4.0", "1.0.0", "1.1.0"}, "GC": {"1.1.0"}, "STATUS": {"1.1.0"},
-	}
-	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
-		has := func(verb string) bool { return slices.Contains(since[verb], version) }
-		t.Run(version, func(t *testing.T) {
-			n := newNode(t)
-			r := n.runtime(version, nil)
-			sandbox := newNS(t)
-			one := attachment("one", sandbox)
+// families are subnets of a node by the families of its pods.
+var families = map[string][]string{
+	"IPv4": {"10.32.5.0/24"}, "IPv6": {"fd00:5::/64"}, "dual stack": {"10.32.5.0/24", "fd00:5::/64"},
+}
 
-			result, err := r.add(one)
-			if err != nil {
-				t.Fatalf("ADD: %v", err)
-			}
-			if result.Version() != version {
-				t.Errorf("ADD answers in version %s", result.Version())
-			}
-			if _, err := r.add(one); err == nil {
-				t.Error("a second ADD of an attachment succeeds")
-			}
-			if has("CHECK") {
-				r.checks(t, one, sandbox)
-			} else if err := r.check(one); err == nil {
-				t.Error("CHECK succeeds in a version that hasn't got it")
-			}
-			if has("STATUS") {
-				if err := r.status(); err != nil {
-					t.Errorf("STATUS: %v", err)
-				}
-				wantCode(t, "STATUS without the agent", n.runtime(version, map[string]any{"subnets": nil}).status(), 50)
-			}
-			if has("GC") {
-				r.collects(t)
-			}
-			for _, a := range []*libcni.RuntimeConf{one, one, attachment("one", nil), attachment("never", sandbox)} {
-				if err := r.del(a); err != nil {
-					t.Errorf("DEL of %s in %q: %v", a.ContainerID, a.NetNS, err)
-				}
-			}
-			gone := newNS(t)
-			two := attachment("two", gone)
-			if _, err := r.add(two); err != nil {
-				t.Fatalf("ADD: %v", err)
-			}
-			closeNS(gone)
-			if err := r.del(two); err != nil {
-				t.Errorf("DEL without the sandbox: %v", err)
-			}
-			n.wantNoLeftovers()
-		})
+// Each verb by libcni, in each version of the spec that has it and with pods of each family, with what the spec says of it.
+func TestByLibcni(t *testing.T) {
+	for family, subnets := range families {
+		for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+			t.Run(family+", "+version, func(t *testing.T) { testVersion(t, subnets, version) })
+		}
 	}
 }
 
-// checks spoils an attachment, which CHECK finds.
-func (r *runtime) checks(t *testing.T, a *libcni.RuntimeConf, sandbox ns.NetNS) {
-	t.Helper()
-	mtu := func(mtu int) func() error {
-		return onLink("eth0", func(l netlink.Link) error { return netlink.LinkSetMTU(l, mtu) })
+func testVersion(t *testing.T, subnets []string, version string) {
+	since := map[string][]string{ // by verb, the versions that have it
+		"CHECK": {"0.4.0", "1.0.0", "1.1.0"}, "GC": {"1.1.0"}, "STATUS": {"1.1.0"},
 	}
-	for _, step := range []struct {
+	has := func(verb string) bool { return slices.Contains(since[verb], version) }
+	n := newNode(t)
+	r := n.runtime(version, map[string]any{"subnets": subnets})
+	sandbox := newNS(t)
+	one := attachment("one", sandbox)
+
+	result, err := r.add(one)
+	if err != nil {
+		t.Fatalf("ADD: %v", err)
+	}
+	if result.Version() != version {
+		t.Errorf("ADD answers in version %s", result.Version())
+	}
+	var ips []current.IPConfig
+	for _, ip := range latest(t, result).IPs {
+		ips = append(ips, *ip)
+	}
+	if len(ips) != len(subnets) {
+		t.Errorf("ADD answers with the addresses %v, of %v", ips, subnets)
+	}
+	if _, err := r.add(one); err == nil {
+		t.Error("a second ADD of an attachment succeeds")
+	}
+	if has("CHECK") {
+		r.checks(t, one, sandbox, ips)
+	} else if err := r.check(one); err == nil {
+		t.Error("CHECK succeeds in a version that hasn't got it")
+	}
+	if has("STATUS") {
+		if err := r.status(); err != nil {
+			t.Errorf("STATUS: %v", err)
+		}
+		wantCode(t, "STATUS without the agent", n.runtime(version, map[string]any{"subnets": nil}).status(), 50)
+	}
+	if has("GC") {
+		r.collects(t)
+	}
+	for _, a := range []*libcni.RuntimeConf{one, one, attachment("one", nil), attachment("never", sandbox)} {
+		if err := r.del(a); err != nil {
+			t.Errorf("DEL of %s in %q: %v", a.ContainerID, a.NetNS, err)
+		}
+	}
+	gone := newNS(t)
+	two := attachment("two", gone)
+	if _, err := r.add(two); err != nil {
+		t.Fatalf("ADD: %v", err)
+	}
+	closeNS(gone)
+	if err := r.del(two); err != nil {
+		t.Errorf("DEL without the sandbox: %v", err)
+	}
+	n.wantNoLeftovers()
+}
+
+// latest is a result as the newest version has it.
+func latest(t *testing.T, result types.Result) *current.Result {
+	t.Helper()
+	converted, err := current.NewResultFromResult(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return converted
+}
+
+// checks spoils an attachment, which CHECK finds.
+func (r *runtime) checks(t *testing.T, a *libcni.RuntimeConf, sandbox ns.NetNS, ips []current.IPConfig) {
+	t.Helper()
+	type step struct {
 		what   string
 		change func() error
 		well   bool
-	}{
+	}
+	mtu := func(mtu int) func() error {
+		return onLink("eth0", func(l netlink.Link) error { return netlink.LinkSetMTU(l, mtu) })
+	}
+	steps := []step{
 		{"as ADD made it", func() error { return nil }, true},
 		{"another MTU", mtu(1300), false},
 		{"the MTU as before", mtu(1420), true},
-		{"no address", onLink("eth0", func(l netlink.Link) error { return netlink.AddrDel(l, mustAddr("10.32.5.2/32")) }), false},
-	} {
-		in(t, sandbox, step.change)
-		if err := r.check(a); (err == nil) != step.well {
-			t.Errorf("CHECK, %s: %v", step.what, err)
+	}
+	for _, ip := range ips {
+		var route netlink.Route
+		steps = append(steps,
+			step{"no route by " + ip.Gateway.String(), onLink("eth0", func(l netlink.Link) error {
+				family := netlink.FAMILY_V4
+				if ip.Gateway.To4() == nil {
+					family = netlink.FAMILY_V6
+				}
+				routes, err := netlink.RouteList(l, family)
+				if err != nil {
+					return err
+				}
+				route = routes[slices.IndexFunc(routes, func(r netlink.Route) bool { return ip.Gateway.Equal(r.Gw) })]
+				return netlink.RouteDel(&route)
+			}), false},
+			step{"the route as before", func() error { return netlink.RouteAdd(&route) }, true},
+		)
+	}
+	for _, ip := range ips {
+		steps = append(steps, step{"without " + ip.Address.String(), onLink("eth0", func(l netlink.Link) error {
+			return netlink.AddrDel(l, &netlink.Addr{IPNet: &ip.Address})
+		}), false})
+	}
+	for _, s := range steps {
+		in(t, sandbox, s.change)
+		if err := r.check(a); (err == nil) != s.well {
+			t.Errorf("CHECK, %s: %v", s.what, err)
 		}
 	}
 }
