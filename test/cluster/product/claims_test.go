@@ -19,15 +19,72 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
+	"github.com/weaveguard/weaveguard/test/family"
 )
 
 // TestClaims applies the manifest to a cluster whose controller manager gives no podCIDRs, as kubeadm makes it without a
 // pod CIDR.
 func TestClaims(t *testing.T) {
+	w := startClaiming(t, cluster.Options{Nodes: 2, NoPodCIDR: true}, readManifest(t))
+	t.Run("pods talk", w.testClaimedPods)
+	t.Run("an agent that starts again keeps its claim", w.testClaimKept)
+	t.Run("a stolen node claims for itself alone", w.testStolenClaims)
+	t.Run("a stolen node leaves nothing behind", w.testClaimsThatStay)
+	t.Run("missing policies are said, and their return", w.testProtection)
+	t.Run("twenty agents claim at once", w.testTwentyClaims)
+	t.Run("an agent with another block size claims nothing", w.testTwoSizes)
+	t.Run(noSecretSaid, w.testSecrets)
+}
+
+// TestClaimsOfBothFamilies has nodes claim pod CIDRs of IPv4 and of IPv6.
+func TestClaimsOfBothFamilies(t *testing.T) {
+	ranges := []netip.Prefix{netip.MustParsePrefix("10.64.0.0/12"), netip.MustParsePrefix("fd64::/48")}
+	manifest := withArgument(readManifest(t), fmt.Sprintf("--pod-range=%s,%s", ranges[0], ranges[1]))
+	w := startClaiming(t, cluster.Options{Nodes: 2, NoPodCIDR: true, Family: family.Dual}, manifest)
+	w.runPods(t, map[string]string{pod1: w.nodes[0], pod2: w.nodes[1]})
+	list, err := w.claims().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range w.nodes {
+		status, err := w.status(t.Context(), node)
+		if err != nil || len(status.Problems) > 0 || !slices.Equal(status.PodRanges, ranges) || len(status.PodCIDRs) != len(ranges) {
+			t.Fatalf("%s has %v of %v, want one of each of %v; problems: %v; %v",
+				node, status.PodCIDRs, status.PodRanges, ranges, status.Problems, err)
+		}
+		for i, bits := range []int{24, 64} {
+			cidr := status.PodCIDRs[i]
+			claimed := slices.ContainsFunc(list.Items, func(l coordinationv1.Lease) bool {
+				block, err := claim.ParseName(l.Name)
+				return err == nil && block == cidr && *l.Spec.HolderIdentity == node
+			})
+			if !claimed || cidr.Bits() != bits || !ranges[i].Overlaps(cidr) {
+				t.Errorf("%s has %s; has it claimed that: %t", node, cidr, claimed)
+			}
+		}
+	}
+	for _, f := range family.Dual.Each() {
+		w.family = f
+		for _, p := range [][2]string{{pod1, pod2}, {pod2, pod1}} {
+			from, to := w.podIP(t, p[0]), w.podIP(t, p[1])
+			for _, err := range w.try(t.Context(), path{from: place{p[0], true}, to: to, asFrom: from, answers: p[1]}) {
+				t.Errorf("%s to %s: %v", p[0], to, err)
+			}
+		}
+	}
+}
+
+// startClaiming applies a manifest to a cluster whose nodes have no pod CIDRs.
+func startClaiming(t *testing.T, options cluster.Options, manifest string) *world {
+	t.Helper()
 	w := newWorld(t)
+	w.manifest = manifest
 	image := imageTar(t)
-	w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 2, NoPodCIDR: true})
-	w.nodes = []string{"node-1", "node-2"}
+	w.Cluster = cluster.ForTest(t, options)
+	var err error
+	if w.nodes, err = w.Nodes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.LoadImage(t.Context(), image); err != nil {
 		t.Fatal(err)
 	}
@@ -41,14 +98,7 @@ func TestClaims(t *testing.T) {
 	w.awaitMesh(t)
 	t.Logf("all peers are up %.1f s after kubectl apply", time.Since(began).Seconds())
 	w.learnSecrets(t, w.nodes)
-	t.Run("pods talk", w.testClaimedPods)
-	t.Run("an agent that starts again keeps its claim", w.testClaimKept)
-	t.Run("a stolen node claims for itself alone", w.testStolenClaims)
-	t.Run("a stolen node leaves nothing behind", w.testClaimsThatStay)
-	t.Run("missing policies are said, and their return", w.testProtection)
-	t.Run("twenty agents claim at once", w.testTwentyClaims)
-	t.Run("an agent with another block size claims nothing", w.testTwoSizes)
-	t.Run(noSecretSaid, w.testSecrets)
+	return w
 }
 
 // claims are the Leases of claims.
