@@ -115,7 +115,7 @@ func (r *networkRules) settle(c networkClaim) string {
 	}
 	if first := known.first; !slices.Equal(first.network.Ranges, c.network.Ranges) {
 		return fmt.Sprintf("its ranges are %s, and node %s, which is older and keeps its own, has it with %s",
-			joinPrefixes(c.network.Ranges), first.node, joinPrefixes(first.network.Ranges))
+			view.JoinPrefixes(c.network.Ranges), first.node, view.JoinPrefixes(first.network.Ranges))
 	}
 	for _, cidr := range c.network.CIDRs {
 		if t, overlaps := known.cidrs.overlap(cidr); overlaps {
@@ -148,14 +148,6 @@ func (r *networkRules) clash(c networkClaim) string {
 		}
 	}
 	return ""
-}
-
-func joinPrefixes(prefixes []netip.Prefix) string {
-	var texts []string
-	for _, p := range prefixes {
-		texts = append(texts, p.String())
-	}
-	return strings.Join(texts, " and ")
 }
 
 // lookAtNetworks brings the networks of all nodes that count into the view, says which don't, and makes this node's document.

@@ -40,8 +40,8 @@ type Attach struct {
 	seen map[string]pair // plugins that were found equal, by name
 	// missed are attachments whose interface isn't there, and since when.
 	missed map[store.ID]time.Time
-	// bridges are those that pods can be attached to; nil: not known yet.
-	bridges atomic.Pointer[[]string]
+	// left are the problems of pods that are attached to what this node doesn't have any more; nil: not known yet.
+	left atomic.Pointer[[]view.Problem]
 }
 
 // New returns an Attach that has changed nothing yet.
@@ -51,33 +51,44 @@ func New(cfg Config) *Attach {
 
 // Apply opens this node for pods, in this order: plugins, ready file, conflist; and forgets attachments whose sandbox is
 // gone. With a nil ready it closes the node to new pods by removing the ready file, and leaves the rest: the runtime
-// needs plugin and conflist to detach. It writes only what differs, and returns how many files it changed. Errors name
-// the directory and what to do.
+// needs plugin and conflist to detach. So it does while pods have addresses of another pod CIDR than this node's, such as of
+// a Node that was made again: others may have got them. It writes only what differs, and returns how many files it changed.
+// Errors name the directory and what to do.
 func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 	if ready == nil {
-		removed, err := remove(a.cfg.ReadyFile)
-		if removed > 0 {
-			a.cfg.Log.InfoContext(ctx, "ready file removed: no pod is attached for now", "path", a.cfg.ReadyFile)
-		}
-		return removed, err
+		return a.close(ctx, "no pod is attached for now")
 	}
-	bridges := bridgesOf(*ready)
-	a.bridges.Store(&bridges)
-	writes := 0
+	writes, attached, errSweep := a.sweep(ctx)
+	left := leftBehind(*ready, attached)
+	problems := left.problems()
+	a.left.Store(&problems)
 	steps := []func(context.Context) (int, error){
 		a.installPlugins,
-		func(ctx context.Context) (int, error) { return a.writeReady(ctx, *ready) },
+		func(ctx context.Context) (int, error) {
+			if left.onDefault() {
+				return a.close(ctx, "no pod is attached while others have addresses of a former pod CIDR")
+			}
+			return a.writeReady(ctx, *ready)
+		},
 		a.writeConflist,
-		a.sweep,
 	}
 	for _, step := range steps {
 		n, err := step(ctx)
 		writes += n
 		if err != nil {
-			return writes, err
+			return writes, errors.Join(err, errSweep)
 		}
 	}
-	return writes, nil
+	return writes, errSweep
+}
+
+// close removes the ready file, and says why.
+func (a *Attach) close(ctx context.Context, why string) (int, error) {
+	removed, err := remove(a.cfg.ReadyFile)
+	if removed > 0 {
+		a.cfg.Log.InfoContext(ctx, "ready file removed: "+why, "path", a.cfg.ReadyFile)
+	}
+	return removed, err
 }
 
 func (a *Attach) writeReady(ctx context.Context, ready view.Ready) (int, error) {

@@ -1,8 +1,8 @@
 package attach
 
 import (
-	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,51 +10,96 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// maxNamed is how many pods are named that hold a network that this node doesn't have any more; of more, their number is.
+// maxNamed is how many pods are named of those that were left behind; of more, their number is.
 const maxNamed = 5
 
-// bridgesOf are the bridges that pods can be attached to.
-func bridgesOf(ready view.Ready) []string {
-	bridges := []string{ready.Bridge}
-	for _, n := range ready.Networks {
-		bridges = append(bridges, n.Bridge)
-	}
-	return bridges
+// behind are attached pods by what this node doesn't have any more.
+type behind struct {
+	networks map[string]leftNetwork // by name: networks that this node doesn't have
+	subnets  map[string]leftSubnet  // by name: networks of which it has other subnets now; the default one is view.DefaultCNINetwork
 }
 
-// left returns a problem for each network that pods are attached to and that this node doesn't have, such as one whose file
-// was removed: its bridge stays for as long as they do. It knows none before the first Apply with something ready.
-func (a *Attach) left() []view.Problem {
-	bridges := a.bridges.Load()
-	if bridges == nil {
-		return nil
+type leftNetwork struct {
+	bridge string
+	pods   []string
+}
+
+type leftSubnet struct {
+	now  []netip.Prefix
+	pods []string
+}
+
+// leftBehind finds pods that are attached to a network that this node doesn't have, such as one whose file was removed, or
+// that have addresses which aren't in its subnets, such as those of a former pod CIDR. Attachments by configurations that the
+// agent knows nothing of don't count.
+func leftBehind(ready view.Ready, attached []store.Attachment) behind {
+	subnets := map[string][]netip.Prefix{ready.Bridge: ready.Subnets} // by bridge
+	for _, n := range ready.Networks {
+		subnets[n.Bridge] = n.Subnets
 	}
-	attached, _ := a.Attachments(context.Background()) // what can't be read is told of elsewhere
-	holders := map[string][]string{}
-	bridgeOf := map[string]string{}
+	b := behind{networks: map[string]leftNetwork{}, subnets: map[string]leftSubnet{}}
 	for _, at := range attached {
-		if len(at.Ranges) > 0 && !slices.Contains(*bridges, at.Bridge) { // without ranges it is of no network of the agent
-			holders[at.Network] = append(holders[at.Network], holder(at))
-			bridgeOf[at.Network] = at.Bridge
+		if len(at.Ranges) == 0 && (at.Network != view.DefaultCNINetwork || at.Bridge != ready.Bridge) {
+			continue
+		}
+		now, known := subnets[at.Bridge]
+		switch {
+		case !known:
+			b.networks[at.Network] = leftNetwork{at.Bridge, append(b.networks[at.Network].pods, holder(at))}
+		case slices.ContainsFunc(at.Addresses, func(a netip.Addr) bool { return !contain(now, a) }):
+			b.subnets[at.Network] = leftSubnet{now, append(b.subnets[at.Network].pods, holder(at))}
 		}
 	}
+	return b
+}
+
+func contain(subnets []netip.Prefix, address netip.Addr) bool {
+	return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(address) })
+}
+
+// onDefault reports whether pods of the default network have other addresses than this node's.
+func (b behind) onDefault() bool { return len(b.subnets[view.DefaultCNINetwork].pods) > 0 }
+
+// problems returns one for each network.
+func (b behind) problems() []view.Problem {
 	var problems []view.Problem
-	for network, pods := range holders {
-		slices.Sort(pods)
-		named := strings.Join(pods[:min(len(pods), maxNamed)], ", ")
-		if more := len(pods) - maxNamed; more > 0 {
-			named += fmt.Sprintf(" and %d more", more)
-		}
+	for network, left := range b.networks {
 		problems = append(problems, view.Problem{
 			Subject: "network " + network,
 			Message: fmt.Sprintf("this node doesn't have it, and pods are attached to it: %s; its bridge %s stays for them, and they reach "+
-				"nobody on other nodes by it", named, bridgeOf[network]),
+				"nobody on other nodes by it", some(left.pods), left.bridge),
 			Remedy:  "delete those pods, or configure the network again",
 			Warning: true,
 		})
 	}
+	for network, left := range b.subnets {
+		problem := view.Problem{
+			Subject: "network " + network,
+			Message: fmt.Sprintf("this node has %s of it now, and pods have other addresses: %s; nobody reaches those",
+				view.JoinPrefixes(left.now), some(left.pods)),
+			Remedy:  "delete those pods, or give the network its former subnets",
+			Warning: true,
+		}
+		if network == view.DefaultCNINetwork {
+			problem.Subject, problem.Warning = "pods", false
+			problem.Message = fmt.Sprintf("this node's pod CIDR is %s now, and pods have other addresses: %s; another node may have got those, "+
+				"so no pod is attached here until they are gone", view.JoinPrefixes(left.now), some(left.pods))
+			problem.Remedy = "drain this node (kubectl drain), or delete those pods"
+		}
+		problems = append(problems, problem)
+	}
 	slices.SortFunc(problems, func(a, b view.Problem) int { return strings.Compare(a.Subject, b.Subject) })
 	return problems
+}
+
+// some names pods, and of many the first.
+func some(pods []string) string {
+	slices.Sort(pods)
+	named := strings.Join(pods[:min(len(pods), maxNamed)], ", ")
+	if more := len(pods) - maxNamed; more > 0 {
+		named += fmt.Sprintf(" and %d more", more)
+	}
+	return named
 }
 
 // holder names what an attachment belongs to.

@@ -77,7 +77,75 @@ func TestPodsOnNetworksThatAreGone(t *testing.T) {
 	for _, pod := range []string{"a", "b", "c", "d", "e", "f"} {
 		hold(t, cfg.StoreDir, pod, "red", "weave-red")
 	}
+	apply(t, a, withNetworks("blue"), 0)
 	if problems := a.Problems(); len(problems) != 1 || !strings.Contains(problems[0].Message, "shop/cart (net1), shop/d (net1) and 3 more") {
 		t.Errorf("with eight pods there are %v", problems)
+	}
+}
+
+// The pods that a node was given another pod CIDR under, as when its Node is made again, are named, and no pod is attached
+// beside them: the others, when they get an address of theirs, would be the same as these.
+func TestPodsOfAFormerPodCIDR(t *testing.T) {
+	cfg := host(t)
+	a := attach.New(cfg)
+	apply(t, a, ready(), 4)
+	old := store.Attachment{
+		ID: store.ID{ContainerID: "c1", IfName: "eth0"}, Network: view.DefaultCNINetwork, Bridge: "weave", HostIfName: "lo",
+		PodNamespace: "shop", PodName: "till", Addresses: []netip.Addr{netip.MustParseAddr("10.32.5.7")},
+	}
+	other := old // by a configuration of somebody's own
+	other.ID.ContainerID, other.Network, other.Addresses = "c2", "own", []netip.Addr{netip.MustParseAddr("192.168.7.7")}
+	keep(t, cfg.StoreDir, old)
+	keep(t, cfg.StoreDir, other)
+	apply(t, a, ready(), 0)
+	if problems := a.Problems(); len(problems) > 0 {
+		t.Errorf("at first there are %v", problems)
+	}
+	moved := ready()
+	moved.Subnets, moved.Gateways = []netip.Prefix{netip.MustParsePrefix("10.32.6.0/24")}, []netip.Addr{netip.MustParseAddr("10.32.6.1")}
+	apply(t, a, moved, 1)
+	if a.Open() != nil {
+		t.Error("pods can be attached beside those with addresses of the former pod CIDR")
+	}
+	problems := a.Problems()
+	if len(problems) != 1 || problems[0].Subject != "pods" || problems[0].Warning || !strings.Contains(problems[0].Message, "10.32.6.0/24 now") ||
+		!strings.Contains(problems[0].Message, "shop/till (eth0);") {
+		t.Errorf("with another pod CIDR there are %v", problems)
+	}
+	apply(t, a, moved, 0)
+	drop(t, cfg.StoreDir, old.ID)
+	apply(t, a, moved, 1)
+	if open := a.Open(); open == nil || len(a.Problems()) > 0 {
+		t.Errorf("without the old pod %v can be attached to, problems %v", open, a.Problems())
+	}
+}
+
+// A network's subnet that was changed under its pods is said, with the pods; others are attached.
+func TestPodsOfAFormerSubnet(t *testing.T) {
+	cfg := host(t)
+	a := attach.New(cfg)
+	keep(t, cfg.StoreDir, store.Attachment{
+		ID: store.ID{ContainerID: "c1", IfName: "net1"}, Network: "blue", Bridge: "weave-blue", HostIfName: "lo",
+		Addresses: []netip.Addr{netip.MustParseAddr("10.50.9.7")}, Ranges: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")},
+	})
+	apply(t, a, withNetworks("blue"), 4)
+	problems := a.Problems()
+	if len(problems) != 1 || problems[0].Subject != "network blue" || !problems[0].Warning ||
+		!strings.Contains(problems[0].Message, "10.50.5.0/24 of it now, and pods have other addresses: container c1 (net1);") {
+		t.Errorf("there are %v", problems)
+	}
+}
+
+// drop removes an attachment, as a plugin does.
+func drop(t *testing.T, dir string, id store.ID) {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx := lock(t, s)
+	defer func() { _ = tx.Unlock() }()
+	if err := tx.Remove(id); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -16,10 +16,13 @@ import (
 )
 
 // Problems returns what keeps pods from being attached by Weaveguard although the files stand: configurations of
-// other CNIs that the runtime takes first, and plugins that are nowhere; and which pods hold networks that this node doesn't
-// have.
+// other CNIs that the runtime takes first, and plugins that are nowhere; and, as the last Apply found them, pods on networks
+// that this node doesn't have, or with addresses that it doesn't have any more.
 func (a *Attach) Problems() []view.Problem {
-	problems := a.left()
+	var problems []view.Problem
+	if left := a.left.Load(); left != nil {
+		problems = slices.Clone(*left)
+	}
 	if a.cfg.PluginDir == "" {
 		return problems
 	}

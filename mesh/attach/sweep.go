@@ -18,15 +18,16 @@ const lockWait = 2 * time.Second
 
 // sweep forgets attachments whose interface is gone, and with it their sandbox: containerd calls no GC, and a runtime that
 // was killed may never call DEL. The interface tells, whose other end is in the sandbox: where sandboxes are isn't
-// visible from the agent's container. An ADD that is this slow finds its attachment gone, and fails.
-func (a *Attach) sweep(ctx context.Context) (int, error) {
+// visible from the agent's container. An ADD that is this slow finds its attachment gone, and fails. It returns how many
+// it removed, and what was attached before.
+func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 	all, err := a.Attachments(ctx)
 	if err != nil && len(all) == 0 {
-		return 0, err
+		return 0, nil, err
 	}
 	present, err := a.interfaces()
 	if err != nil {
-		return 0, err
+		return 0, all, err
 	}
 	now := time.Now()
 	missed := make(map[store.ID]time.Time)
@@ -46,9 +47,10 @@ func (a *Attach) sweep(ctx context.Context) (int, error) {
 	}
 	a.missed = missed
 	if len(gone) == 0 {
-		return 0, nil
+		return 0, all, nil
 	}
-	return a.forget(ctx, gone)
+	removed, err := a.forget(ctx, gone)
+	return removed, all, err
 }
 
 // forget removes attachments whose interface is still missing now that no plugin changes the store.

@@ -3,12 +3,22 @@ package view
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/weaveguard/weaveguard/mesh/record"
 )
 
 // MaxNetworks is how many networks beside the default one a node has at most.
 const MaxNetworks = record.MaxNetworks
+
+// JoinPrefixes names prefixes in a sentence, such as one of each family.
+func JoinPrefixes(prefixes []netip.Prefix) string {
+	texts := make([]string, 0, len(prefixes))
+	for _, p := range prefixes {
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, " and ")
+}
 
 // DefaultNetwork is the name by which networks are asked to reach the default one. No other network has it.
 const DefaultNetwork = "default"
