@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,6 +120,27 @@ func TestDelLeavesOthersAlone(t *testing.T) {
 	n.del("a", a.Path())
 	n.del("unknown", "")
 	n.checkWorks("b", b, r)
+}
+
+// A plugin is killed when it has asked for the removal of its device, and the next one removes that too. All else stays.
+func TestDelRemovesWhatAKilledOneLeft(t *testing.T) {
+	n, killed, other, valid := newNode(t), newNS(t), newNS(t), newNS(t)
+	n.add("c1", killed, nil)
+	left := n.leftovers()
+	n.netlink(onHostEnd(func(link netlink.Link) error { return netlink.LinkSetGroup(link, 0x77656176) }))
+	n.add("other", other, nil)
+	r := n.add("valid", valid, nil)
+	n.del("other", other.Path())
+	n.checkWorks("valid", valid, r)
+	after := n.leftovers()
+	for _, what := range left {
+		if strings.HasPrefix(what, "interface ") && slices.Contains(after, what) {
+			t.Errorf("%s is still there", what)
+		}
+	}
+	n.del("c1", killed.Path())
+	n.del("valid", valid.Path())
+	n.wantNoLeftovers()
 }
 
 func TestGC(t *testing.T) {

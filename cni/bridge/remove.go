@@ -24,9 +24,17 @@ const (
 	goneWithin = 10 * time.Second
 )
 
+// doomed is the device group (ip-link(8), group) of devices that are to be removed.
+const doomed = 0x77656176 // "weav"
+
 // remove removes a device, both ends of a veth pair. It returns when the device is gone: closed, and in no namespace any
 // more. The kernel makes whoever asks for that wait until it can also free the memory (netdev_run_todo in net/core/dev.c:
 // an RCU barrier, some 10 to 40 ms), which is no concern of a container runtime's. So a child process asks and waits.
+//
+// It puts the device into a group, and has the kernel remove all that are in it. The kernel changes the devices of a namespace
+// one request after the other, and removes many of one request in little more time than one. So when many plugins remove at
+// once, while the first device is being removed all others get into the group, and the next request removes them together.
+// What a process that was killed left in the group goes with the next one.
 func (h *Host) remove(name string, index int) error {
 	err := removeByChild(name, index)
 	if errors.Is(err, errNoChild) {
@@ -47,15 +55,11 @@ func removeByChild(name string, index int) error {
 		return os.NewSyscallError("socket", err)
 	}
 	defer func() { _ = unix.Close(socket) }()
-	request := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
-	which := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	which.Index = int32(index)
-	request.AddData(which)
-	if !sendByChild(socket, request.Serialize()) {
+	if !sendByChild(socket, append(groupRequest(index), removeRequest()...)) {
 		return errNoChild
 	}
 	for begin := time.Now(); ; time.Sleep(max(lookAgain, time.Since(begin)/lookLater)) {
-		if done, err := answered(socket); done {
+		if err := refused(socket); err != nil {
 			return err
 		}
 		if now, err := indexOf(socket, name); errors.Is(err, unix.ENODEV) || err == nil && now != index {
@@ -67,6 +71,24 @@ func removeByChild(name string, index int) error {
 			return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
 		}
 	}
+}
+
+// groupRequest puts a device into the group.
+func groupRequest(index int) []byte {
+	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+	which := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	which.Index = int32(index)
+	request.AddData(which)
+	request.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(doomed)))
+	return request.Serialize()
+}
+
+// removeRequest removes what is in the group.
+func removeRequest() []byte {
+	request := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
+	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	request.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(doomed)))
+	return request.Serialize()
 }
 
 // indexOf asks for an interface's index (netdevice(7), SIOCGIFINDEX). Unlike netlink that waits for nobody who changes
@@ -82,24 +104,26 @@ func indexOf(socket int, name string) (int, error) {
 	return int(request.Uint32()), nil
 }
 
-// answered reports whether the kernel has answered the request, and with what.
-func answered(socket int) (bool, error) {
+// refused returns what the kernel says against the requests, if it has said so. That a device isn't there, or none is in
+// the group, is nothing against them: another request removed it.
+func refused(socket int) error {
 	var answer [4096]byte
-	n, _, err := unix.Recvfrom(socket, answer[:], 0)
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		return false, nil
+	for {
+		n, _, err := unix.Recvfrom(socket, answer[:], 0)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			return nil
+		}
+		if err != nil {
+			return os.NewSyscallError("recvfrom", err)
+		}
+		messages, err := syscall.ParseNetlinkMessage(answer[:n])
+		if err != nil || len(messages) != 1 || messages[0].Header.Type != unix.NLMSG_ERROR || len(messages[0].Data) < 4 {
+			return fmt.Errorf("the kernel answers %x", answer[:n])
+		}
+		if code := unix.Errno(-int32(nl.NativeEndian().Uint32(messages[0].Data))); code != 0 && code != unix.ENODEV {
+			return code
+		}
 	}
-	if err != nil {
-		return true, os.NewSyscallError("recvfrom", err)
-	}
-	messages, err := syscall.ParseNetlinkMessage(answer[:n])
-	if err != nil || len(messages) != 1 || messages[0].Header.Type != unix.NLMSG_ERROR || len(messages[0].Data) < 4 {
-		return true, fmt.Errorf("the kernel answers %x", answer[:n])
-	}
-	if code := int32(nl.NativeEndian().Uint32(messages[0].Data)); code != 0 {
-		return true, unix.Errno(-code)
-	}
-	return true, nil
 }
 
 // sendByChild has a child process send a request by a socket, and reports whether there is one. The child holds nothing
