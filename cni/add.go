@@ -95,10 +95,10 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 		return undo(s, id, also(err, host.Detach(a.HostIfName)))
 	}
 	if err := stillStored(s, a); err != nil {
-		return also(err, errors.Join(host.Detach(a.HostIfName), unguard(a)))
+		return also(err, errors.Join(unguard(host, a), host.Detach(a.HostIfName)))
 	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
-		return undo(s, id, errors.Join(err, host.Detach(a.HostIfName), unguard(a)))
+		return undo(s, id, errors.Join(err, unguard(host, a), host.Detach(a.HostIfName)))
 	}
 	return nil
 }

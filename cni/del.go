@@ -31,17 +31,16 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 	return remove(s, host, store.ID{ContainerID: args.ContainerID, IfName: args.IfName})
 }
 
-// remove takes the interface first and frees the addresses after it, so that no address is given again while a
-// sandbox still has it.
+// remove takes the interface before it frees the addresses, so that no address is given again while a sandbox still has it.
 func remove(s *store.Store, host *bridge.Host, id store.ID) error {
-	if err := host.Detach(id.HostInterface()); err != nil {
-		return wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", id), err)
-	}
 	// Of one that can't be read nobody knows the elements; the agent removes those of ports that are gone.
 	if a, err := s.Get(id); err == nil {
-		if err := unguard(a); err != nil {
+		if err := unguard(host, a); err != nil {
 			return wrap(CodeKernel, fmt.Sprintf("removing %s from the sets of senders", id), err)
 		}
+	}
+	if err := host.Detach(id.HostInterface()); err != nil {
+		return wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", id), err)
 	}
 	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })
 	if err != nil {

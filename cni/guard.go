@@ -6,6 +6,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/guard"
 	"github.com/weaveguard/weaveguard/cni/store"
 )
@@ -31,13 +32,18 @@ func (c *config) guard(a store.Attachment) error {
 	return nil
 }
 
-// unguard is the reverse of guard.
-func unguard(a store.Attachment) error {
+// unguard is the reverse of guard. The process that removes the device holds its socket, see guard.Remover.
+func unguard(host *bridge.Host, a store.Attachment) error {
 	port, err := guard.PortOf(a)
 	if err != nil {
 		return nil // then it has no elements either
 	}
-	return guard.Remove(port)
+	remover, err := guard.NewRemover()
+	if err != nil {
+		return err
+	}
+	host.Hold(remover.Descriptor())
+	return remover.Remove(port)
 }
 
 // checkGuard returns a line if a sandbox can't send, or isn't kept from sending as another.

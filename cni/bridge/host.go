@@ -18,7 +18,8 @@ import (
 
 // Host is the node's network namespace.
 type Host struct {
-	nl *netlink.Handle
+	nl   *netlink.Handle
+	held []int
 }
 
 // Open opens the network namespace of the calling thread.
@@ -29,6 +30,10 @@ func Open() (*Host, error) {
 	}
 	return &Host{nl: nl}, nil
 }
+
+// Hold has the process that removes a device keep descriptors of this one open until this one has ended. So whatever the
+// kernel does when they are closed at last, nobody waits for it.
+func (h *Host) Hold(descriptors ...int) { h.held = append(h.held, descriptors...) }
 
 // Close releases the socket.
 func (h *Host) Close() { h.nl.Close() }

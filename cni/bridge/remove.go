@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 	"unsafe"
@@ -36,7 +37,7 @@ const doomed = 0x77656176 // "weav"
 // once, while the first device is being removed all others get into the group, and the next request removes them together.
 // What a process that was killed left in the group goes with the next one.
 func (h *Host) remove(name string, index int) error {
-	err := removeByChild(name, index)
+	err := removeByChild(name, index, h.held)
 	if errors.Is(err, errNoChild) {
 		err = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
 	}
@@ -48,14 +49,14 @@ func (h *Host) remove(name string, index int) error {
 
 var errNoChild = errors.New("no child process could be made")
 
-func removeByChild(name string, index int) error {
+func removeByChild(name string, index int, held []int) error {
 	// Netlink is spoken by the network namespace that the socket was made in.
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
 	defer func() { _ = unix.Close(socket) }()
-	if !sendByChild(socket, append(groupRequest(index), removeRequest()...)) {
+	if !sendByChild(socket, append(groupRequest(index), removeRequest()...), held) {
 		return errNoChild
 	}
 	for begin := time.Now(); ; time.Sleep(max(lookAgain, time.Since(begin)/lookLater)) {
@@ -127,21 +128,28 @@ func refused(socket int) error {
 }
 
 // sendByChild has a child process send a request by a socket, and reports whether there is one. The child holds nothing
-// open but the socket, so that nobody who reads this process's output waits for it. When this process has ended, it is
-// init's.
-func sendByChild(socket int, request []byte) bool {
-	ok := cloneToSend(uintptr(socket), unsafe.Pointer(unsafe.SliceData(request)), uintptr(len(request)))
+// open but the socket and the descriptors to hold, so that nobody who reads this process's output waits for it. When this
+// process has ended, it is init's.
+func sendByChild(socket int, request []byte, held []int) bool {
+	keep := []uintptr{uintptr(socket)}
+	for _, descriptor := range held {
+		keep = append(keep, uintptr(descriptor))
+	}
+	slices.Sort(keep)
+	ok := cloneToSend(uintptr(os.Getpid()), uintptr(socket), unsafe.Pointer(unsafe.SliceData(request)), uintptr(len(request)), keep)
 	runtime.KeepAlive(request)
+	runtime.KeepAlive(keep)
 	return ok
 }
 
 // cloneToSend is fork(2). The child is one thread with a copy of the memory of a process that had several: it may make
-// system calls, and nothing that needs Go's runtime, as in syscall.forkAndExecInChild.
+// system calls, and nothing that needs Go's runtime, as in syscall.forkAndExecInChild. It keeps these descriptors, which are
+// sorted, and when there are more than the socket it lives until its parent has ended.
 //
 //go:norace
 //go:nosplit
 //go:noinline
-func cloneToSend(socket uintptr, request unsafe.Pointer, size uintptr) bool {
+func cloneToSend(parent, socket uintptr, request unsafe.Pointer, size uintptr, keep []uintptr) bool {
 	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 {
 		return false
@@ -149,16 +157,30 @@ func cloneToSend(socket uintptr, request unsafe.Pointer, size uintptr) bool {
 	if pid != 0 {
 		return true
 	}
-	// All others: up to socket-1, and from socket+1. Kernels before 5.9 can't; then at least standard streams.
-	_, _, errno = unix.RawSyscall(unix.SYS_CLOSE_RANGE, socket+1, ^uintptr(0)>>32, 0)
+	// Kernels before 5.9 can't close ranges; then at least standard streams.
+	next := uintptr(0)
+	for _, descriptor := range keep {
+		if descriptor > next {
+			_, _, errno = unix.RawSyscall(unix.SYS_CLOSE_RANGE, next, descriptor-1, 0)
+		}
+		next = descriptor + 1
+	}
+	unix.RawSyscall(unix.SYS_CLOSE_RANGE, next, ^uintptr(0)>>32, 0)
 	if errno != 0 {
 		for fd := uintptr(0); fd <= 2; fd++ {
 			unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 		}
-	} else if socket > 0 {
-		unix.RawSyscall(unix.SYS_CLOSE_RANGE, 0, socket-1, 0)
 	}
 	unix.RawSyscall6(unix.SYS_SENDTO, socket, uintptr(request), size, 0, 0, 0)
+	if len(keep) > 1 {
+		unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+		for {
+			if now, _, _ := unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); now != parent {
+				break
+			}
+			unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0) // until a signal comes
+		}
+	}
 	for {
 		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}

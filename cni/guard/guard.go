@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,14 +35,44 @@ func Add(p Port) error {
 	return nil
 }
 
+// Remover removes ports by one socket.
+//
+// When a socket of nftables is closed, by whatever process, the kernel makes who closes it wait until all that was removed by
+// anybody is freed (nft_rcv_nl_event in net/netfilter/nf_tables_api.c): an RCU grace period, some 10 to 30 ms. So it
+// isn't closed, and whoever ends soon has another process hold it until it has ended.
+type Remover struct {
+	conn       *nftables.Conn
+	descriptor int
+}
+
+// NewRemover opens the socket, for as long as the process lives.
+func NewRemover() (*Remover, error) {
+	r := &Remover{}
+	var err error
+	r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(func(fd uintptr) { r.descriptor = int(fd) })
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to nftables: %w", err)
+	}
+	return r, nil
+}
+
+// Descriptor is the socket's.
+func (r *Remover) Descriptor() int { return r.descriptor }
+
 // Remove is the reverse of Add. What is gone already is no error.
-func Remove(p Port) error {
+func (r *Remover) Remove(p Port) error {
 	elements := p.Elements()
-	err := remove(p, elements)
+	err := r.remove(p, elements)
 	if !missing(err) {
 		return err
 	}
-	if err := Ready(); err != nil {
+	if err := whole(r.conn); err != nil {
 		if errors.Is(err, ErrMissing) {
 			return nil
 		}
@@ -51,7 +82,7 @@ func Remove(p Port) error {
 	for name, list := range elements {
 		for _, element := range list {
 			one := map[string][]nftables.SetElement{name: {element}}
-			if err := remove(p, one); err != nil && !missing(err) {
+			if err := r.remove(p, one); err != nil && !missing(err) {
 				return err
 			}
 		}
@@ -59,11 +90,8 @@ func Remove(p Port) error {
 	return nil
 }
 
-func remove(p Port, elements map[string][]nftables.SetElement) error {
-	conn, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("connecting to nftables: %w", err)
-	}
+func (r *Remover) remove(p Port, elements map[string][]nftables.SetElement) error {
+	conn := r.conn
 	for _, name := range slices.Sorted(maps.Keys(elements)) {
 		if err := conn.SetDeleteElements(set(name), elements[name]); err != nil {
 			return fmt.Errorf("encoding the elements of %s: %w", p.Name, err)

@@ -29,7 +29,7 @@ var rows = []row{
 	{name: "mesh/claim"},
 	{name: "mesh/plan"},
 	{name: "cni/store", modules: []string{"golang.org/x/sys", "github.com/google/renameio"}},
-	{name: "cni/guard", modules: []string{"github.com/google/nftables", "golang.org/x/sys"}},
+	{name: "cni/guard", modules: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	{name: "mesh/gossip", adapter: true, modules: []string{"github.com/hashicorp/memberlist", "github.com/hashicorp/go-msgpack", "github.com/fxamacker/cbor", "golang.org/x"}},
 	{name: "mesh/tunnel/userspace", modules: []string{"golang.zx2c4.com/wireguard", "golang.org/x"}},
 	{name: "mesh/tunnel", adapter: true, modules: []string{"golang.zx2c4.com/wireguard", "golang.org/x/sys"}},
