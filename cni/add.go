@@ -92,13 +92,13 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 		return undo(s, id, attachError(err, args))
 	}
 	if err := c.guard(a); err != nil {
-		return undo(s, id, also(err, host.Detach(a.HostIfName)))
+		return undo(s, id, also(err, host.Detach(a.HostIfName, port.MAC)))
 	}
 	if err := stillStored(s, a); err != nil {
-		return also(err, errors.Join(unguard(host, a), host.Detach(a.HostIfName)))
+		return also(err, errors.Join(unguard(host, a), host.Detach(a.HostIfName, port.MAC)))
 	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
-		return undo(s, id, errors.Join(err, unguard(host, a), host.Detach(a.HostIfName)))
+		return undo(s, id, errors.Join(err, unguard(host, a), host.Detach(a.HostIfName, port.MAC)))
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -33,13 +34,15 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 
 // remove takes the interface before it frees the addresses, so that no address is given again while a sandbox still has it.
 func remove(s *store.Store, host *bridge.Host, id store.ID) error {
+	var mac net.HardwareAddr
 	// Of one that can't be read nobody knows the elements; the agent removes those of ports that are gone.
 	if a, err := s.Get(id); err == nil {
+		mac, _ = net.ParseMAC(a.MAC)
 		if err := unguard(host, a); err != nil {
 			return wrap(CodeKernel, fmt.Sprintf("removing %s from the sets of senders", id), err)
 		}
 	}
-	if err := host.Detach(id.HostInterface()); err != nil {
+	if err := host.Detach(id.HostInterface(), mac); err != nil {
 		return wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", id), err)
 	}
 	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })

@@ -1,8 +1,10 @@
 package bridge
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -59,7 +61,7 @@ func removeByChild(name string, index int, held []int) error {
 	if !sendByChild(socket, append(groupRequest(index), removeRequest()...), held) {
 		return errNoChild
 	}
-	for begin := time.Now(); ; time.Sleep(max(lookAgain, time.Since(begin)/lookLater)) {
+	for begin := time.Now(); ; pause(max(lookAgain, time.Since(begin)/lookLater)) {
 		if err := refused(socket); err != nil {
 			return err
 		}
@@ -72,6 +74,12 @@ func removeByChild(name string, index int, held []int) error {
 			return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
 		}
 	}
+}
+
+// pause sleeps, or is shorter, without a word to Go's scheduler, which would hand over to other threads and back.
+func pause(d time.Duration) {
+	timespec := unix.NsecToTimespec(d.Nanoseconds())
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&timespec)), 0, 0)
 }
 
 // groupRequest puts a device into the group.
@@ -103,6 +111,32 @@ func indexOf(socket int, name string) (int, error) {
 		return 0, err
 	}
 	return int(request.Uint32()), nil
+}
+
+// portIndex is the index of a port of ours, which its MAC tells. Unlike netlink, these questions wait for nobody who changes
+// interfaces: when many plugins remove theirs at once, one wait is enough.
+func portIndex(name string, mac net.HardwareAddr) (int, bool) {
+	if mac == nil {
+		return 0, false
+	}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, false
+	}
+	defer func() { _ = unix.Close(socket) }()
+	index, err := indexOf(socket, name)
+	if err != nil {
+		return 0, false
+	}
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, false
+	}
+	// struct ifreq (netdevice(7)) has a struct sockaddr behind the name here: a family of 2 bytes, then the MAC.
+	const family = 2
+	raw := (*[unsafe.Sizeof(*request)]byte)(unsafe.Pointer(request))[unix.IFNAMSIZ:]
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(request)))
+	return index, errno == 0 && bytes.Equal(raw[family:family+len(mac)], HostMAC(mac))
 }
 
 // refused returns what the kernel says against the requests, if it has said so. That a device isn't there, or none is in

@@ -65,6 +65,10 @@ func comeAndGo(t *testing.T, ns netns.NsHandle, s *store.Store) error {
 		}
 		return tx.Unlock()
 	}
+	remover, err := guard.NewRemover()
+	if err != nil {
+		return err
+	}
 	for i := range 400 {
 		id := store.ID{ContainerID: fmt.Sprintf("pod-%d", i), IfName: "eth0"}
 		attachment := store.Attachment{
@@ -85,7 +89,7 @@ func comeAndGo(t *testing.T, ns netns.NsHandle, s *store.Store) error {
 				})
 			},
 			func() error { return guard.Add(port) },
-			func() error { return guard.Remove(port) },
+			func() error { return remover.Remove(port) },
 			func() error { return change(func(tx *store.Tx) error { return tx.Remove(id) }) },
 		} {
 			if err := step(); err != nil {
