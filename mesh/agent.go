@@ -133,6 +133,7 @@ type pass struct {
 	writes    int
 	failed    bool
 	untold    bool // the log doesn't tell of a problem yet
+	repairs   view.Changes
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
@@ -184,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var due time.Time // when a pass is due without a sign
+	var glance time.Duration
 	for {
 		select {
 		case <-ctx.Done():
@@ -191,7 +193,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.Latch:
 		case <-timer.C:
 			if time.Now().Before(due) && !a.stirred(ctx) {
-				timer.Reset(min(glanceInterval, time.Until(due)))
+				timer.Reset(min(glance, time.Until(due)))
 				continue
 			}
 		}
@@ -207,10 +209,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		pause := a.pause(p, time.Now())
 		due = time.Now().Add(pause)
+		glance = driftInterval
 		if a.hurries(p, time.Now()) {
-			pause = glanceInterval
+			glance = glanceInterval
 		}
-		timer.Reset(pause)
+		timer.Reset(min(glance, pause))
 	}
 }
 
@@ -234,11 +237,11 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	return pause
 }
 
-// stirred looks at the tunnels alone, which costs much less than a pass, and reports whether a link has come so far
-// that a pass could do something about it.
+// stirred looks at the tunnels and settings alone, which costs much less than a pass, and reports whether a link has come so
+// far that a pass could do something about it, or something has to be repaired.
 func (a *Agent) stirred(ctx context.Context) bool {
 	devices, err := a.Tunnels.Observe(ctx)
-	return err == nil && a.links.stirred(devices, time.Now())
+	return err == nil && (a.links.stirred(devices, time.Now()) || a.drifted(ctx, devices))
 }
 
 // moved reports that this node's Node has other addresses than gossip was started with.
@@ -332,30 +335,29 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 	steps := []struct {
 		what    string
 		tunnels bool
-		do      func() (int, error)
+		of      part
+		do      func(ctx context.Context) (int, error)
 	}{
-		{"firewall", false, func() (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
-		{"bridge", false, func() (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
-		{"kernel settings", false, func() (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
-		{"tunnels", true, func() (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
-		{"tunnel addresses", true, func() (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
-		{"peers", true, func() (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
-		{"paths", true, func() (int, error) { return a.Network.ApplyPaths(ctx, d.Paths) }},
-		{"routes", true, func() (int, error) {
+		{"firewall", false, func(d view.Desired) any { return d.Firewall },
+			func(ctx context.Context) (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
+		{"bridge", false, func(d view.Desired) any { return d.Bridges },
+			func(ctx context.Context) (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
+		{"kernel settings", false, func(d view.Desired) any { return d.Sysctls },
+			func(ctx context.Context) (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
+		{"tunnels", true, tunnelsOf, func(ctx context.Context) (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
+		{"tunnel addresses", true, tunnelsOf, func(ctx context.Context) (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
+		{"peers", true, tunnelsOf, func(ctx context.Context) (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"paths", true, nil, func(ctx context.Context) (int, error) { return a.Network.ApplyPaths(ctx, d.Paths) }},
+		{"routes", true, func(d view.Desired) any { return d.Routes }, func(ctx context.Context) (int, error) {
 			writes, err := a.Network.ApplyRoutes(ctx, d.Routes)
 			p.routed = err == nil
 			return writes, err
 		}},
-		{"old tunnels", true, func() (int, error) { return a.prune(ctx, p) }},
+		{"old tunnels", true, nil, func(ctx context.Context) (int, error) { return a.prune(ctx, p) }},
 	}
-	for _, step := range steps {
-		if p.settling && step.tunnels {
-			continue
-		}
-		writes, err := step.do()
-		p.writes += writes
-		if err != nil {
-			p.fail(step.what, err)
+	for _, s := range steps {
+		if !p.settling || !s.tunnels {
+			a.step(ctx, p, s.what, s.of, s.do)
 		}
 	}
 	p.standing = !p.failed && !p.settling
@@ -413,11 +415,11 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 	if p.desired.Ready != nil {
 		p.desired.Ready.Networks = a.readyNetworks(p)
 	}
-	writes, err := a.Attach.Apply(ctx, p.desired.Ready)
-	p.writes += writes
-	if err != nil {
-		p.fail("CNI files", err)
-	}
+	var err error
+	a.step(ctx, p, "CNI files", func(d view.Desired) any { return d.Ready }, func(ctx context.Context) (writes int, _ error) {
+		writes, err = a.Attach.Apply(ctx, p.desired.Ready)
+		return writes, err
+	})
 	a.ready = p.desired.Ready != nil && (a.ready || err == nil)
 	p.ready = a.ready
 }
@@ -444,6 +446,7 @@ func (a *Agent) publish(p *pass) {
 	a.counters.Reconciles++
 	a.counters.Refused = maps.Clone(a.book.refused)
 	a.counters.KernelWrites += uint64(p.writes)
+	a.counters.Repairs += uint64(p.repairs.Count)
 	a.counters.Rotations = a.rotation.completed
 	if p.failed {
 		a.counters.ReconcileErrors++

@@ -104,6 +104,8 @@ func (n network) ApplySysctls(_ context.Context, s []view.Sysctl) (int, error) {
 	return n.apply("sysctls", s)
 }
 
+func (n network) Astray([]view.Sysctl) bool { return false }
+
 func (n network) ApplyBridges(_ context.Context, b []view.Bridge) (int, error) {
 	return n.apply("bridges", b)
 }
@@ -153,7 +155,7 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	for _, d := range t.devices {
 		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort, PublicKey: t.keyOf(d.Generation)}
 		for _, p := range d.Peers {
-			shown := view.PeerState{PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey]}
+			shown := view.PeerState{PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey], AllowedIPs: len(p.AllowedIPs)}
 			if t.muted[d.Name+p.PublicKey.String()] {
 				shown.LastHandshake = time.Time{}
 			}

@@ -315,6 +315,7 @@ func (m modelNetwork) Observe(context.Context, []netip.Addr) (view.Host, error) 
 	return view.Host{}, nil
 }
 func (m modelNetwork) ApplySysctls(context.Context, []view.Sysctl) (int, error) { return 0, nil }
+func (m modelNetwork) Astray([]view.Sysctl) bool                                { return false }
 func (m modelNetwork) ApplyBridges(context.Context, []view.Bridge) (int, error) { return 0, nil }
 func (m modelNetwork) ApplyDevices(context.Context, []view.Device) (int, error) { return 0, nil }
 func (m modelNetwork) ApplyPaths(context.Context, []view.Path) (int, error)     { return 0, nil }

@@ -71,6 +71,7 @@ func (a *Agent) narrate(p *pass) {
 		}
 	}
 	a.told.crowded = waiting > 0 || a.told.crowded && a.told.room.Tokens() < problemBurst/2
+	a.narrateRepairs(p)
 	a.narratePeers(p)
 	if before := a.last.Load(); before == nil || before.ready != p.ready {
 		if p.ready {

@@ -270,7 +270,8 @@ func (o *options) attachConfig(log *slog.Logger) attach.Config {
 
 // startAgent makes the loop, and hooks it to what changes.
 func (s *starter) startAgent(ctx context.Context) {
-	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot})
+	files := attach.New(s.attachConfig(s.log))
+	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot, StoreDir: s.attachConfig(s.log).StoreDir})
 	rules := firewall.New(firewall.Config{StoreDir: s.attachConfig(s.log).StoreDir, Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
@@ -282,7 +283,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Network:  network,
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
-		Attach:   attachAdapter{attach.New(s.attachConfig(s.log))},
+		Attach:   attachAdapter{files},
 	}
 	if s.kube != nil {
 		config.Cluster = &clusterAdapter{Kube: s.kube}
@@ -303,4 +304,5 @@ func (s *starter) startAgent(ctx context.Context) {
 	s.group.Go(func() error { return s.keyring.run(ctx) })
 	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })
 	s.group.Go(func() error { return rules.Watch(ctx, s.latch.Set) })
+	s.group.Go(func() error { return files.Watch(ctx, s.latch.Set) })
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/cni/port"
 )
 
 // Port is a sandbox's veth pair, as it should be.
@@ -76,7 +78,7 @@ func (h *Host) Attach(bridgeIndex int, s *Sandbox, p Port) error {
 	if err != nil {
 		return err
 	}
-	if err = h.connect(veth, bridgeIndex, p.MAC); err == nil {
+	if err = port.Connect(h.nl, veth, bridgeIndex, p.MAC); err == nil {
 		err = configure(inside, p)
 	}
 	if err == nil {
@@ -110,26 +112,6 @@ func (h *Host) addPair(s *Sandbox, p Port) (*netlink.Veth, error) {
 			return nil, fmt.Errorf("replacing the veth pair %s that a killed process left: %w", p.HostIfName, err)
 		}
 	}
-}
-
-// connect makes the node's end a port of the bridge that reaches no other port. The bridge doesn't learn from it: it is
-// told where the sandbox's MAC is, and no frame moves that, not even one to the bridge itself, which no firewall sees.
-func (h *Host) connect(veth *netlink.Veth, bridgeIndex int, mac net.HardwareAddr) error {
-	if err := h.nl.LinkSetMasterByIndex(veth, bridgeIndex); err != nil {
-		return fmt.Errorf("making %s a port of the bridge: %w", veth.Name, err)
-	}
-	if err := h.nl.LinkSetIsolated(veth, true); err != nil {
-		return fmt.Errorf("isolating the bridge port %s: %w", veth.Name, err)
-	}
-	if err := h.nl.LinkSetLearning(veth, false); err != nil {
-		return fmt.Errorf("keeping the bridge from learning on %s: %w", veth.Name, err)
-	}
-	entry := &netlink.Neigh{LinkIndex: veth.Index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP,
-		Flags: netlink.NTF_MASTER | netlink.NTF_STICKY, HardwareAddr: mac}
-	if err := h.nl.NeighSet(entry); err != nil {
-		return fmt.Errorf("telling the bridge that %s leads to %s: %w", veth.Name, mac, err)
-	}
-	return nil
 }
 
 // configure sets up the sandbox's side.

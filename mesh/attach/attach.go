@@ -111,6 +111,7 @@ func (a *Attach) writeReady(ctx context.Context, ready view.Ready) (int, error) 
 	}
 	a.cfg.Log.InfoContext(ctx, "ready file written", "path", a.cfg.ReadyFile, "bridge", ready.Bridge, "subnets", ready.Subnets,
 		"mtu", ready.MTU, "networks", networkNames(ready.Networks))
+	view.Changed(ctx, "writing "+a.cfg.ReadyFile)
 	return 1, nil
 }
 
@@ -138,6 +139,7 @@ func (a *Attach) writeConflist(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("writing the network configuration %s: %w; %s", path, err, remedy(err))
 	}
 	a.cfg.Log.InfoContext(ctx, "CNI network configuration written", "path", path)
+	view.Changed(ctx, "writing "+path)
 	return 1, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const pluginMode = 0o755
@@ -45,6 +46,7 @@ func (a *Attach) installPlugins(ctx context.Context) (int, error) {
 		if written {
 			writes++
 			a.cfg.Log.InfoContext(ctx, "CNI plugin installed", "path", filepath.Join(a.cfg.BinDir, name))
+			view.Changed(ctx, "installing "+filepath.Join(a.cfg.BinDir, name))
 		}
 	}
 	return writes, nil

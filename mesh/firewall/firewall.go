@@ -54,7 +54,7 @@ func (a *Applier) applyFiltering(ctx context.Context, want view.Firewall) (int, 
 	if err != nil {
 		return 0, err
 	}
-	return a.change(plan(want), have)
+	return a.change(ctx, plan(want), have)
 }
 
 func (a *Applier) applySpoofing(ctx context.Context) (int, error) {
@@ -67,11 +67,11 @@ func (a *Applier) applySpoofing(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return a.change(planSpoofing(elements), have)
+	return a.change(ctx, planSpoofing(elements), have)
 }
 
 // change makes a table as it should be: in place, and only where that can't be done by replacing it.
-func (a *Applier) change(rules ruleset, have *kernelTable) (int, error) {
+func (a *Applier) change(ctx context.Context, rules ruleset, have *kernelTable) (int, error) {
 	d, err := rules.difference(have)
 	if err != nil || d.empty() {
 		return 0, err
@@ -82,6 +82,10 @@ func (a *Applier) change(rules ruleset, have *kernelTable) (int, error) {
 		}
 		if err == nil {
 			a.log.Debug("changed the firewall table", "family", familyName(d.family), "sets", len(d.sets), "chains", len(d.chains))
+			// That the sets of senders aren't as the store is doesn't say that somebody changed them: pods come and go.
+			if d.family != nftables.TableFamilyBridge || len(d.chains) > 0 {
+				view.Changed(ctx, fmt.Sprintf("changing the firewall table %s: %d sets, %d chains", familyName(d.family), len(d.sets), len(d.chains)))
+			}
 			return 1, nil
 		}
 		// Something in the way that reading doesn't show.
@@ -92,6 +96,7 @@ func (a *Applier) change(rules ruleset, have *kernelTable) (int, error) {
 		return 0, err
 	}
 	a.log.Debug("replaced the firewall table", "family", familyName(d.family), "reason", d.reason)
+	view.Changed(ctx, fmt.Sprintf("making the firewall table %s anew: %s", familyName(d.family), d.reason))
 	return 1, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,6 +15,8 @@ type Config struct {
 	Log *slog.Logger
 	// SysctlRoot is where the kernel's settings are; "" is /proc/sys. A container may have the host's elsewhere.
 	SysctlRoot string
+	// StoreDir is the plugin's store of attachments; "": this host attaches no pods.
+	StoreDir string
 }
 
 // Applier makes the kernel match. It keeps no state: what it needs to know it reads from the kernel. Each Apply
@@ -22,6 +25,7 @@ type Config struct {
 type Applier struct {
 	log        *slog.Logger
 	sysctlRoot string
+	storeDir   string
 }
 
 // New returns an Applier for the network namespace of its callers.
@@ -29,7 +33,7 @@ func New(config Config) *Applier {
 	if config.SysctlRoot == "" {
 		config.SysctlRoot = "/proc/sys"
 	}
-	return &Applier{log: config.Log, sysctlRoot: config.SysctlRoot}
+	return &Applier{log: config.Log, sysctlRoot: config.SysctlRoot, storeDir: config.StoreDir}
 }
 
 // errNoChange says that a write found its work done, by somebody else or by the kernel.
@@ -63,6 +67,7 @@ func (c *changes) write(what string, change func() error) bool {
 	}
 	c.writes++
 	c.log.Debug(what)
+	view.Changed(c.ctx, what)
 	return true
 }
 

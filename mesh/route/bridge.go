@@ -15,7 +15,8 @@ import (
 
 // ApplyBridges makes the bridges, or adopts them, with alias, MAC, MTU, addresses and no spanning tree, and brings
 // them up. A bridge of that name that isn't ours is an error that says whose it looks like (view.ForeignBridge),
-// and is left alone. A bridge of ours that isn't among them is removed once it has no ports.
+// and is left alone. A bridge of ours that isn't among them is removed once it has no ports. Interfaces of pods that were taken
+// off their bridge, or down, are put back.
 func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int, error) {
 	c := a.begin(ctx)
 	links, err := readLinks()
@@ -33,6 +34,7 @@ func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int,
 		}
 		c.write("removing the bridge "+name, func() error { return netlink.LinkDel(link) })
 	}
+	a.ports(c, bridges)
 	return c.result()
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -30,6 +31,20 @@ func (a *Applier) ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int,
 	return c.result()
 }
 
+// Astray reports whether one of the settings could be read, and has another value than it should have.
+func (a *Applier) Astray(sysctls []view.Sysctl) bool {
+	return slices.ContainsFunc(sysctls, func(s view.Sysctl) bool {
+		have, err := os.ReadFile(filepath.Join(a.sysctlRoot, s.Key))
+		return err == nil && differs(s, have)
+	})
+}
+
+// differs reports whether a setting is to be written over what its file has.
+func differs(want view.Sysctl, have []byte) bool {
+	now := strings.Join(strings.Fields(string(have)), " ")
+	return now != want.Value && (want.From == "" || now == want.From)
+}
+
 func (a *Applier) sysctl(c *changes, want view.Sysctl) {
 	if !filepath.IsLocal(want.Key) {
 		c.fail(fmt.Errorf("%q isn't the name of a kernel setting: it has to be a path under %s", want.Key, a.sysctlRoot))
@@ -48,8 +63,7 @@ func (a *Applier) sysctl(c *changes, want view.Sysctl) {
 		c.fail(fmt.Errorf("reading the kernel setting %s: %w", want.Key, err))
 		return
 	}
-	now := strings.Join(strings.Fields(string(have)), " ")
-	if now == want.Value || want.From != "" && now != want.From {
+	if !differs(want, have) {
 		return
 	}
 	c.write("setting "+want.Key+" to "+want.Value, func() error {

@@ -104,9 +104,9 @@ func TestObserve(t *testing.T) {
 		t.Errorf("the device is seen as %+v", state)
 	}
 	for _, p := range state.Peers {
-		want := view.PeerState{PublicKey: public("c")}
+		want := view.PeerState{PublicKey: public("c"), AllowedIPs: 1}
 		if p.PublicKey == public("b") {
-			want = view.PeerState{PublicKey: public("b"), Endpoint: netip.MustParseAddrPort(sixB), LastHandshake: at}
+			want = view.PeerState{PublicKey: public("b"), Endpoint: netip.MustParseAddrPort(sixB), LastHandshake: at, AllowedIPs: 1}
 		}
 		if p != want {
 			t.Errorf("a peer is seen as %+v, want %+v", p, want)

@@ -53,6 +53,7 @@ func toState(name string, device *wgtypes.Device) view.DeviceState {
 			LastHandshake: peer.LastHandshakeTime,
 			ReceivedBytes: peer.ReceiveBytes,
 			SentBytes:     peer.TransmitBytes,
+			AllowedIPs:    len(peer.AllowedIPs),
 		})
 	}
 	slices.SortFunc(state.Peers, func(a, b view.PeerState) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })

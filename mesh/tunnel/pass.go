@@ -43,19 +43,19 @@ type pass struct {
 }
 
 // base makes the device itself be as desired, and leaves its peers.
-func (p *pass) base(_ context.Context, desired view.Device) error {
-	if err := p.setKey(); err != nil {
+func (p *pass) base(ctx context.Context, desired view.Device) error {
+	if err := p.setKey(ctx); err != nil {
 		return err // without its key the device would make sessions of another generation
 	}
-	p.setPort(desired.ListenPort)
+	p.setPort(ctx, desired.ListenPort)
 	return errors.Join(p.errs...)
 }
 
 func (p *pass) run(ctx context.Context, desired view.Device) error {
-	if err := p.setKey(); err != nil {
+	if err := p.setKey(ctx); err != nil {
 		return err // as above
 	}
-	p.setPort(desired.ListenPort)
+	p.setPort(ctx, desired.ListenPort)
 
 	p.byKey = map[keys.PublicKey]*wgtypes.Peer{}
 	for i, peer := range p.current.Peers {
@@ -76,12 +76,12 @@ func (p *pass) run(ctx context.Context, desired view.Device) error {
 		p.removeOthers(desired.Peers)
 		p.takeAllowedIPs(peers)
 	}
-	p.report()
+	p.report(ctx)
 	return errors.Join(p.errs...)
 }
 
 // report logs which nodes' peers were touched, if any.
-func (p *pass) report() {
+func (p *pass) report(ctx context.Context) {
 	var touched []any
 	for _, what := range []struct {
 		name  string
@@ -93,6 +93,7 @@ func (p *pass) report() {
 	}
 	if len(touched) > 0 {
 		p.log.Info("peers of tunnel device set", touched...)
+		view.Changed(ctx, fmt.Sprint("setting peers of ", p.device, ": ", touched))
 	}
 }
 
@@ -105,7 +106,7 @@ func (p *pass) write(config wgtypes.Config) error {
 	return nil
 }
 
-func (p *pass) setKey() error {
+func (p *pass) setKey(ctx context.Context) error {
 	if keys.PublicKey(p.current.PublicKey) == p.private.Public() {
 		return nil
 	}
@@ -122,10 +123,11 @@ func (p *pass) setKey() error {
 	}
 	p.current.Peers = nil
 	p.log.Info("key of tunnel device set", "publicKey", p.private.Public())
+	view.Changed(ctx, "setting the key of "+p.device)
 	return nil
 }
 
-func (p *pass) setPort(desired uint16) {
+func (p *pass) setPort(ctx context.Context, desired uint16) {
 	port := int(desired)
 	if p.current.ListenPort == port {
 		return
@@ -139,6 +141,7 @@ func (p *pass) setPort(desired uint16) {
 		return
 	}
 	p.log.Info("port of tunnel device set", "port", desired)
+	view.Changed(ctx, "setting the port of "+p.device)
 }
 
 // setPeer adds a peer, or changes what differs in it.

@@ -23,6 +23,7 @@ type PeerState struct {
 	LastHandshake time.Time // zero: none yet
 	ReceivedBytes int64
 	SentBytes     int64
+	AllowedIPs    int // how many it has
 }
 
 // Status is what `weaveguard status` shows. Its JSON form is a contract.
@@ -152,6 +153,7 @@ type Counters struct {
 	Reconciles      uint64            `json:"reconciles"`
 	ReconcileErrors uint64            `json:"reconcileErrors"`
 	KernelWrites    uint64            `json:"kernelWrites"` // changes made to links, addresses, routes, peers, rules, sysctls
+	Repairs         uint64            `json:"repairs"`      // of those, what somebody else had changed
 	Rotations       uint64            `json:"rotations"`    // of this node's keys that ended well
 	Refused         map[string]uint64 `json:"refused"`      // records and packets that were refused, by reason
 }

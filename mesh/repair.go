@@ -1,0 +1,91 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// driftInterval is how often the loop looks, between passes, at what somebody may have changed and the kernel tells nobody
+// of: peers of tunnels, and some settings.
+const driftInterval = time.Second
+
+// maxTold is how many changes that were put right the log names at once.
+const maxTold = 5
+
+// part is what one step of a pass applies, so that what it changes although nothing else was wanted before is a repair. Nil:
+// what the step changes never is.
+type part func(d view.Desired) any
+
+// tunnelsOf are the devices without what changes by itself.
+func tunnelsOf(d view.Desired) any {
+	devices := slices.Clone(d.Devices)
+	for i := range devices {
+		devices[i].Peers = slices.Clone(devices[i].Peers)
+		for j := range devices[i].Peers {
+			devices[i].Peers[j].Attempt, devices[i].Peers[j].Established = 0, false
+		}
+	}
+	return devices
+}
+
+// step runs one part of a pass, and keeps what it put right.
+func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func(context.Context) (int, error)) {
+	ctx, changes := view.WithChanges(ctx)
+	writes, err := do(ctx)
+	p.writes += writes
+	if err != nil {
+		p.fail(what, err)
+	}
+	last := a.last.Load()
+	if of == nil || last == nil || !last.standing || !reflect.DeepEqual(of(last.desired), of(p.desired)) {
+		return
+	}
+	p.repairs.Texts = append(p.repairs.Texts, changes.Texts...)
+	p.repairs.Count += changes.Count
+}
+
+// narrateRepairs logs what was found changed, and was put right.
+func (a *Agent) narrateRepairs(p *pass) {
+	if p.repairs.Count == 0 {
+		return
+	}
+	texts := p.repairs.Texts[:min(len(p.repairs.Texts), maxTold)]
+	text := strings.Join(texts, "; ")
+	if more := p.repairs.Count - len(texts); more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	a.Log.Warn("repaired: somebody changed what Weaveguard made", "by", text)
+}
+
+// drifted looks at what no event tells of, and reports whether a pass has something to repair.
+func (a *Agent) drifted(ctx context.Context, devices []view.DeviceState) bool {
+	last := a.last.Load()
+	if last == nil || !last.standing {
+		return false // then the next pass comes soon
+	}
+	return !hold(devices, last.desired.Devices) || a.Network.Astray(last.desired.Sysctls)
+}
+
+// hold reports whether devices have the keys, ports and peers that they should have.
+func hold(states []view.DeviceState, devices []view.Device) bool {
+	for _, d := range devices {
+		i := slices.IndexFunc(states, func(s view.DeviceState) bool { return s.Name == d.Name })
+		if i < 0 || states[i].ListenPort != d.ListenPort || len(states[i].Peers) != len(d.Peers) {
+			return false
+		}
+		for _, peer := range d.Peers {
+			if !slices.ContainsFunc(states[i].Peers, func(s view.PeerState) bool {
+				return s.PublicKey == peer.PublicKey && s.AllowedIPs == len(peer.AllowedIPs)
+			}) {
+				return false
+			}
+		}
+	}
+	return true
+}
