@@ -133,7 +133,7 @@ type pass struct {
 	writes    int
 	failed    bool
 	untold    bool // the log doesn't tell of a problem yet
-	repairs   view.Changes
+	repairs   []string
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
@@ -338,22 +338,22 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 		of      part
 		do      func(ctx context.Context) (int, error)
 	}{
-		{"firewall", false, func(d view.Desired) any { return d.Firewall },
+		{"firewall", false, part{all: func(d view.Desired) any { return d.Firewall }},
 			func(ctx context.Context) (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
-		{"bridge", false, func(d view.Desired) any { return d.Bridges },
+		{"bridge", false, part{all: func(d view.Desired) any { return d.Bridges }},
 			func(ctx context.Context) (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
-		{"kernel settings", false, func(d view.Desired) any { return d.Sysctls },
+		{"kernel settings", false, part{all: func(d view.Desired) any { return d.Sysctls }},
 			func(ctx context.Context) (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
-		{"tunnels", true, tunnelsOf, func(ctx context.Context) (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
-		{"tunnel addresses", true, tunnelsOf, func(ctx context.Context) (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
-		{"peers", true, tunnelsOf, func(ctx context.Context) (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
-		{"paths", true, nil, func(ctx context.Context) (int, error) { return a.Network.ApplyPaths(ctx, d.Paths) }},
-		{"routes", true, func(d view.Desired) any { return d.Routes }, func(ctx context.Context) (int, error) {
+		{"tunnels", true, tunnels(), func(ctx context.Context) (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
+		{"tunnel addresses", true, tunnels(), func(ctx context.Context) (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
+		{"peers", true, tunnels(), func(ctx context.Context) (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
+		{"paths", true, part{}, func(ctx context.Context) (int, error) { return a.Network.ApplyPaths(ctx, d.Paths) }},
+		{"routes", true, part{all: func(d view.Desired) any { return d.Routes }}, func(ctx context.Context) (int, error) {
 			writes, err := a.Network.ApplyRoutes(ctx, d.Routes)
 			p.routed = err == nil
 			return writes, err
 		}},
-		{"old tunnels", true, nil, func(ctx context.Context) (int, error) { return a.prune(ctx, p) }},
+		{"old tunnels", true, part{}, func(ctx context.Context) (int, error) { return a.prune(ctx, p) }},
 	}
 	for _, s := range steps {
 		if !p.settling || !s.tunnels {
@@ -416,7 +416,7 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 		p.desired.Ready.Networks = a.readyNetworks(p)
 	}
 	var err error
-	a.step(ctx, p, "CNI files", func(d view.Desired) any { return d.Ready }, func(ctx context.Context) (writes int, _ error) {
+	a.step(ctx, p, "CNI files", part{all: func(d view.Desired) any { return d.Ready }}, func(ctx context.Context) (writes int, _ error) {
 		writes, err = a.Attach.Apply(ctx, p.desired.Ready)
 		return writes, err
 	})
@@ -446,7 +446,7 @@ func (a *Agent) publish(p *pass) {
 	a.counters.Reconciles++
 	a.counters.Refused = maps.Clone(a.book.refused)
 	a.counters.KernelWrites += uint64(p.writes)
-	a.counters.Repairs += uint64(p.repairs.Count)
+	a.counters.Repairs += uint64(len(p.repairs))
 	a.counters.Rotations = a.rotation.completed
 	if p.failed {
 		a.counters.ReconcileErrors++

@@ -18,20 +18,38 @@ const driftInterval = time.Second
 // maxTold is how many changes that were put right the log names at once.
 const maxTold = 5
 
-// part is what one step of a pass applies, so that what it changes although nothing else was wanted before is a repair. Nil:
-// what the step changes never is.
-type part func(d view.Desired) any
+// part is what one step of a pass applies, so that what it changes although nothing else was wanted before is a repair.
+type part struct {
+	all  func(d view.Desired) any // nil: what the step changes never is a repair
+	made func(d view.Desired) any // what the step makes where it is missing; nil: the same
+}
 
-// tunnelsOf are the devices without what changes by itself.
-func tunnelsOf(d view.Desired) any {
-	devices := slices.Clone(d.Devices)
-	for i := range devices {
-		devices[i].Peers = slices.Clone(devices[i].Peers)
-		for j := range devices[i].Peers {
-			devices[i].Peers[j].Attempt, devices[i].Peers[j].Established = 0, false
-		}
+// tunnels are the devices.
+func tunnels() part {
+	return part{
+		// Without what changes by itself.
+		all: func(d view.Desired) any {
+			devices := slices.Clone(d.Devices)
+			for i := range devices {
+				devices[i].Peers = slices.Clone(devices[i].Peers)
+				for j := range devices[i].Peers {
+					devices[i].Peers[j].Attempt, devices[i].Peers[j].Established = 0, false
+				}
+			}
+			return devices
+		},
+		// A peer that was removed has no session, so less is wanted of it than before.
+		made: func(d view.Desired) any {
+			var made []string
+			for _, device := range d.Devices {
+				made = append(made, device.Name)
+				for _, peer := range device.Peers {
+					made = append(made, fmt.Sprint(peer.PublicKey, peer.AllowedIPs))
+				}
+			}
+			return made
+		},
 	}
-	return devices
 }
 
 // step runs one part of a pass, and keeps what it put right.
@@ -43,21 +61,27 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 		p.fail(what, err)
 	}
 	last := a.last.Load()
-	if of == nil || last == nil || !last.standing || !reflect.DeepEqual(of(last.desired), of(p.desired)) {
+	if of.all == nil || last == nil || !last.standing {
 		return
 	}
-	p.repairs.Texts = append(p.repairs.Texts, changes.Texts...)
-	p.repairs.Count += changes.Count
+	same := func(part func(view.Desired) any) bool { return reflect.DeepEqual(part(last.desired), part(p.desired)) }
+	whole := same(of.all)
+	if whole || of.made != nil && same(of.made) {
+		p.repairs = append(p.repairs, changes.Made...)
+	}
+	if whole {
+		p.repairs = append(p.repairs, changes.Texts...)
+	}
 }
 
 // narrateRepairs logs what was found changed, and was put right.
 func (a *Agent) narrateRepairs(p *pass) {
-	if p.repairs.Count == 0 {
+	if len(p.repairs) == 0 {
 		return
 	}
-	texts := p.repairs.Texts[:min(len(p.repairs.Texts), maxTold)]
+	texts := p.repairs[:min(len(p.repairs), maxTold)]
 	text := strings.Join(texts, "; ")
-	if more := p.repairs.Count - len(texts); more > 0 {
+	if more := len(p.repairs) - len(texts); more > 0 {
 		text += fmt.Sprintf("; and %d more", more)
 	}
 	a.Log.Warn("repaired: somebody changed what Weaveguard made", "by", text)

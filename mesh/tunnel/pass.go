@@ -40,6 +40,7 @@ type pass struct {
 	// owners says which peer has an allowed IP, as far as the pass has come.
 	owners                  map[netip.Prefix]keys.PublicKey
 	added, changed, removed []string // nodes, for the log
+	given                   []string // of those that changed, whom allowed IPs were given
 }
 
 // base makes the device itself be as desired, and leaves its peers.
@@ -93,7 +94,18 @@ func (p *pass) report(ctx context.Context) {
 	}
 	if len(touched) > 0 {
 		p.log.Info("peers of tunnel device set", touched...)
-		view.Changed(ctx, fmt.Sprint("setting peers of ", p.device, ": ", touched))
+	}
+	if len(p.added) > 0 {
+		view.Made(ctx, fmt.Sprintf("adding peers to %s: %s", p.device, brief(p.added)))
+	}
+	if len(p.given) > 0 {
+		view.Made(ctx, fmt.Sprintf("giving allowed IPs to peers of %s: %s", p.device, brief(p.given)))
+	}
+	if len(p.changed) > 0 {
+		view.Changed(ctx, fmt.Sprintf("changing peers of %s: %s", p.device, brief(p.changed)))
+	}
+	if len(p.removed) > 0 {
+		view.Changed(ctx, fmt.Sprintf("removing peers from %s: %s", p.device, brief(p.removed)))
 	}
 }
 
@@ -173,6 +185,9 @@ func (p *pass) setPeer(desired view.Peer) {
 			p.added = append(p.added, desired.Node)
 		default:
 			p.changed = append(p.changed, desired.Node)
+			if len(config.AllowedIPs) > 0 {
+				p.given = append(p.given, desired.Node)
+			}
 		}
 		p.log.Debug("peer set", "node", desired.Node, "peer", key, "new", current == nil, "endpoint", desired.Endpoint,
 			"endpointWritten", config.Endpoint != nil, "allowedIPs", desired.AllowedIPs)

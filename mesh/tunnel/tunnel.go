@@ -197,7 +197,7 @@ func (a *Applier) ensure(ctx context.Context, desired view.Device) (Client, *wgt
 	}
 	delete(a.wanted, desired.Name) // whatever had that name before is gone
 	a.config.Log.Info("tunnel device made", "device", desired.Name, "kind", a.config.Kind, "mtu", desired.MTU)
-	view.Changed(ctx, "making the tunnel device "+desired.Name)
+	view.Made(ctx, "making the tunnel device "+desired.Name)
 	client, current, err = a.look(desired.Name)
 	if err != nil {
 		return nil, nil, 1, err

@@ -2,30 +2,30 @@ package view
 
 import "context"
 
-// maxChanges is how many changes are kept in words.
-const maxChanges = 20
-
 // Changes gathers in words what is changed while something is applied.
 type Changes struct {
-	Texts []string // the first of them
-	Count int
+	Made  []string // what wasn't there
+	Texts []string // other changes
 }
 
 type changesKey struct{}
 
-// WithChanges returns a context under which Changed adds to the Changes.
+// WithChanges returns a context under which Changed and Made add to the Changes.
 func WithChanges(ctx context.Context) (context.Context, *Changes) {
 	c := &Changes{}
 	return context.WithValue(ctx, changesKey{}, c), c
 }
 
-// Changed notes a change that was made, such as "adding the route X".
+// Changed notes a change, such as "setting X to 1".
 func Changed(ctx context.Context, what string) {
-	c, ok := ctx.Value(changesKey{}).(*Changes)
-	if !ok {
-		return
-	}
-	if c.Count++; len(c.Texts) < maxChanges {
+	if c, ok := ctx.Value(changesKey{}).(*Changes); ok {
 		c.Texts = append(c.Texts, what)
+	}
+}
+
+// Made notes that something was made that wasn't there, such as "adding the peer X".
+func Made(ctx context.Context, what string) {
+	if c, ok := ctx.Value(changesKey{}).(*Changes); ok {
+		c.Made = append(c.Made, what)
 	}
 }

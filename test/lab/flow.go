@@ -14,6 +14,7 @@ const (
 	pathDeadline   = 10 * time.Second // for a new flow's path to work
 	settleDeadline = 20 * time.Second // for the last datagrams to arrive
 	settleQuiet    = 3 * time.Second  // an emulated machine can stand still for longer than one thinks
+	settleMoment   = 500 * time.Millisecond
 )
 
 // FlowOptions says what datagrams go where.
@@ -27,6 +28,7 @@ type FlowOptions struct {
 	Marker   []byte         // repeated in the payload, for a Capture
 	OneWay   bool           // nothing goes back
 	DeadPath bool           // start even though nothing gets through
+	Lossy    bool           // some are expected to be lost: Stop waits for the last ones for a moment only
 }
 
 // Flow is a running flow. Between its start and its Stop every datagram counts.
@@ -195,6 +197,10 @@ func (f *Flow) stop() (FlowReport, error) {
 func (f *Flow) settle(there, back flow.SentAnswer) (FlowReport, error) {
 	start := time.Now()
 	changed := start
+	quiet := settleQuiet
+	if f.options.Lossy {
+		quiet = settleMoment
+	}
 	var last FlowReport
 	for {
 		r := FlowReport{From: f.options.From, To: f.options.To}
@@ -209,7 +215,7 @@ func (f *Flow) settle(there, back flow.SentAnswer) (FlowReport, error) {
 		if r != last {
 			last, changed = r, now
 		}
-		if r.Lost() == 0 || now.Sub(changed) > settleQuiet || now.Sub(start) > settleDeadline {
+		if r.Lost() == 0 || now.Sub(changed) > quiet || now.Sub(start) > settleDeadline {
 			return r, nil
 		}
 		time.Sleep(pollInterval)

@@ -1,0 +1,88 @@
+// Package faults keeps what tests measured of faults: what each cost, and how long recovery took. `make faults` makes the
+// table in docs/reliability.md of it.
+package faults
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// DirEnv names the directory that measurements are written to, a file for each; unset: they are in the tests' logs alone.
+const DirEnv = "WEAVEGUARD_FAULTS"
+
+// Lanes that a fault was made in.
+const (
+	Lab     = "lab"     // hosts in network namespaces, WireGuard in userspace
+	Cluster = "cluster" // a real Kubernetes
+	VM      = "vm"      // Debian's kernel with WireGuard, emulated
+)
+
+// Measurement is one fault's row.
+type Measurement struct {
+	Order    int           `json:"order"` // of the row in its table
+	Table    string        `json:"table"` // Repairs, or Outages
+	Fault    string        `json:"fault"`
+	Lane     string        `json:"lane"`
+	Allowed  string        `json:"allowed"`
+	Sent     uint64        `json:"sent"` // datagrams, while it was and until all went on
+	Lost     uint64        `json:"lost"`
+	Recovery time.Duration `json:"recovery"` // from the fault, or from its end; 0: there was nothing to recover
+	Note     string        `json:"note"`
+}
+
+// Names of tables.
+const (
+	Repairs = "repairs"
+	Outages = "outages"
+)
+
+// Record keeps a measurement, and logs it.
+func Record(t testing.TB, m Measurement) {
+	t.Helper()
+	t.Logf("%s: %d of %d datagrams lost, recovered after %s %s", m.Fault, m.Lost, m.Sent, m.Recovery.Round(time.Millisecond), m.Note)
+	dir := os.Getenv(DirEnv)
+	if dir == "" {
+		return
+	}
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	sum := sha256.Sum256([]byte(m.Table + m.Fault + m.Lane))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, hex.EncodeToString(sum[:8])+".json"), data, 0o644)
+	}
+	if err != nil {
+		t.Fatalf("keeping the measurement of %q: %v", m.Fault, err)
+	}
+}
+
+// Read returns what was kept in a directory.
+func Read(dir string) ([]Measurement, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s has no measurements: run the tests of faults with %s=%s", dir, DirEnv, dir)
+	}
+	var all []Measurement
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		var m Measurement
+		if err := json.Unmarshal(data, &m); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", file, err)
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}

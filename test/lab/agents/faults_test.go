@@ -1,0 +1,164 @@
+package agents_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/test/faults"
+	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/lab/agents"
+)
+
+// repairedWithin is how soon what somebody changed by hand is put right; repairPatience is how long a busy machine may take.
+const (
+	repairedWithin = 2 * time.Second
+	repairPatience = 10 * time.Second
+)
+
+// damage is something that somebody does by hand.
+type damage struct {
+	name string
+	do   []string // a command on the node
+	// told is what the agent's line of the repair says.
+	told string
+	// harmless: it costs no packet.
+	harmless bool
+}
+
+// TestFaultRepairs has somebody break by hand what the agent made, one thing after the other, while pods talk. Each is put
+// right, said once, and lets nothing out in the clear.
+func TestFaultRepairs(t *testing.T) {
+	m := agents.Up(t, 3)
+	n := m.Nodes[0]
+	pods := podsOn(t, m.Nodes, "pod")
+	l := newLeaks(t, m)
+	port := strings.Fields(n.MustRun(t, "sh", "-c", "ls /sys/class/net/weave/brif"))[0]
+	peer := strings.Fields(n.MustRun(t, "wg", "show", "weave-wg0", "peers"))[0]
+	remote := m.Nodes[1].CIDR.String()
+	set := func(key, value string) []string {
+		return []string{"sh", "-c", "echo " + value + " > /proc/sys/net/" + key}
+	}
+	l.none(t, "things are broken by hand", func() {
+		for i, d := range []damage{
+			{name: "the firewall is flushed (`nft flush ruleset`)", do: []string{"nft", "flush", "ruleset"}, told: "firewall table", harmless: true},
+			{name: "a chain of the firewall is flushed", do: []string{"nft", "flush", "chain", "inet", "weaveguard", "to_pods"}, told: "firewall table", harmless: true},
+			{name: "a peer is removed (`wg set`)", do: []string{"wg", "set", "weave-wg0", "peer", peer, "remove"}, told: "adding peers to weave-wg0"},
+			{name: "a peer's allowed IPs are taken", do: []string{"wg", "set", "weave-wg0", "peer", peer, "allowed-ips", ""}, told: "giving allowed IPs to peers of weave-wg0"},
+			{name: "the tunnel's port is changed", do: []string{"wg", "set", "weave-wg0", "listen-port", "9"}, told: "setting the port of weave-wg0"},
+			{name: "the tunnel device is deleted", do: []string{"ip", "link", "delete", "weave-wg0"}, told: "making the tunnel device"},
+			{name: "the tunnel device is set down", do: []string{"ip", "link", "set", "weave-wg0", "down"}, told: "weave-wg0"},
+			{name: "a route is removed", do: []string{"ip", "route", "delete", remote}, told: remote},
+			{name: "the bridge is set down", do: []string{"ip", "link", "set", "weave", "down"}, told: "weave"},
+			{name: "the bridge is deleted", do: []string{"ip", "link", "delete", "weave"}, told: "making the bridge weave"},
+			{name: "the bridge's address is removed", do: []string{"ip", "address", "flush", "dev", "weave"}, told: "weave"},
+			{name: "a pod is taken off the bridge", do: []string{"ip", "link", "set", port, "nomaster"}, told: port},
+			{name: "a pod's interface is set down", do: []string{"ip", "link", "set", port, "down"}, told: port},
+			{name: "`ip_forward` is set to 0", do: set("ipv4/ip_forward", "0"), told: "ip_forward"},
+			{name: "`rp_filter` is set to 1", do: set("ipv4/conf/weave-wg0/rp_filter", "1"), told: "rp_filter"},
+			{name: "`bridge-nf-call-iptables` is set to 1", do: set("bridge/bridge-nf-call-iptables", "1"), told: "bridge-nf-call-iptables"},
+			{name: "the CNI configuration is removed", do: []string{"rm", "/etc/cni/net.d/05-weaveguard.conflist"}, told: "05-weaveguard.conflist", harmless: true},
+			{name: "the CNI configuration is changed", do: []string{"sh", "-c", "echo {} > /etc/cni/net.d/05-weaveguard.conflist"},
+				told: "05-weaveguard.conflist", harmless: true},
+			{name: "the CNI plugin is removed", do: []string{"rm", "/opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
+			{name: "the CNI plugin is changed", do: []string{"sh", "-c", "echo >> /opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
+			{name: "the ready file is removed", do: []string{"rm", "/run/weaveguard/cni.json"}, told: "cni.json", harmless: true},
+		} {
+			t.Run(d.name, func(t *testing.T) { d.test(t, i, m, n, pods, l.marker) })
+		}
+	})
+}
+
+// test does the damage while pods on all nodes talk to each other, and waits until all is as it was.
+func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, pods []*agents.Pod, marker string) {
+	var flows []*lab.Flow
+	for i, from := range pods {
+		to := pods[(i+1)%len(pods)]
+		flows = append(flows, lab.StartFlow(t, lab.FlowOptions{
+			From: from, To: to, Addr: netip.AddrPortFrom(to.Addr, flowPort+uint16(10*order+i)), Marker: []byte(marker), Rate: rate(t), Lossy: !d.harmless,
+		}))
+	}
+	whole := nodeState(t, n)
+	said := len(repairsOf(n))
+	n.MustRun(t, d.do[0], d.do[1:]...)
+	took := lab.Eventually(t, repairPatience, "all is as it was", func() error {
+		if now := nodeState(t, n); now != whole {
+			return fmt.Errorf("it is\n%s\nand was\n%s", now, whole)
+		}
+		if len(repairsOf(n)) == said {
+			return errors.New("the log doesn't tell of it")
+		}
+		return nil
+	})
+	m.WaitUp(t, time.Minute)
+	flows[0].Send(t, uint64(rate(t)/2))
+	result := faults.Measurement{
+		Order: order, Table: faults.Repairs, Fault: d.name, Lane: faults.Lab, Allowed: "repaired within 2 s", Recovery: took,
+	}
+	if m.Kernel {
+		result.Lane = faults.VM
+	}
+	for _, f := range flows {
+		report := f.Stop(t)
+		result.Sent += report.There.Sent + report.Back.Sent
+		result.Lost += report.Lost()
+	}
+	if took > repairedWithin && !emulated() {
+		t.Errorf("it took %s", took)
+	}
+	if d.harmless && result.Lost != 0 {
+		t.Errorf("%d datagrams were lost", result.Lost)
+	}
+	lines := repairsOf(n)[said:]
+	if told := strings.Join(lines, "\n"); !strings.Contains(told, d.told) || len(lines) > 3 {
+		t.Errorf("the log tells of the repair:\n%s\nwant %q, once", told, d.told)
+	}
+	faults.Record(t, result)
+}
+
+// emulated reports whether the machine is one that is slower than machines are.
+func emulated() bool { return os.Getenv(rateEnv) != "" }
+
+// repairsOf are the lines by which an agent told of repairs.
+func repairsOf(n *agents.Node) []string {
+	var lines []string
+	for line := range strings.Lines(n.Agent.Log()) {
+		if strings.Contains(line, "repaired: ") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// changing is what of a node's state changes by itself: counters, indexes, ages, and what pods' neighbours are.
+var changing = regexp.MustCompile(`(?m)packets \d+ bytes \d+|@if\d+|# handle \d+|expires \d+sec`)
+
+// nodeState is all that Weaveguard made on a node, as tools show it.
+func nodeState(t *testing.T, n *agents.Node) string {
+	t.Helper()
+	var b strings.Builder
+	for _, command := range [][]string{
+		{"nft", "list", "table", "inet", "weaveguard"}, {"nft", "list", "table", "bridge", "weaveguard"},
+		{"wg", "show", "all", "allowed-ips"}, {"wg", "show", "all", "listen-port"}, {"wg", "show", "all", "public-key"},
+		{"ip", "-brief", "link"}, {"ip", "-4", "-brief", "address"}, {"ip", "route", "show", "table", "all", "proto", "213"},
+		{"ls", "/sys/class/net/weave/brif"},
+		{"sh", "-c", "cd /proc/sys/net; grep -H . ipv4/ip_forward ipv4/conf/weave*/rp_filter bridge/bridge-nf-call-*"},
+		{"sh", "-c", "sha256sum /etc/cni/net.d/* /opt/cni/bin/weaveguard* /run/weaveguard/cni.json"},
+	} {
+		out, err := n.Run(t.Context(), command[0], command[1:]...)
+		lines := strings.Split(changing.ReplaceAllString(out, ""), "\n")
+		slices.Sort(lines) // what was made again may come in another order
+		fmt.Fprintln(&b, strings.Join(lines, "\n"))
+		if err != nil {
+			fmt.Fprintln(&b, filepath.Base(command[0]), "fails") // so it isn't as it was
+		}
+	}
+	return b.String()
+}
