@@ -22,7 +22,7 @@ const rotationDeadline = 2 * time.Minute
 // when the tests run in full.
 func inARow() int {
 	if os.Getenv(rateEnv) != "" && !full.Wanted() {
-		return 3
+		return 2
 	}
 	return 10
 }
