@@ -90,6 +90,14 @@ test-full: deps image wgcluster ## the same in full: units with -race, lanes fiv
 fuzz: ## fuzz the decoders of what comes from outside, each for FUZZTIME=30s
 	@FUZZTIME=$(or $(FUZZTIME),30s) test/fuzz.sh
 
+.PHONY: faults
+faults: deps image wgcluster ## make the faults of docs/reliability.md, and write that page: FULL=1 for the long outages
+	@rm -rf build/faults
+	@export WEAVEGUARD_FAULTS=$(CURDIR)/build/faults WEAVEGUARD_FULL=$(FULL) WEAVEGUARD_IMAGE_TAR=$(CURDIR)/$(IMAGE_TAR); \
+	go test -count=1 -p 1 -timeout 120m ./test/lab/agents -run '^TestFault' && \
+	go test -count=1 -p 1 -timeout 120m ./test/cluster/product -run '^TestProduct$$' && \
+	go run ./test/faults/table build/faults > build/reliability.md && mv build/reliability.md docs/reliability.md
+
 .PHONY: bench
 bench: ## run the benchmarks
 	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=build '^func Benchmark' . | xargs -r dirname | sort -u || true); \

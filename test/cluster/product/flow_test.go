@@ -133,10 +133,9 @@ func (f *traffic) check(t *testing.T, w *world) {
 	f.arrived(t)
 }
 
-// stop ends the traffic: nothing of it may be lost.
-func (f *traffic) stop(t *testing.T) {
+// stop ends the traffic: nothing of it may be lost. It returns how many datagrams that were.
+func (f *traffic) stop(t *testing.T) (all uint64) {
 	t.Helper()
-	var all uint64
 	for _, d := range f.flows {
 		var there, back flow.SentAnswer
 		d.there.ask(t, flow.CommandStop, &there)
@@ -158,6 +157,7 @@ func (f *traffic) stop(t *testing.T) {
 	if !t.Failed() {
 		t.Logf("none of %d datagrams is lost, and no connection", all)
 	}
+	return all
 }
 
 // arrived waits until all datagrams that are due came.

@@ -1,0 +1,288 @@
+package agents_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/faults"
+	"github.com/weaveguard/weaveguard/test/full"
+	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/lab/agents"
+)
+
+// outages is a mesh of five nodes with a pod on each, whose parts fail one after the other.
+type outages struct {
+	*agents.Mesh
+	pods []*agents.Pod
+	next uint16 // port
+}
+
+// TestFaultOutages has agents, links and disks fail under traffic between the pods on each two of five nodes. Long outages
+// are shortened unless the tests run in full.
+func TestFaultOutages(t *testing.T) {
+	m := agents.Up(t, 5)
+	o := &outages{Mesh: m, pods: podsOn(t, m.Nodes, "pod")}
+	const none = "0 lost"
+	o.row(t, 1, "an agent is killed (SIGKILL) and started again", none, func(t *testing.T) time.Duration {
+		o.kill(t, m.Nodes[0])
+		return o.start(t, m.Nodes[0])
+	})
+	down := outage(10 * time.Minute)
+	o.row(t, 2, fmt.Sprintf("an agent is down for %s, and pods come and go", down), none, func(t *testing.T) time.Duration {
+		n := m.Nodes[0]
+		o.kill(t, n)
+		until := time.Now().Add(down)
+		for round := 0; round == 0 || time.Now().Before(until); round++ {
+			pod := n.AddPod(t, fmt.Sprintf("guest-%d", round))
+			pod.MustRun(t, "ping", "-c", "1", "-W", "5", o.pods[1].Addr.String())
+			pod.Remove(t)
+		}
+		return o.start(t, n)
+	})
+	o.row(t, 3, "all agents are killed and started at once", none, func(t *testing.T) time.Duration {
+		o.kill(t, m.Nodes...)
+		return o.start(t, m.Nodes...)
+	})
+	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration { return o.fullDisk(t, m.Nodes[1]) })
+	o.row(t, 9, "the view on disk is cut short, and the agent is killed", none, func(t *testing.T) time.Duration {
+		n := m.Nodes[2]
+		o.kill(t, n)
+		if err := os.Truncate(n.StateFile(view.CacheFile), 100); err != nil {
+			t.Fatal(err)
+		}
+		return o.start(t, n)
+	})
+	o.row(t, 10, "10,000 datagrams of garbage a second at the gossip port", none+"; the agent grows by no more than 32 MiB",
+		func(t *testing.T) time.Duration { return o.garbage(t, m.Nodes[3]) })
+	for i, alone := range []int{1, 2} {
+		o.partition(t, 4+i, alone)
+	}
+}
+
+// outage is how long something is away: in full, or shortened.
+func outage(long time.Duration) time.Duration {
+	if full.Wanted() {
+		return long
+	}
+	return min(long, 10*time.Second)
+}
+
+// row makes a fault under traffic between all pods, none of which may be lost. The fault's function returns how long the
+// recovery took.
+func (o *outages) row(t *testing.T, order int, name, allowed string, fault func(t *testing.T) time.Duration) {
+	t.Run(name, func(t *testing.T) {
+		flows := o.between(t, o.pods, false)
+		took := fault(t)
+		flows[0].Send(t, uint64(rate(t)))
+		result := faults.Measurement{Order: order, Table: faults.Outages, Fault: name, Lane: faults.Lab, Allowed: allowed, Recovery: took}
+		count(t, &result, flows)
+		faults.Record(t, result)
+	})
+}
+
+// count stops flows that may lose nothing.
+func count(t *testing.T, result *faults.Measurement, flows []*lab.Flow) {
+	t.Helper()
+	for _, f := range flows {
+		report := f.Stop(t)
+		result.Sent += report.There.Sent + report.Back.Sent
+		result.Lost += report.Lost()
+		if report.Lost() != 0 {
+			t.Errorf("lost on the way: %s", report)
+		}
+	}
+}
+
+// between starts numbered datagrams between each two of the pods.
+func (o *outages) between(t *testing.T, pods []*agents.Pod, lossy bool) []*lab.Flow {
+	t.Helper()
+	var flows []*lab.Flow
+	for i, from := range pods {
+		for _, to := range pods[i+1:] {
+			flows = append(flows, o.flow(t, from, to, lossy))
+		}
+	}
+	return flows
+}
+
+func (o *outages) flow(t *testing.T, from, to *agents.Pod, lossy bool) *lab.Flow {
+	t.Helper()
+	o.next++
+	return lab.StartFlow(t, lab.FlowOptions{From: from, To: to, Addr: netip.AddrPortFrom(to.Addr, flowPort+o.next), Rate: rate(t), Lossy: lossy})
+}
+
+func (o *outages) kill(t *testing.T, nodes ...*agents.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		if err := n.Agent.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// start starts agents, and returns how long it took until all links were up as they see it.
+func (o *outages) start(t *testing.T, nodes ...*agents.Node) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for _, n := range nodes {
+		n.StartAgent(t)
+	}
+	o.WaitUp(t, time.Minute)
+	return time.Since(begin)
+}
+
+// fullDisk fills a node's state directory. The agent says so when it has to write there, goes on, and recovers with the disk.
+func (o *outages) fullDisk(t *testing.T, n *agents.Node) time.Duration {
+	t.Helper()
+	keys := n.Newest(t)
+	n.MustRun(t, "sh", "-c", "mkdir /tmp/state; cp -a /var/lib/weaveguard/. /tmp/state; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
+		"cp -a /tmp/state/. /var/lib/weaveguard; cat /dev/zero > /var/lib/weaveguard/filler 2>/dev/null; true")
+	if answer := n.Rotate(t); answer.Generation != 0 && n.Newest(t) != keys {
+		t.Errorf("the key was changed, and can't have been kept: %+v", answer)
+	}
+	lab.Eventually(t, 30*time.Second, "the agent says what it couldn't write", func() error {
+		s, err := n.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, p := range s.Problems {
+			if strings.Contains(p.Message, "no space left") {
+				return nil
+			}
+		}
+		return fmt.Errorf("its problems are %v", s.Problems)
+	})
+	n.MustRun(t, "sh", "-c", "rm /var/lib/weaveguard/filler")
+	begin := time.Now()
+	await := newKeys(t, n)
+	await()
+	took := time.Since(begin)
+	n.MustRun(t, "sh", "-c", "cp -a /var/lib/weaveguard/. /tmp/state; umount /var/lib/weaveguard; cp -a /tmp/state/. /var/lib/weaveguard")
+	return took
+}
+
+// garbage pours what isn't gossip on a node's gossip port, from a host that isn't in the mesh.
+func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
+	t.Helper()
+	from, err := o.Lab.AddHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := o.Lab.AddHost() // who listens for what never comes
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := resident(t, n)
+	pour := lab.StartFlow(t, lab.FlowOptions{
+		From: from, To: to, Addr: netip.AddrPortFrom(n.Addr, view.GossipPort), Listen: netip.AddrPortFrom(to.Addr4, 9), Rate: 10000, Size: 300,
+		OneWay: true, DeadPath: true, Lossy: true,
+	})
+	pour.Send(t, 50000)
+	grown := resident(t, n) - before
+	pour.Stop(t)
+	if grown > 32<<20 {
+		t.Errorf("the agent grew by %d bytes", grown)
+	}
+	t.Logf("the agent grew by %d KiB", grown>>10)
+	return 0
+}
+
+// resident is an agent's memory in bytes.
+func resident(t *testing.T, n *agents.Node) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.Agent.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, pages int
+	if _, err := fmt.Sscan(string(text), &size, &pages); err != nil {
+		t.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
+
+// partition cuts some nodes off from the others, and heals that. Inside each part nothing is lost.
+func (o *outages) partition(t *testing.T, order, alone int) {
+	away := outage(2 * time.Minute)
+	name := fmt.Sprintf("%d of 5 nodes are cut off for %s, and back", alone, away)
+	t.Run(name, func(t *testing.T) {
+		inside := append(o.between(t, o.pods[:alone], false), o.between(t, o.pods[alone:], false)...)
+		var across []*lab.Flow
+		for _, from := range o.pods[:alone] {
+			for _, to := range o.pods[alone:] {
+				across = append(across, o.flow(t, from, to, true))
+			}
+		}
+		var cut []*lab.Host
+		for _, n := range o.Nodes[:alone] {
+			cut = append(cut, n.Host)
+		}
+		if err := o.Lab.Partition(cut); err != nil {
+			t.Fatal(err)
+		}
+		inside[0].Send(t, uint64(away.Seconds()*float64(rate(t))))
+		if err := o.Lab.Heal(); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		var reached sync.WaitGroup
+		for _, from := range o.pods[:alone] {
+			for _, to := range o.pods[alone:] {
+				reached.Go(func() {
+					lab.Eventually(t, time.Minute, "pods of both parts reach each other", func() error {
+						_, err := from.Run(t.Context(), "ping", "-c", "1", "-W", "1", to.Addr.String())
+						return err
+					})
+				})
+			}
+		}
+		reached.Wait()
+		took := time.Since(begin)
+		if took > 8*time.Second {
+			t.Errorf("it took %s until all pairs were back", took)
+		}
+		result := faults.Measurement{
+			Order: order, Table: faults.Outages, Fault: name, Lane: faults.Lab, Allowed: "0 lost inside each part; all pairs back within 8 s",
+			Recovery: took,
+		}
+		count(t, &result, inside)
+		for _, f := range across {
+			f.Stop(t)
+		}
+		o.WaitUp(t, time.Minute)
+		faults.Record(t, result)
+	})
+}
+
+// TestFaultThirtyJoin has thirty nodes start within a second.
+func TestFaultThirtyJoin(t *testing.T) {
+	const nodes, allowed = 30, 10 * time.Second
+	m := agents.New(t, nodes)
+	for _, n := range m.Nodes {
+		if !m.Kernel {
+			n.StartUserspace(t)
+		}
+	}
+	begin := time.Now()
+	var started sync.WaitGroup
+	for _, n := range m.Nodes {
+		started.Go(func() { n.StartAgent(t) })
+	}
+	started.Wait()
+	starting := time.Since(begin)
+	m.WaitUp(t, 2*time.Minute)
+	took := time.Since(begin)
+	faults.Record(t, faults.Measurement{
+		Order: 11, Table: faults.Outages, Fault: "30 nodes join at once", Lane: faults.Lab, Allowed: "full mesh within 10 s",
+		Recovery: took, Note: fmt.Sprintf("(all agents started within %s)", starting.Round(10*time.Millisecond)),
+	})
+	if took > 3*allowed { // a busy machine is slow
+		t.Errorf("it took %s", took)
+	}
+}
