@@ -104,6 +104,7 @@ type Agent struct {
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
 	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
+	housed      bool                // the host had the address of gossip
 
 	mu       sync.Mutex // guards counters
 	counters view.Counters
@@ -124,6 +125,7 @@ type pass struct {
 	settling bool // the tunnels are left as they are
 	blind    bool // the tunnels can't be read
 	standing bool // rules, settings, tunnels and routes are as desired
+	homeless bool // the host has lost the address of gossip
 	routed   bool // the routes are as desired
 	pruned   bool // no tunnels but the desired ones are left
 	rotation view.RotationStatus
@@ -244,8 +246,12 @@ func (a *Agent) stirred(ctx context.Context) bool {
 	return err == nil && (a.links.stirred(devices, time.Now()) || a.drifted(ctx, devices))
 }
 
-// moved reports that this node's Node has other addresses than gossip was started with.
+// moved reports that this node has other addresses than gossip was started with: by its Node, or without Kubernetes by the
+// host itself.
 func (a *Agent) moved(p *pass) error {
+	if p.homeless {
+		return fmt.Errorf("this host hasn't the address %s any more, which this agent started with: it has to start again", a.GossipAddress)
+	}
 	if len(a.Addresses) > 0 || p.cluster == nil || !p.cluster.Synced {
 		return nil
 	}
@@ -255,6 +261,13 @@ func (a *Agent) moved(p *pass) error {
 	}
 	return fmt.Errorf("the Node %s has the addresses %v now, and this agent started with %s: it has to start again",
 		a.Node, n.Addresses, a.GossipAddress)
+}
+
+// homeless reports whether, without Kubernetes, the host had the address of gossip, and has lost it.
+func (a *Agent) homeless(host view.Host) bool {
+	has := slices.ContainsFunc(host.Addresses, func(h view.HostAddress) bool { return h.Address.Addr() == a.GossipAddress })
+	a.housed = a.housed || has
+	return a.Cluster == nil && a.housed && !has
 }
 
 // rest waits, and reports whether the context goes on.
@@ -289,6 +302,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		}
 	} else {
 		host.Probed = a.probed()
+		p.homeless = a.homeless(host)
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		a.follow(p.desired.Paths)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first

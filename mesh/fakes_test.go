@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func (k *kernel) mute(key keys.PublicKey, device string) {
 	k.muted[device+key.String()] = true
 }
 
-func (k *kernel) apply(step string, desired any) (int, error) {
+func (k *kernel) apply(ctx context.Context, step string, desired any) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if step == "firewall" {
@@ -61,7 +62,23 @@ func (k *kernel) apply(step string, desired any) (int, error) {
 	}
 	k.held[step] = text
 	k.writes++
+	view.Changed(ctx, "making "+step)
 	return 1, nil
+}
+
+// forget has somebody undo steps. What was made of tunnels has no peers then.
+func (k *kernel) forget(steps ...string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, step := range steps {
+		delete(k.held, step)
+		if step == "tunnels" {
+			k.devices = slices.Clone(k.devices)
+			for i := range k.devices {
+				k.devices[i].Peers = nil
+			}
+		}
+	}
 }
 
 // open reports whether pods can be attached.
@@ -100,34 +117,34 @@ func (n network) Observe(ctx context.Context, _ []netip.Addr) (view.Host, error)
 	return n.host, errors.Join(ctx.Err(), n.fail["observe"])
 }
 
-func (n network) ApplySysctls(_ context.Context, s []view.Sysctl) (int, error) {
-	return n.apply("sysctls", s)
+func (n network) ApplySysctls(ctx context.Context, s []view.Sysctl) (int, error) {
+	return n.apply(ctx, "sysctls", s)
 }
 
 func (n network) Astray([]view.Sysctl) bool { return false }
 
-func (n network) ApplyBridges(_ context.Context, b []view.Bridge) (int, error) {
-	return n.apply("bridges", b)
+func (n network) ApplyBridges(ctx context.Context, b []view.Bridge) (int, error) {
+	return n.apply(ctx, "bridges", b)
 }
 
-func (n network) ApplyDevices(_ context.Context, d []view.Device) (int, error) {
-	return n.apply("devices", d)
+func (n network) ApplyDevices(ctx context.Context, d []view.Device) (int, error) {
+	return n.apply(ctx, "devices", d)
 }
 
-func (n network) ApplyRoutes(_ context.Context, r []view.Route) (int, error) {
-	return n.apply("routes", r)
+func (n network) ApplyRoutes(ctx context.Context, r []view.Route) (int, error) {
+	return n.apply(ctx, "routes", r)
 }
 
-func (n network) ApplyPaths(_ context.Context, p []view.Path) (int, error) {
-	return n.apply("paths", p)
+func (n network) ApplyPaths(ctx context.Context, p []view.Path) (int, error) {
+	return n.apply(ctx, "paths", p)
 }
 
-func (t tunnels) Make(_ context.Context, d []view.Device) (int, error) {
-	return t.apply("made", names(d))
+func (t tunnels) Make(ctx context.Context, d []view.Device) (int, error) {
+	return t.apply(ctx, "made", names(d))
 }
 
-func (t tunnels) Prune(_ context.Context, d []view.Device) (int, error) {
-	return t.apply("pruned", names(d))
+func (t tunnels) Prune(ctx context.Context, d []view.Device) (int, error) {
+	return t.apply(ctx, "pruned", names(d))
 }
 
 func names(devices []view.Device) []string {
@@ -138,8 +155,8 @@ func names(devices []view.Device) []string {
 	return all
 }
 
-func (t tunnels) Apply(_ context.Context, d []view.Device) (int, error) {
-	writes, err := t.apply("tunnels", d)
+func (t tunnels) Apply(ctx context.Context, d []view.Device) (int, error) {
+	writes, err := t.apply(ctx, "tunnels", d)
 	if err == nil {
 		t.mu.Lock()
 		t.devices = d
@@ -166,14 +183,16 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	return states, nil
 }
 
-func (r rules) Apply(_ context.Context, f view.Firewall) (int, error) { return r.apply("firewall", f) }
+func (r rules) Apply(ctx context.Context, f view.Firewall) (int, error) {
+	return r.apply(ctx, "firewall", f)
+}
 
-func (f files) Apply(_ context.Context, ready *view.Ready) (int, error) {
+func (f files) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 	text := "closed"
 	if ready != nil {
 		text = fmt.Sprintf("%+v", *ready)
 	}
-	n, err := f.apply("attach", text)
+	n, err := f.apply(ctx, "attach", text)
 	if err == nil {
 		f.mu.Lock()
 		f.ready = ready

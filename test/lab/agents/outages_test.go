@@ -1,6 +1,7 @@
 package agents_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -63,6 +64,7 @@ func TestFaultOutages(t *testing.T) {
 	for i, alone := range []int{1, 2} {
 		o.partition(t, 4+i, alone)
 	}
+	t.Run("a host's address changes", o.newAddress)
 }
 
 // outage is how long something is away: in full, or shortened.
@@ -258,6 +260,49 @@ func (o *outages) partition(t *testing.T, order, alone int) {
 		o.WaitUp(t, time.Minute)
 		faults.Record(t, result)
 	})
+}
+
+// newAddress gives a host another address than its agent was started with. The agent ends, and who started it starts it again;
+// the others follow.
+func (o *outages) newAddress(t *testing.T) {
+	const name, allowed = "a host's address changes", 5 * time.Second
+	n := o.Nodes[4]
+	var flows []*lab.Flow
+	for _, from := range o.pods[:4] {
+		flows = append(flows, o.flow(t, from, o.pods[4], true))
+	}
+	inside := o.between(t, o.pods[:4], false)
+	next := netip.MustParseAddr("10.99.0.205")
+	n.MustRun(t, "ip", "address", "add", next.String()+"/24", "dev", lab.Port)
+	n.MustRun(t, "ip", "address", "del", n.Addr.String()+"/24", "dev", lab.Port)
+	begin := time.Now()
+	lab.Eventually(t, 10*time.Second, "the agent ends", func() error {
+		select {
+		case <-n.Agent.Done():
+			return nil
+		default:
+			return errors.New("it runs")
+		}
+	})
+	n.Addr, n.Addr4 = next, next
+	n.StartAgent(t)
+	for i, from := range o.pods[:4] {
+		lab.Eventually(t, time.Minute, fmt.Sprintf("pod %d reaches the node's pod", i), func() error {
+			_, err := from.Run(t.Context(), "ping", "-c", "1", "-W", "1", o.pods[4].Addr.String())
+			return err
+		})
+	}
+	took := time.Since(begin)
+	if took > allowed && !emulated() {
+		t.Errorf("it took %s", took)
+	}
+	result := faults.Measurement{Order: 7, Table: faults.Outages, Fault: name, Lane: faults.Lab, Allowed: "0 lost between the others; followed within 5 s", Recovery: took}
+	count(t, &result, inside)
+	for _, f := range flows {
+		f.Stop(t)
+	}
+	o.WaitUp(t, time.Minute)
+	faults.Record(t, result)
 }
 
 // TestFaultThirtyJoin has thirty nodes start within a second.

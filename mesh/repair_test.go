@@ -1,0 +1,77 @@
+package mesh_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// What somebody changed is put right, said once and counted; what the agent changes because more is wanted isn't.
+func TestRepairsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.kernel.sessions[b.key()] = time.Now()
+	a := w.start(t)
+	w.air.say(b.says(t, nil)) // so there is a peer to add, and a route
+	a.pass()
+	if s := a.pass(); s.Counters.Repairs != 0 || strings.Contains(w.log.String(), "repaired") {
+		t.Errorf("repairs before anything was broken: %d\n%s", s.Counters.Repairs, w.log)
+	}
+	w.kernel.forget("routes", "firewall")
+	a.pass()
+	s := a.pass()
+	if lines := strings.Count(w.log.String(), `msg="repaired: somebody changed what Weaveguard made" by="making firewall; making routes"`); lines != 1 ||
+		s.Counters.Repairs != 2 {
+		t.Errorf("the log tells %d times of it, %d repairs are counted:\n%s", lines, s.Counters.Repairs, w.log)
+	}
+}
+
+// A peer that somebody took from a tunnel is missed without a sign.
+func TestMissingPeerIsNoticed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	w.air.say(b.says(t, nil))
+	w.kernel.sessions[b.key()] = time.Now()
+	a := w.start(t)
+	a.pass()
+	for range 3 { // a pass may be under way from before
+		w.kernel.forget("tunnels")
+		for deadline := time.Now().Add(10 * time.Second); w.kernel.text("tunnels") == ""; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) { // much less than until the next pass without need
+				t.Fatal("nobody missed it within 10 s")
+			}
+		}
+	}
+}
+
+// A host without Kubernetes that loses the address of gossip can't go on as it is.
+func TestLostAddressEndsTheAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.Cluster, w.config.PodCIDRs, w.config.Addresses = nil, w.self.node().PodCIDRs, []netip.Addr{w.self.address()}
+	w.kernel.host.Addresses = []view.HostAddress{{Device: "eth0", Address: netip.PrefixFrom(w.self.address(), 24)}}
+	agent, ended := mesh.New(w.config), make(chan error, 1)
+	go func() { ended <- agent.Run(t.Context()) }()
+	a := &live{Agent: agent, t: t, latch: w.config.Latch}
+	a.pass()
+	w.kernel.mu.Lock()
+	w.kernel.host.Addresses = nil
+	w.kernel.mu.Unlock()
+	w.config.Latch.Set()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), w.self.address().String()) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it goes on")
+	}
+}
