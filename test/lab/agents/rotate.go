@@ -15,12 +15,15 @@ import (
 // Rotate asks the node's agent for a new key, as `weaveguard rotate` does.
 func (n *Node) Rotate(t testing.TB) view.RotateAnswer {
 	t.Helper()
-	answer, err := n.api().Rotate(t.Context(), false)
+	answer, err := n.TryRotate(t.Context())
 	if err != nil {
 		t.Fatalf("asking %s for a new key: %v", n.Name, err)
 	}
 	return answer
 }
+
+// TryRotate is like Rotate, where the agent may refuse.
+func (n *Node) TryRotate(ctx context.Context) (view.RotateAnswer, error) { return n.api().Rotate(ctx, false) }
 
 // RotateForce ends the node's rotation that is under way.
 func (n *Node) RotateForce(ctx context.Context) (view.RotateAnswer, error) {
