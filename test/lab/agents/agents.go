@@ -142,7 +142,7 @@ func pluginDir(t testing.TB) string {
 
 // Adopt makes a host of the lab a node, without starting its agent.
 func (m *Mesh) Adopt(h *lab.Host) *Node {
-	n := &Node{Host: h, mesh: m, Addr: h.Addr4, CIDRs: m.options.Pods.cidrs(len(m.Nodes) + 1)}
+	n := &Node{Host: h, mesh: m, Addr: h.Addr4, CIDRs: cidrsOf(m.options.Pods, len(m.Nodes)+1)}
 	if m.options.Underlay == IPv6 {
 		n.Addr = h.Addr6
 	}

@@ -23,7 +23,9 @@ func (n *Node) Rotate(t testing.TB) view.RotateAnswer {
 }
 
 // TryRotate is like Rotate, where the agent may refuse.
-func (n *Node) TryRotate(ctx context.Context) (view.RotateAnswer, error) { return n.api().Rotate(ctx, false) }
+func (n *Node) TryRotate(ctx context.Context) (view.RotateAnswer, error) {
+	return n.api().Rotate(ctx, false)
+}
 
 // RotateForce ends the node's rotation that is under way.
 func (n *Node) RotateForce(ctx context.Context) (view.RotateAnswer, error) {
