@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -61,7 +62,7 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 		p.fail(what, err)
 	}
 	last := a.last.Load()
-	if of.all == nil || last == nil || !last.standing {
+	if of.all == nil || last == nil || !last.standing || len(changes.Made)+len(changes.Texts) == 0 {
 		return
 	}
 	same := func(part func(view.Desired) any) bool { return reflect.DeepEqual(part(last.desired), part(p.desired)) }
@@ -103,10 +104,12 @@ func hold(states []view.DeviceState, devices []view.Device) bool {
 		if i < 0 || states[i].ListenPort != d.ListenPort || len(states[i].Peers) != len(d.Peers) {
 			return false
 		}
+		allowed := make(map[keys.PublicKey]int, len(d.Peers))
+		for _, s := range states[i].Peers {
+			allowed[s.PublicKey] = s.AllowedIPs
+		}
 		for _, peer := range d.Peers {
-			if !slices.ContainsFunc(states[i].Peers, func(s view.PeerState) bool {
-				return s.PublicKey == peer.PublicKey && s.AllowedIPs == len(peer.AllowedIPs)
-			}) {
+			if n, known := allowed[peer.PublicKey]; !known || n != len(peer.AllowedIPs) {
 				return false
 			}
 		}
