@@ -270,9 +270,10 @@ func (o *options) attachConfig(log *slog.Logger) attach.Config {
 
 // startAgent makes the loop, and hooks it to what changes.
 func (s *starter) startAgent(ctx context.Context) {
-	files := attach.New(s.attachConfig(s.log))
-	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot, StoreDir: s.attachConfig(s.log).StoreDir})
-	rules := firewall.New(firewall.Config{StoreDir: s.attachConfig(s.log).StoreDir, Log: s.log})
+	cniFiles := s.attachConfig(s.log)
+	files := attach.New(cniFiles)
+	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot, StoreDir: cniFiles.StoreDir})
+	rules := firewall.New(firewall.Config{StoreDir: cniFiles.StoreDir, Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
 		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,

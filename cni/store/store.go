@@ -30,6 +30,8 @@ var (
 	ErrNotFound = errors.New("not attached")
 	// ErrExists says that the attachment is stored already.
 	ErrExists = errors.New("already attached")
+	// ErrUnopened says that a directory isn't a store, and can't be made one.
+	ErrUnopened = errors.New("opening the store")
 	// ErrUnlisted says that the directory of the attachments can't be listed, so none of them is known.
 	ErrUnlisted = errors.New("listing attachments")
 )
@@ -43,7 +45,7 @@ type Store struct {
 // may know or change who has which address).
 func Open(dir string) (*Store, error) {
 	if !filepath.IsAbs(dir) {
-		return nil, fmt.Errorf("opening the store: %q isn't an absolute path", dir)
+		return nil, fmt.Errorf("%w: %q isn't an absolute path", ErrUnopened, dir)
 	}
 	s := &Store{dir: dir}
 	for _, sub := range []string{attachmentsDir, addressesDir} {
@@ -52,7 +54,7 @@ func Open(dir string) (*Store, error) {
 			continue
 		}
 		if err := os.MkdirAll(path, 0o700); err != nil {
-			return nil, fmt.Errorf("opening the store: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrUnopened, err)
 		}
 	}
 	return s, nil
@@ -82,6 +84,18 @@ func (s *Store) Get(id ID) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("%s is of %s, not of %s", s.attachmentPath(id), a.ID, id)
 	}
 	return a, nil
+}
+
+// ListIn is List of the store in dir. Where nothing has ever been attached there is none, and looking makes no directories.
+func ListIn(dir string) ([]Attachment, error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	s, err := Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return s.List()
 }
 
 // List returns all attachments in the order of container ID and interface, without the lock: one that comes or goes

@@ -162,14 +162,7 @@ func (a *Attach) Attachments(ctx context.Context) ([]store.Attachment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(a.cfg.StoreDir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // nothing has ever been attached, and looking makes no directories
-	}
-	s, err := store.Open(a.cfg.StoreDir)
-	if err != nil {
-		return nil, err
-	}
-	return s.List()
+	return store.ListIn(a.cfg.StoreDir)
 }
 
 // Cleanup removes all that Apply wrote, and the store. While pods are attached it removes the ready file only, so

@@ -2,9 +2,7 @@ package firewall
 
 import (
 	"errors"
-	"io/fs"
 	"net"
-	"os"
 
 	"github.com/google/nftables"
 	"github.com/weaveguard/weaveguard/cni/guard"
@@ -56,15 +54,9 @@ func (a *Applier) attached() (attached []store.Attachment, problems []error, err
 	if a.store == "" {
 		return nil, nil, nil
 	}
-	if _, err := os.Stat(a.store); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil // nothing has ever been attached, and looking makes no directories
-	}
-	s, err := store.Open(a.store)
-	if err != nil {
-		return nil, nil, err
-	}
-	attached, err = s.List()
-	if errors.Is(err, store.ErrUnlisted) { // a table without anybody in it would make all pods mute
+	attached, err = store.ListIn(a.store)
+	// A table without anybody in it would make all pods mute.
+	if errors.Is(err, store.ErrUnlisted) || errors.Is(err, store.ErrUnopened) {
 		return nil, nil, err
 	}
 	if err != nil {

@@ -34,7 +34,13 @@ func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int,
 		}
 		c.write("removing the bridge "+name, func() error { return netlink.LinkDel(link) })
 	}
-	a.ports(c, bridges)
+	if c.writes > 0 { // a bridge may be another one, and have lost its ports
+		if links, err = readLinks(); err != nil {
+			c.fail(err)
+			return c.result()
+		}
+	}
+	a.ports(c, links, bridges)
 	return c.result()
 }
 

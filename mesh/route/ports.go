@@ -3,9 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,19 +19,14 @@ const plugTime = 5 * time.Second
 
 // ports puts interfaces of pods back on their bridges: those that somebody took off, and those of a bridge that was removed
 // and made again.
-func (a *Applier) ports(c *changes, bridges []view.Bridge) {
-	links, err := readLinks() // with the bridges that were just made
-	if err != nil {
-		c.fail(err)
-		return
-	}
+func (a *Applier) ports(c *changes, links links, bridges []view.Bridge) {
 	astray := slices.ContainsFunc(links.names(), func(name string) bool {
 		return strings.HasPrefix(name, store.PortPrefix) && isAstray(links.byName[name])
 	})
 	if !astray || a.storeDir == "" {
 		return
 	}
-	attached, err := attachments(a.storeDir)
+	attached, err := store.ListIn(a.storeDir)
 	if err != nil && len(attached) == 0 {
 		c.fail(fmt.Errorf("finding out whose interfaces aren't on their bridge: %w", err))
 		return
@@ -59,16 +52,4 @@ func (a *Applier) ports(c *changes, bridges []view.Bridge) {
 // isAstray reports whether an interface is no port of a bridge, or is down.
 func isAstray(link netlink.Link) bool {
 	return link.Attrs().MasterIndex == 0 || link.Attrs().Flags&net.FlagUp == 0
-}
-
-// attachments are those of a store, where there is one.
-func attachments(dir string) ([]store.Attachment, error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	s, err := store.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	return s.List()
 }
