@@ -243,7 +243,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 // far that a pass could do something about it, or something has to be repaired.
 func (a *Agent) stirred(ctx context.Context) bool {
 	devices, err := a.Tunnels.Observe(ctx)
-	return err == nil && (a.links.stirred(devices, time.Now()) || a.drifted(ctx, devices))
+	return err == nil && (a.links.stirred(devices, time.Now()) || a.drifted(devices))
 }
 
 // moved reports that this node has other addresses than gossip was started with: by its Node, or without Kubernetes by the
@@ -341,56 +341,6 @@ func endpoints(v view.View) []netip.Addr {
 	return all
 }
 
-// apply makes the kernel as desired. The order keeps it closed and whole: rules before anything can pass them, a
-// tunnel's addresses and settings before its peers, routes when all that they lead to stands, and tunnels removed when
-// none does any more. One part's failure doesn't keep the others from being tried.
-func (a *Agent) apply(ctx context.Context, p *pass) {
-	d := p.desired
-	steps := []struct {
-		what    string
-		tunnels bool
-		of      part
-		do      func(ctx context.Context) (int, error)
-	}{
-		{"firewall", false, part{all: func(d view.Desired) any { return d.Firewall }},
-			func(ctx context.Context) (int, error) { return a.Firewall.Apply(ctx, d.Firewall) }},
-		{"bridge", false, part{all: func(d view.Desired) any { return d.Bridges }},
-			func(ctx context.Context) (int, error) { return a.Network.ApplyBridges(ctx, d.Bridges) }},
-		{"kernel settings", false, part{all: func(d view.Desired) any { return d.Sysctls }},
-			func(ctx context.Context) (int, error) { return a.Network.ApplySysctls(ctx, d.Sysctls) }},
-		{"tunnels", true, tunnels(), func(ctx context.Context) (int, error) { return a.Tunnels.Make(ctx, d.Devices) }},
-		{"tunnel addresses", true, tunnels(), func(ctx context.Context) (int, error) { return a.Network.ApplyDevices(ctx, d.Devices) }},
-		{"peers", true, tunnels(), func(ctx context.Context) (int, error) { return a.Tunnels.Apply(ctx, d.Devices) }},
-		{"paths", true, part{}, func(ctx context.Context) (int, error) { return a.Network.ApplyPaths(ctx, d.Paths) }},
-		{"routes", true, part{all: func(d view.Desired) any { return d.Routes }}, func(ctx context.Context) (int, error) {
-			writes, err := a.Network.ApplyRoutes(ctx, d.Routes)
-			p.routed = err == nil
-			return writes, err
-		}},
-		{"old tunnels", true, part{}, func(ctx context.Context) (int, error) { return a.prune(ctx, p) }},
-	}
-	for _, s := range steps {
-		if !p.settling || !s.tunnels {
-			a.step(ctx, p, s.what, s.of, s.do)
-		}
-	}
-	p.standing = !p.failed && !p.settling
-	a.attach(ctx, p)
-}
-
-// prune removes the tunnels that aren't desired, unless a route may still lead to one.
-func (a *Agent) prune(ctx context.Context, p *pass) (int, error) {
-	if !p.routed {
-		return 0, nil
-	}
-	writes, err := a.Tunnels.Prune(ctx, p.desired.Devices)
-	p.pruned = err == nil
-	if writes > 0 {
-		a.forgetting = forgetPasses
-	}
-	return writes, err
-}
-
 // forget frees what isn't used any more: after a key was given up copies of it are among that, from reading the tunnels.
 // It does so in a few passes, since what is pooled goes with the second collection, and somebody who asks for the status
 // reads the tunnels too.
@@ -417,39 +367,6 @@ func (a *Agent) settling(now time.Time) bool {
 		}
 	}
 	return len(a.unclaimed) > 0 && now.Sub(a.started) <= a.Settle
-}
-
-// attach opens the node for pods once everything stands. What failed later doesn't close it again: the pods that
-// run would gain nothing by it.
-func (a *Agent) attach(ctx context.Context, p *pass) {
-	standing := a.ready || !p.failed && !p.settling
-	if p.desired.Ready != nil && !standing {
-		return
-	}
-	if p.desired.Ready != nil {
-		p.desired.Ready.Networks = a.readyNetworks(p)
-	}
-	var err error
-	a.step(ctx, p, "CNI files", part{all: func(d view.Desired) any { return d.Ready }}, func(ctx context.Context) (writes int, _ error) {
-		writes, err = a.Attach.Apply(ctx, p.desired.Ready)
-		return writes, err
-	})
-	a.ready = p.desired.Ready != nil && (a.ready || err == nil)
-	p.ready = a.ready
-}
-
-// readyNetworks are the networks that pods can be attached to: those that are new, or others than they were, once everything
-// stands. What fails later doesn't close those that were open.
-func (a *Agent) readyNetworks(p *pass) []view.ReadyNetwork {
-	if p.standing {
-		a.open = p.desired.Ready.Networks
-		return a.open
-	}
-	return slices.DeleteFunc(slices.Clone(p.desired.Ready.Networks), func(n view.ReadyNetwork) bool {
-		return !slices.ContainsFunc(a.open, func(o view.ReadyNetwork) bool {
-			return o.Name == n.Name && o.Bridge == n.Bridge && slices.Equal(o.Subnets, n.Subnets) && slices.Equal(o.Reached, n.Reached)
-		})
-	})
 }
 
 // publish logs what changed, makes the pass the one that Status shows, and counts it last: what is counted is shown.

@@ -66,12 +66,7 @@ func TestPeersFollowRecordsAndNodes(t *testing.T) {
 
 func TestSecondPassChangesNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	b := newSpeaker(t, 2, "b")
-	w.cluster.set(w.self.node(), b.node())
-	w.air.say(b.says(t, nil))
-	w.kernel.sessions[b.key()] = time.Now()
-	a := w.start(t)
+	w, a := withPeer(t)
 	before, announced := a.pass(), w.air.count()
 	for range 5 {
 		a.pass()

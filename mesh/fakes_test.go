@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -16,7 +14,6 @@ import (
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
-	"github.com/weaveguard/weaveguard/test/output"
 )
 
 // kernel is a fake of all appliers: it keeps what was applied last, and counts a change where that differs.
@@ -396,81 +393,3 @@ func (s *speaker) says(t *testing.T, change func(*record.Record)) mesh.Heard {
 	}
 	return mesh.Heard{Node: s.name, Raw: raw, From: s.address(), At: []netip.Addr{s.address()}, Alive: true}
 }
-
-// world is an agent named "a" with everything around it faked.
-type world struct {
-	self    *speaker
-	kernel  *kernel
-	air     *air
-	cluster *cluster
-	log     *output.Buffer
-	config  mesh.Config
-}
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	w := &world{
-		self: newSpeaker(t, 1, "a"), kernel: newKernel(), air: &air{}, cluster: &cluster{}, log: &output.Buffer{},
-	}
-	w.kernel.keyOf = func(generation uint32) keys.PublicKey {
-		private, _ := w.self.store.Private(generation)
-		return private.Public()
-	}
-	w.config = mesh.Config{
-		Node: "a", GossipAddress: w.self.address(), Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",
-		PodRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, PodRangeSource: "--pod-range",
-		CachePath: filepath.Join(t.TempDir(), "view.json"),
-		Log:       slog.New(slog.NewTextHandler(w.log, nil)), Latch: mesh.NewLatch(),
-		Keys: w.self.store, Gossip: w.air, Cluster: w.cluster, Network: network{w.kernel}, Tunnels: tunnels{w.kernel},
-		Firewall: rules{w.kernel}, Attach: files{w.kernel},
-	}
-	return w
-}
-
-// live is a running agent.
-type live struct {
-	*mesh.Agent
-	t     *testing.T
-	latch mesh.Latch
-	stop  context.CancelFunc
-}
-
-func (w *world) start(t *testing.T) *live {
-	t.Helper()
-	remembered, err := mesh.Recall(w.config.CachePath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.config.Remembered = remembered
-	ctx, cancel := context.WithCancel(context.Background())
-	a := mesh.New(w.config)
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	l := &live{Agent: a, t: t, latch: w.config.Latch, stop: sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the loop ended with: %v", err)
-		}
-	})}
-	t.Cleanup(l.stop)
-	l.pass()
-	return l
-}
-
-// pass lets the loop run at least once more, from start to end.
-func (l *live) pass() view.Status {
-	l.t.Helper()
-	before := l.Status(l.t.Context()).Counters.Reconciles
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
-		l.latch.Set()
-		if s := l.Status(l.t.Context()); s.Counters.Reconciles >= before+2 {
-			return s
-		}
-		time.Sleep(time.Millisecond)
-	}
-	l.t.Fatal("the loop didn't run within 10 s")
-	return view.Status{}
-}
-
-var errBroken = errors.New("broken on purpose")

@@ -35,12 +35,7 @@ func TestRepairsAreTold(t *testing.T) {
 // A peer that somebody took from a tunnel is missed without a sign.
 func TestMissingPeerIsNoticed(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	b := newSpeaker(t, 2, "b")
-	w.cluster.set(w.self.node(), b.node())
-	w.air.say(b.says(t, nil))
-	w.kernel.sessions[b.key()] = time.Now()
-	a := w.start(t)
+	w, a := withPeer(t)
 	a.pass()
 	for range 3 { // a pass may be under way from before
 		w.kernel.forget("tunnels")

@@ -19,12 +19,7 @@ import (
 // While the kernel can't be read nothing is changed, and nothing is told that isn't so.
 func TestBlindPassKeepsWhatIs(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	b := newSpeaker(t, 2, "b")
-	w.cluster.set(w.self.node(), b.node())
-	w.air.say(b.says(t, nil))
-	w.kernel.sessions[b.key()] = time.Now()
-	a := w.start(t)
+	w, a := withPeer(t)
 	a.pass()
 	setFault(w.kernel, "observe", errBroken)
 	s := a.pass()
