@@ -135,17 +135,3 @@ func TestPodsOfAFormerSubnet(t *testing.T) {
 		t.Errorf("there are %v", problems)
 	}
 }
-
-// drop removes an attachment, as a plugin does.
-func drop(t *testing.T, dir string, id store.ID) {
-	t.Helper()
-	s, err := store.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tx := lock(t, s)
-	defer func() { _ = tx.Unlock() }()
-	if err := tx.Remove(id); err != nil {
-		t.Fatal(err)
-	}
-}

@@ -24,18 +24,32 @@ func attached(t *testing.T, dir, container, address string) store.Attachment {
 // keep stores an attachment, whose addresses nobody else has.
 func keep(t *testing.T, dir string, a store.Attachment) {
 	t.Helper()
+	change(t, dir, func(tx *store.Tx) error {
+		for _, address := range a.Addresses {
+			if ok, err := tx.Reserve(a.ID, address); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+		}
+		return tx.Put(a)
+	})
+}
+
+// drop removes an attachment, as a plugin does.
+func drop(t *testing.T, dir string, id store.ID) {
+	t.Helper()
+	change(t, dir, func(tx *store.Tx) error { return tx.Remove(id) })
+}
+
+// change does something to a store, which must succeed.
+func change(t *testing.T, dir string, do func(tx *store.Tx) error) {
+	t.Helper()
 	s, err := store.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tx := lock(t, s)
 	defer func() { _ = tx.Unlock() }()
-	for _, address := range a.Addresses {
-		if ok, err := tx.Reserve(a.ID, address); err != nil || !ok {
-			t.Fatal(ok, err)
-		}
-	}
-	if err := tx.Put(a); err != nil {
+	if err := do(tx); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -22,21 +22,7 @@ import (
 // TestAdmission takes a node's credentials, and tries with them, and as an administrator, what the manifest's admission
 // policies are there to refuse.
 func TestAdmission(t *testing.T) {
-	w := &world{manifest: readManifest(t)}
-	image := imageTar(t)
-	w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 2})
-	w.nodes = []string{"node-1", "node-2"}
-	if err := w.LoadImage(t.Context(), image); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.WaitNodesReady(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w.awaitMesh(t)
-	w.learnSecrets(t, w.nodes)
+	w := startWith(t, cluster.Options{Nodes: 2}, readManifest(t))
 	t.Run("agents write on their own Nodes", w.testAgentsWrite)
 	t.Run("a stolen node speaks for itself alone", w.testStolenNode)
 	t.Run("an administrator can't write what agents say", w.testAdministrator)

@@ -3,13 +3,10 @@ package product_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/weaveguard/weaveguard/test/cluster"
 )
 
 // flowSchema has the API server count the agents' requests apart.
@@ -44,19 +41,14 @@ func (w *world) testAPIRequests(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	var first, last int
+	var first int
 	w.eventually(t, "the API server counts the agents' requests", func(ctx context.Context) (err error) {
 		first, err = w.agentRequests(ctx)
 		return err
 	})
 	begin := time.Now()
-	err := cluster.Poll(t.Context(), quiet+patience, "some time has passed", func(ctx context.Context) (err error) {
-		if passed := time.Since(begin); passed < quiet {
-			return fmt.Errorf("%s", passed)
-		}
-		last, err = w.agentRequests(ctx)
-		return err
-	})
+	pass(t, begin, quiet)
+	last, err := w.agentRequests(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +24,7 @@ import (
 // TestClaims applies the manifest to a cluster whose controller manager gives no podCIDRs, as kubeadm makes it without a
 // pod CIDR.
 func TestClaims(t *testing.T) {
-	w := startClaiming(t, cluster.Options{Nodes: 2, NoPodCIDR: true}, readManifest(t))
+	w := startWith(t, cluster.Options{Nodes: 2, NoPodCIDR: true}, readManifest(t))
 	t.Run("pods talk", w.testClaimedPods)
 	t.Run("an agent that starts again keeps its claim", w.testClaimKept)
 	t.Run("a stolen node claims for itself alone", w.testStolenClaims)
@@ -40,7 +39,7 @@ func TestClaims(t *testing.T) {
 func TestClaimsOfBothFamilies(t *testing.T) {
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.64.0.0/12"), netip.MustParsePrefix("fd64::/48")}
 	manifest := withArgument(readManifest(t), fmt.Sprintf("--pod-range=%s,%s", ranges[0], ranges[1]))
-	w := startClaiming(t, cluster.Options{Nodes: 2, NoPodCIDR: true, Family: family.Dual}, manifest)
+	w := startWith(t, cluster.Options{Nodes: 2, NoPodCIDR: true, Family: family.Dual}, manifest)
 	w.runPods(t, map[string]string{pod1: w.nodes[0], pod2: w.nodes[1]})
 	list, err := w.claims().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -72,33 +71,6 @@ func TestClaimsOfBothFamilies(t *testing.T) {
 			}
 		}
 	}
-}
-
-// startClaiming applies a manifest to a cluster whose nodes have no pod CIDRs.
-func startClaiming(t *testing.T, options cluster.Options, manifest string) *world {
-	t.Helper()
-	w := newWorld(t)
-	w.manifest = manifest
-	image := imageTar(t)
-	w.Cluster = cluster.ForTest(t, options)
-	var err error
-	if w.nodes, err = w.Nodes(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.LoadImage(t.Context(), image); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.WaitNodesReady(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w.awaitMesh(t)
-	t.Logf("all peers are up %.1f s after kubectl apply", time.Since(began).Seconds())
-	w.learnSecrets(t, w.nodes)
-	return w
 }
 
 // claims are the Leases of claims.

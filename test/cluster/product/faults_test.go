@@ -30,6 +30,20 @@ func (w *world) fault(t *testing.T, order int, name string, do func(t *testing.T
 	})
 }
 
+// pass returns when so much time has passed since a moment.
+func pass(t *testing.T, since time.Time, d time.Duration) {
+	t.Helper()
+	err := cluster.Poll(t.Context(), d+patience, "some time has passed", func(context.Context) error {
+		if left := d - time.Since(since); left > 0 {
+			return fmt.Errorf("%s are left", left)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // testRollout replaces all agents one after the other, as a new image does.
 func (w *world) testRollout(t *testing.T) {
 	w.fault(t, 20, "the DaemonSet is rolled out", func(t *testing.T) time.Duration {
@@ -91,15 +105,7 @@ func (w *world) testAPIServerAway(t *testing.T) {
 			return err
 		})
 		took := time.Since(stopped)
-		err = cluster.Poll(t.Context(), away+patience, "the outage is over", func(context.Context) error {
-			if left := away - time.Since(stopped); left > 0 {
-				return fmt.Errorf("it goes on for %s", left)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		pass(t, stopped, away)
 		resume()
 		return took
 	})

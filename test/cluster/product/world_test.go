@@ -67,6 +67,33 @@ func start(t *testing.T) *world {
 	return w
 }
 
+// startWith brings up a cluster, applies a manifest, and waits until all nodes are ready and all peers up.
+func startWith(t *testing.T, options cluster.Options, manifest string) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.manifest = manifest
+	image := imageTar(t)
+	w.Cluster = cluster.ForTest(t, options)
+	var err error
+	if w.nodes, err = w.Nodes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.LoadImage(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := w.KubectlApply(t.Context(), w.manifest); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WaitNodesReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitMesh(t)
+	t.Logf("all peers are up %.1f s after kubectl apply", time.Since(began).Seconds())
+	w.learnSecrets(t, w.nodes)
+	return w
+}
+
 // install applies the manifest, on nodes as br_netfilter leaves them.
 func (w *world) install(t *testing.T, image string) {
 	t.Helper()
