@@ -73,10 +73,9 @@ func run(handed, keyFile, own, claimed, member, name, meta string) error {
 	c.Name, c.SecretKey, c.Delegate = name, ring[0], says
 	c.BindAddr, c.BindPort = address.Addr().String(), int(address.Port())
 	c.AdvertiseAddr, c.AdvertisePort = advertised.Addr().String(), int(advertised.Port())
-	c.PushPullInterval = time.Second // so it learns that it is thought dead, also where it claims to be somewhere else
-	if handed != "" {
-		c.PushPullInterval = 200 * time.Millisecond // so all are soon told
-	}
+	// So all are told soon, and again whenever a node outbids what is said in its member's name; and the thief learns that it
+	// is thought dead, also where it claims to be somewhere else.
+	c.PushPullInterval = 200 * time.Millisecond
 	c.EnableCompression = false // agents refuse that
 	c.Logger = log.New(io.Discard, "", 0)
 	list, err := memberlist.Create(c)
