@@ -22,6 +22,7 @@ import (
 // TestAdmission takes a node's credentials, and tries with them, and as an administrator, what the manifest's admission
 // policies are there to refuse.
 func TestAdmission(t *testing.T) {
+	t.Parallel() // it counts no packets
 	w := startWith(t, cluster.Options{Nodes: 2}, readManifest(t))
 	t.Run("agents write on their own Nodes", w.testAgentsWrite)
 	t.Run("a stolen node speaks for itself alone", w.testStolenNode)

@@ -15,6 +15,7 @@ import (
 // TestBadInput gives a cluster what it can't work with, one thing after the other: each is said clearly on the node
 // and in Kubernetes, and when it is put right nobody has to restart anything.
 func TestBadInput(t *testing.T) {
+	t.Parallel() // it counts no packets
 	// Nodes that claim a podCIDR by themselves would lack nothing: see TestClaims.
 	w := &world{manifest: withArgument(readManifest(t), "--claim=never"), address: map[string]netip.Addr{}, pods: map[string]netip.Prefix{}}
 	w.probe = buildProgram(t, "./test/probe")

@@ -24,6 +24,7 @@ import (
 // TestClaims applies the manifest to a cluster whose controller manager gives no podCIDRs, as kubeadm makes it without a
 // pod CIDR.
 func TestClaims(t *testing.T) {
+	t.Parallel() // it counts no packets
 	w := startWith(t, cluster.Options{Nodes: 2, NoPodCIDR: true}, readManifest(t))
 	t.Run("pods talk", w.testClaimedPods)
 	t.Run("an agent that starts again keeps its claim", w.testClaimKept)
@@ -37,6 +38,7 @@ func TestClaims(t *testing.T) {
 
 // TestClaimsOfBothFamilies has nodes claim pod CIDRs of IPv4 and of IPv6.
 func TestClaimsOfBothFamilies(t *testing.T) {
+	t.Parallel() // it counts no packets
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.64.0.0/12"), netip.MustParsePrefix("fd64::/48")}
 	manifest := withArgument(readManifest(t), fmt.Sprintf("--pod-range=%s,%s", ranges[0], ranges[1]))
 	w := startWith(t, cluster.Options{Nodes: 2, NoPodCIDR: true, Family: family.Dual}, manifest)
