@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/weaveguard/weaveguard/mesh/api"
 	"github.com/weaveguard/weaveguard/mesh/attach"
 	"github.com/weaveguard/weaveguard/mesh/firewall"
 	"github.com/weaveguard/weaveguard/mesh/route"
@@ -35,12 +39,14 @@ func newUserspaceCommand(o *options) *cobra.Command {
 
 func (o *options) userspaceSocket() string { return filepath.Join(o.RunDir, "userspace.sock") }
 
+func (o *options) agentSocket() string { return filepath.Join(o.RunDir, "agent.sock") }
+
 func newCleanupCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove what Weaveguard made in this host's kernel and CNI directories",
 		Long: "cleanup removes the tunnel devices, routes, firewall rules, bridge and CNI configuration of Weaveguard from\n" +
-			"this host. End the agent and all pods first. Keys stay.",
+			"this host. End the agent and all pods first. Keys stay, and settings of the kernel, on which others may rely.",
 		Example: "  weaveguard-agent cleanup",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,13 +54,7 @@ func newCleanupCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if err := attach.New(o.attachConfig(log)).Cleanup(ctx); err != nil {
-				return fmt.Errorf("cleaning up: %w", err)
-			}
-			_, errRoute := route.New(route.Config{Log: log, SysctlRoot: o.SysctlRoot}).Cleanup(ctx)
-			_, errFirewall := firewall.New(firewall.Config{Log: log}).Cleanup(ctx)
-			if err := errors.Join(errRoute, errFirewall); err != nil {
+			if err := api.Retire(o.agentSocket(), func() error { return o.cleanup(cmd.Context(), log) }); err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}
 			return nil
@@ -62,4 +62,15 @@ func newCleanupCommand(o *options) *cobra.Command {
 	}
 	o.registerHost(cmd.Flags())
 	return cmd
+}
+
+// cleanup removes what an agent makes on a host, apart from its keys.
+func (o *options) cleanup(ctx context.Context, log *slog.Logger) error {
+	if err := attach.New(o.attachConfig(log)).Cleanup(ctx); err != nil {
+		return err
+	}
+	_, errRoute := route.New(route.Config{Log: log, SysctlRoot: o.SysctlRoot}).Cleanup(ctx)
+	_, errFirewall := firewall.New(firewall.Config{Log: log}).Cleanup(ctx)
+	_ = os.Remove(userspace.DefaultUAPIDir) // empty, or it isn't ours alone
+	return errors.Join(errRoute, errFirewall)
 }

@@ -30,8 +30,10 @@ import (
 const (
 	// apiPatience is how long one question to the Kubernetes API may take at the start.
 	apiPatience = 10 * time.Second
-	// syncPatience is how long the start waits for the Nodes before it goes on with what was known of its own.
+	// syncPatience is how long the start waits for the Nodes, or an answer, before it goes on with those of the last start.
 	syncPatience = 3 * time.Second
+	// silentPatience is how long that may take once it is seen that the API server doesn't answer.
+	silentPatience = time.Second
 	// stopPatience is how long saying goodbye may take.
 	stopPatience = 2 * time.Second
 )
@@ -49,6 +51,7 @@ type starter struct {
 	seeds      []netip.Addr
 	ring       *keys.Followed
 	unread     bool // ring is of the last start, as the Secret couldn't be read
+	silent     bool // the API server doesn't answer
 	ranges     []netip.Prefix
 	source     string
 	maker      tunnel.Maker
@@ -65,7 +68,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
 	var server *api.Server
 	server = api.New(api.Config{
-		Socket: filepath.Join(o.RunDir, "agent.sock"), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
+		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
 		Status:    func() view.Status { return b.status(server.Problems) },
 		Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log,
 	})
@@ -166,6 +169,23 @@ func (s *starter) startKube(ctx context.Context) error {
 	return nil
 }
 
+// asking is the context of one question to the API server, for which there is an answer of the last start or not. A node whose
+// agent starts while the server is away carries traffic soon all the same.
+func (s *starter) asking(ctx context.Context, answered bool) (asking context.Context, done func()) {
+	patience := apiPatience
+	switch {
+	case answered && s.silent:
+		patience = silentPatience
+	case answered:
+		patience = syncPatience
+	}
+	asking, cancel := context.WithTimeout(ctx, patience)
+	return asking, func() {
+		s.silent = s.silent || errors.Is(asking.Err(), context.DeadlineExceeded)
+		cancel()
+	}
+}
+
 // findKeyring reads the gossip keyring, and keeps a copy for a start without the API server.
 func (s *starter) findKeyring(ctx context.Context) error {
 	if s.kube == nil {
@@ -174,8 +194,8 @@ func (s *starter) findKeyring(ctx context.Context) error {
 		return err
 	}
 	kept, errKept := keys.LoadKeyring(s.keyringPath())
-	asking, cancel := context.WithTimeout(ctx, apiPatience)
-	defer cancel()
+	asking, done := s.asking(ctx, errKept == nil)
+	defer done()
 	ring, err := s.kube.Keyring(asking, kept)
 	if err == nil {
 		s.ring = keys.ResumeFollowed(kept, ring, time.Now())
@@ -197,8 +217,8 @@ func (s *starter) findRanges(ctx context.Context) error {
 	if len(s.ranges) > 0 || s.kube == nil {
 		return nil
 	}
-	asking, cancel := context.WithTimeout(ctx, apiPatience)
-	defer cancel()
+	asking, done := s.asking(ctx, s.remembered.Self.Node == s.NodeName)
+	defer done()
 	subnets, err := s.kube.PodSubnet(asking)
 	if err != nil {
 		s.log.Warn("the pod range is the one of the last start", "error", err)

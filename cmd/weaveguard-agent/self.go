@@ -33,7 +33,7 @@ func (s *starter) findSelf(ctx context.Context) error {
 	known := s.remembered.Self
 	if time.Since(s.started) > syncPatience && known.Node == s.NodeName && len(known.Addresses) > 0 {
 		s.log.Warn("the Kubernetes API doesn't answer: this node's addresses are those of the last start", "addresses", known.Addresses)
-		s.addresses = known.Addresses
+		s.addresses, s.silent = known.Addresses, true
 		return nil
 	}
 	if len(snapshot.Problems) > 0 {

@@ -76,6 +76,30 @@ func lockSocket(path string) (*os.File, error) {
 	return lock, nil
 }
 
+// Retire runs what is to be done when no agent runs, and starts none meanwhile: with the socket's lock. If that succeeds it
+// removes what agents left of the socket, and its directory if nothing else is in there. It returns a SocketInUseError if an
+// agent runs.
+func Retire(socket string, do func() error) (err error) {
+	if _, err := os.Stat(filepath.Dir(socket)); errors.Is(err, fs.ErrNotExist) {
+		return do()
+	}
+	lock, err := lockSocket(socket)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if err := do(); err != nil {
+		return err
+	}
+	for _, path := range []string{socket, socket + lockSuffix} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing the socket: %w", err)
+		}
+	}
+	_ = os.Remove(filepath.Dir(socket)) // others may have something there, and a container's mount can't go
+	return nil
+}
+
 // replaceSocket opens the socket under the lock.
 func replaceSocket(ctx context.Context, path string) (net.Listener, error) {
 	if pid, live := owner(path); live { // by one that doesn't know of the lock
