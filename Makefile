@@ -96,7 +96,13 @@ faults: deps image wgcluster ## make the faults of docs/reliability.md, and writ
 	@export WEAVEGUARD_FAULTS=$(CURDIR)/build/faults WEAVEGUARD_FULL=$(FULL) WEAVEGUARD_IMAGE_TAR=$(CURDIR)/$(IMAGE_TAR); \
 	go test -count=1 -p 1 -timeout 120m ./test/lab/agents -run '^TestFault' && \
 	go test -count=1 -p 1 -timeout 120m ./test/cluster/product -run '^TestProduct$$' && \
+	go test -count=1 -p 1 -timeout 120m ./test/vm -run '^(TestAgents|TestRotation|TestNothingLeaksThroughAReboot)$$' && \
 	go run ./test/faults/table build/faults > build/reliability.md && mv build/reliability.md docs/reliability.md
+
+.PHONY: soak
+soak: deps ## random faults, rotations and pods on a mesh in the lab, for DURATION=20m; SEED=N has the same things happen again
+	@WEAVEGUARD_SOAK=$(or $(DURATION),20m) WEAVEGUARD_SOAK_SEED=$(SEED) \
+	go test -count=1 -timeout 24h ./test/lab/agents -run '^TestSoak$$' -v
 
 .PHONY: bench
 bench: ## run the benchmarks

@@ -16,6 +16,9 @@ import (
 // DirEnv names the directory that measurements are written to, a file for each; unset: they are in the tests' logs alone.
 const DirEnv = "WEAVEGUARD_FAULTS"
 
+// Wanted reports whether what is measured is to be kept, as `make faults` has it.
+func Wanted() bool { return os.Getenv(DirEnv) != "" }
+
 // Lanes that a fault was made in.
 const (
 	Lab     = "lab"     // hosts in network namespaces, WireGuard in userspace

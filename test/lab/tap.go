@@ -10,7 +10,10 @@ import (
 
 // Plug makes a port of the fabric for a machine that isn't the lab's own: a TAP device, whose file is that machine's
 // network card. The port goes when the file is closed.
-func (l *Lab) Plug(name string) (*os.File, error) {
+func (l *Lab) Plug(name string) (*os.File, error) { return l.plug(name, fabricBridge) }
+
+// plug makes a port of one of the fabric's bridges.
+func (l *Lab) plug(name, bridge string) (*os.File, error) {
 	var tap *os.File
 	err := l.machine.ns.do(func() (err error) {
 		tap, err = openTap(name)
@@ -19,7 +22,7 @@ func (l *Lab) Plug(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = l.join(name, fabricBridge)
+	err = l.join(name, bridge)
 	if err == nil {
 		err = l.setUp(name)
 	}
@@ -31,7 +34,7 @@ func (l *Lab) Plug(name string) (*os.File, error) {
 
 // openTap makes a TAP device in the thread's network namespace.
 func openTap(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0) // so that closing it ends a read
 	if err != nil {
 		return nil, fmt.Errorf("making the port %s: %w", name, err)
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/test/internal/handed"
 )
 
 // mouthpiece announces what it is given, and hands on state.
@@ -29,26 +29,20 @@ func (m *mouthpiece) GetBroadcasts(int, int) [][]byte { return nil }
 func (m *mouthpiece) LocalState(bool) []byte          { return m.state }
 func (m *mouthpiece) MergeRemoteState([]byte, bool)   {}
 
-// handOn is a record as members hand it on when they exchange their state: the version, and the length of each.
-func handOn(node string, record []byte) []byte {
-	state := binary.AppendUvarint([]byte{1}, uint64(len(node)))
-	state = binary.AppendUvarint(append(state, node...), uint64(len(record)))
-	return append(state, record...)
-}
-
 func main() {
 	node := flag.String("hand-on", "", "announce nothing, and hand on META as a record of this node")
+	file := flag.String("hand-on-file", "", "hand on what members have in this file, as they encode it")
 	flag.Parse()
 	args := flag.Args()
 	if len(args) != 6 {
-		fmt.Fprintln(os.Stderr, "usage: thief [--hand-on NODE] FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT,... MEMBER-NAME META-IN-BASE64")
+		fmt.Fprintln(os.Stderr, "usage: thief [--hand-on NODE | --hand-on-file FILE] FILE-WITH-GOSSIP-KEY OWN-ADDRESS:PORT CLAIMED-ADDRESS:PORT MEMBER-ADDRESS:PORT,... MEMBER-NAME META-IN-BASE64")
 		os.Exit(2)
 	}
-	fmt.Fprintln(os.Stderr, run(*node, args[0], args[1], args[2], args[3], args[4], args[5]))
+	fmt.Fprintln(os.Stderr, run(*node, *file, args[0], args[1], args[2], args[3], args[4], args[5]))
 	os.Exit(1)
 }
 
-func run(handed, keyFile, own, claimed, member, name, meta string) error {
+func run(node, file, keyFile, own, claimed, member, name, meta string) error {
 	ring, err := keys.LoadKeyring(keyFile)
 	if err != nil {
 		return err
@@ -66,8 +60,13 @@ func run(handed, keyFile, own, claimed, member, name, meta string) error {
 		return err
 	}
 	says := &mouthpiece{meta: announced}
-	if handed != "" {
-		says = &mouthpiece{state: handOn(handed, announced)}
+	if node != "" {
+		says = &mouthpiece{state: handed.Add(nil, node, announced)}
+	}
+	if file != "" {
+		if says.state, err = os.ReadFile(file); err != nil {
+			return err
+		}
 	}
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.SecretKey, c.Delegate = name, ring[0], says

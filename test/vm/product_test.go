@@ -5,8 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/vm"
+	"github.com/weaveguard/weaveguard/test/vm/guest"
 )
 
 // some are the tests to run in the machine unless all are asked for: what depends on the kernel most. Emulation is slow.
@@ -20,9 +22,10 @@ func some(tests string) string {
 // TestAgents runs whole agents on hosts of a lab, over the kernel's WireGuard. What they do when their kernel boots is
 // TestNothingLeaksThroughAReboot's, with a kernel that does.
 func TestAgents(t *testing.T) {
-	out := vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}, vm.Tests{
-		Package: "./test/lab/agents", Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing|TestNothingLeaksAtFirstBoot)$"),
-		Binaries: agentBinaries,
+	out := vm.RunTests(t, measuring(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}), vm.Tests{
+		Package: "./test/lab/agents", Binaries: agentBinaries,
+		Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing|TestNothingLeaksAtFirstBoot|TestFaultRepairs)$" +
+			"/^(the_firewall_is_flushed.*|a_peer_is_removed.*|the_tunnel_device_is_deleted|a_route_is_removed|`ip_forward`.*)?$"),
 	})
 	if !strings.Contains(out, "WireGuard of the kernel") {
 		t.Error("the tests didn't use the kernel's WireGuard")
@@ -38,10 +41,25 @@ func TestRotation(t *testing.T) {
 	if !full.Wanted() {
 		less = []string{"-test.skip=^TestRotation$/^(all_nodes_rotate_again_and_again|a_peer's_agent_is_killed_at_each_step|peers_hold_it_up|a_node_joins_in_the_middle)$"}
 	}
-	vm.RunTests(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40", full.Env + "=" + os.Getenv(full.Env)}}, vm.Tests{
+	options := vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40", full.Env + "=" + os.Getenv(full.Env)}}
+	vm.RunTests(t, measuring(t, options), vm.Tests{
 		Package: "./test/lab/agents", Run: "^(TestRotation|TestRotationWithoutAPeer|TestOldKeyIsGone|TestClockJumps)$",
 		Args: less, Tags: "ownclock", Binaries: agentBinaries,
 	})
+}
+
+// measuring keeps what tests in a machine measure of faults, if that is wanted.
+func measuring(t *testing.T, o vm.Options) vm.Options {
+	t.Helper()
+	dir := os.Getenv(faults.DirEnv)
+	if dir == "" {
+		return o
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.Disk, o.Env = dir, append(o.Env, faults.DirEnv+"="+guest.DiskDir)
+	return o
 }
 
 // agentBinaries are what whole agents need.

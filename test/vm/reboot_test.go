@@ -14,6 +14,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 	"github.com/weaveguard/weaveguard/test/output"
@@ -29,13 +30,14 @@ const (
 )
 
 // bootScript is the boot of a node. It takes its address, the other node's, the address of a pod there, the marker, the
-// plugin's configuration, how often the pod is refused before the agent starts, and the agent. As a kubelet does, it tries
+// plugin's configuration, how often the pod is refused before the agent starts, how far the clock is on in seconds, and the agent. As a kubelet does, it tries
 // to start its pod from the first moment, and the pod sends the marker as soon as it is attached. The agent of a pod that
 // isn't refused comes some seconds later.
 const bootScript = `
 set -eu
-address=$1 peer=$2 to=$3 marker=$4 config=$5 refusals=$6
-shift 6
+address=$1 peer=$2 to=$3 marker=$4 config=$5 refusals=$6 clock=$7
+shift 7
+date -s "@$(($(date +%s) + clock))" >/dev/null
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 ip link set eth0 up
 ip address add "$address/24" dev eth0
@@ -69,11 +71,16 @@ const sendLoop = `while :; do echo -n "$1" 2>/dev/null >/dev/udp/$2/9999; sleep 
 func TestNothingLeaksThroughAReboot(t *testing.T) {
 	r := newReboots(t)
 	capture := r.Lab.Capture(t, "", []byte(r.there), []byte(r.here))
-	first := r.boot(t, "")
+	first := r.boot(t, "", 0)
 	r.hear(t, first)
 	r.cut(t, first)
-	second := r.boot(t, "")
+	second := r.boot(t, "", -time.Hour) // so that its handshakes seem to be replayed
+	back := r.back(t, second)
 	r.hear(t, second)
+	faults.Record(t, faults.Measurement{
+		Order: 14, Table: faults.Outages, Fault: "a node is cut off its power, and boots with its clock an hour back", Lane: faults.VM,
+		Allowed: "back within 10 s of the agent's start", Recovery: back,
+	})
 	r.cut(t, second)
 	if report := lab.StopQuiet(t, r.senders, capture)[0]; report.Marked != 0 {
 		t.Errorf("through a reboot: %v\n%s", report, report.First)
@@ -87,7 +94,7 @@ func TestNothingLeaksThroughAReboot(t *testing.T) {
 
 	capture = r.Lab.Capture(t, "", []byte(r.there))
 	other := r.Lab.Capture(t, "", []byte(r.here))
-	third := r.boot(t, fmt.Sprintf(`,"subnets":["%s"]`, r.cidr))
+	third := r.boot(t, fmt.Sprintf(`,"subnets":["%s"]`, r.cidr), 0)
 	third.eventually(t, "without the guards of a node, its pod's marker is in the clear", func() error {
 		if report := capture.Report(); report.Marked == 0 {
 			return fmt.Errorf("the capture has seen: %v: this test can't tell", report)
@@ -155,12 +162,12 @@ type booted struct {
 	err     error // once it has ended
 }
 
-// boot switches the machine on. Its pod's plugin gets more configuration than usual.
-func (r *reboots) boot(t *testing.T, more string) *booted {
+// boot switches the machine on, with its clock so far on. Its pod's plugin gets more configuration than usual.
+func (r *reboots) boot(t *testing.T, more string, clock time.Duration) *booted {
 	t.Helper()
 	n := r.Nodes[0]
 	config := `{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"` + more + `}`
-	args := []string{r.address.String(), n.Addr4.String(), r.near.Addr.String(), r.there, config, fmt.Sprint(refusals)}
+	args := []string{r.address.String(), n.Addr4.String(), r.near.Addr.String(), r.there, config, fmt.Sprint(refusals), fmt.Sprint(int(clock.Seconds()))}
 	args = append(args, r.AgentCommand(r.address, []netip.Prefix{r.cidr}, n.Addr)...)
 	ctx, cut := context.WithCancel(t.Context())
 	b := &booted{cut: cut, ended: make(chan struct{})}
@@ -212,6 +219,26 @@ func (r *reboots) hear(t *testing.T, b *booted) {
 		return nil
 	})
 	t.Logf("the machine's pod is heard %.1f s after it was switched on", time.Since(began).Seconds())
+}
+
+// back is how long it took from the agent's start until the near pod heard the machine's.
+func (r *reboots) back(t *testing.T, b *booted) time.Duration {
+	t.Helper()
+	b.eventually(t, "the agent starts", func() error {
+		if !strings.Contains(b.printed.String(), "the agent starts") {
+			return errors.New("it hasn't started yet")
+		}
+		return nil
+	})
+	before := strings.Count(r.heard.Log(), " UDP, ")
+	began := time.Now()
+	b.eventually(t, "the machine's pod is heard", func() error {
+		if strings.Count(r.heard.Log(), " UDP, ") == before {
+			return errors.New("nothing is heard")
+		}
+		return nil
+	})
+	return time.Since(began)
 }
 
 // cut cuts the machine's power.

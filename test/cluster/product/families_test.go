@@ -15,6 +15,7 @@ func TestFamilies(t *testing.T) {
 	image := imageTar(t)
 	for _, cell := range []family.Family{family.IPv6, family.Dual} {
 		t.Run(cell.String(), func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.family = cell.Each()[0]
 			w.Cluster = cluster.ForTest(t, cluster.Options{Nodes: 3, Family: cell})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/faults"
 )
 
 // comeback is how long a node whose disk was wiped may be without its peers once its agent runs again.
@@ -27,6 +28,7 @@ func (w *world) testWipedDisk(t *testing.T) {
 	}
 	address := w.podIP(t, pod2).String()
 	w.keepSaid(t, node)
+	others := w.startTraffic(t, pod1, pod3)
 	w.on(t, node, "sh", "-c", "rm -rf "+view.StateDir+"/*")
 	w.kubectl(t, "delete", "pod", agent.Name, "-n", system, "--wait=false")
 	w.eventually(t, "the agent of "+node+" runs again, as somebody else", func(ctx context.Context) error {
@@ -63,6 +65,11 @@ func (w *world) testWipedDisk(t *testing.T) {
 		t.Errorf("its keys are %+v, and were %+v", g, before.Generations)
 	}
 	w.awaitMesh(t)
+	others.goOn(t, w, 1)
+	faults.Record(t, faults.Measurement{
+		Order: 23, Table: faults.Outages, Fault: "a node's disk is wiped, and its agent starts", Lane: faults.Cluster,
+		Allowed: "back within 5 s of the agent's start; 0 lost between others", Sent: others.stop(t), Recovery: took,
+	})
 	// What it left behind is nobody who speaks for it.
 	for _, other := range w.nodes {
 		s, err := w.status(t.Context(), other)

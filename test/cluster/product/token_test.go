@@ -13,6 +13,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
+	"github.com/weaveguard/weaveguard/test/faults"
 )
 
 // forgotten is after what time Kubernetes has deleted the pods of a Node that is gone, at most: it looks each 20 seconds,
@@ -127,10 +128,15 @@ func (w *world) testMadeAgain(t *testing.T, o *orphan) {
 		}
 		return nil
 	})
+	made := time.Now()
 	w.learnNode(t, node) // it may have other addresses for its pods
 	for _, other := range w.nodes {
 		w.eventually(t, other+" has it as its peer again", func(ctx context.Context) error { return w.hasPlace(ctx, other, node) })
 	}
+	faults.Record(t, faults.Measurement{
+		Order: 24, Table: faults.Outages, Fault: "a Node is deleted while its agent runs, and made again", Lane: faults.Cluster,
+		Allowed: "followed within 5 s; 0 lost between others", Recovery: time.Since(made),
+	})
 	if err := w.WaitNodesReady(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}

@@ -97,6 +97,11 @@ func (n *Node) Accomplice(keyFile string, by []netip.Addr, node string, record [
 	return append([]string{"--hand-on", node}, n.Member(keyFile, by, netip.Addr{}, "accomplice", record)...)
 }
 
+// Crowd are the arguments of the command thief with which it announces nothing, and hands on what is in a file.
+func (n *Node) Crowd(keyFile string, by []netip.Addr, file string) []string {
+	return append([]string{"--hand-on-file", file}, n.Member(keyFile, by, netip.Addr{}, "crowd", nil)...)
+}
+
 // Heard is the newest that the command thief has heard of a node, by what it printed: the name of its member, and its record.
 func Heard(printed, node string) (member string, newest []byte, err error) {
 	end := strings.LastIndexByte(printed, '\n')

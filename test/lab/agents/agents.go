@@ -6,12 +6,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -28,9 +26,9 @@ type Mesh struct {
 
 	options Options
 
-	agent, plugins string
-	keyFile        string
-	secrets        watch
+	programs Programs
+	keyFile  string
+	secrets  watch
 }
 
 // Node is one host with its agent.
@@ -42,25 +40,13 @@ type Node struct {
 	Args  []string       // of the agent, beside the usual ones
 	// Capabilities are all that the node's programs have, such as "net_admin"; nil: all that root has.
 	Capabilities []string
+	// Programs are the node's own, if not the zero value: those of another version.
+	Programs Programs
 
 	mesh      *Mesh
 	Agent     *lab.Process
 	Userspace *lab.Process // nil where the kernel has WireGuard
 }
-
-// Pod is a sandbox that the CNI plugin attached.
-type Pod struct {
-	*lab.NetNS
-	Addr   netip.Addr   // the first of Addrs
-	Addrs  []netip.Addr // one of each of the pods' families, IPv4 first
-	Config string       // of the plugin
-
-	node *Node
-	id   string
-}
-
-// usualConfig is what the container runtime gives to the plugin where the agent has set it up.
-const usualConfig = `{"cniVersion":"1.0.0","name":"weaveguard","type":"weaveguard"}`
 
 // New opens a lab and puts what the agents need on its hosts, for pods with IPv4 on hosts whose agents talk by IPv4. No
 // agent runs yet.
@@ -78,8 +64,10 @@ func NewOf(t testing.TB, hosts int, o Options) *Mesh {
 		t.Fatal(err)
 	}
 	m.Kernel = kernel
-	m.agent = lab.Build(t, "./cmd/weaveguard-agent")
-	m.plugins = pluginDir(t)
+	m.programs = Programs{Agent: lab.Build(t, "./cmd/weaveguard-agent"), Plugins: pluginDir(t, map[string]string{
+		"weaveguard":         lab.Build(t, "./cmd/weaveguard-cni"),
+		"weaveguard-portmap": lab.Build(t, portmap),
+	})}
 	m.keyFile = filepath.Join(m.Lab.Dir(), "gossip.key")
 	WriteKey(t, m.keyFile)
 	for _, h := range m.Lab.Hosts {
@@ -119,27 +107,6 @@ func WriteKey(t testing.TB, path string) {
 	}
 }
 
-// pluginDir is a directory with the plugins under the names that the image gives them.
-func pluginDir(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, pkg := range map[string]string{
-		"weaveguard":         "./cmd/weaveguard-cni",
-		"weaveguard-portmap": "github.com/containernetworking/plugins/plugins/meta/portmap",
-	} {
-		if err := os.Link(lab.Build(t, pkg), filepath.Join(dir, name)); err != nil {
-			data, err := os.ReadFile(lab.Build(t, pkg))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	return dir
-}
-
 // Adopt makes a host of the lab a node, without starting its agent.
 func (m *Mesh) Adopt(h *lab.Host) *Node {
 	n := &Node{Host: h, mesh: m, Addr: h.Addr4, CIDRs: cidrsOf(m.options.Pods, len(m.Nodes)+1)}
@@ -175,14 +142,14 @@ func (n *Node) Start(t testing.TB) {
 // StartUserspace starts the userspace WireGuard daemon.
 func (n *Node) StartUserspace(t testing.TB) {
 	t.Helper()
-	command := n.confined(lab.Command{Name: "userspace", Path: n.mesh.agent, Args: []string{"userspace"}})
+	command := n.confined(lab.Command{Name: "userspace", Path: n.programs().Agent, Args: []string{"userspace"}})
 	command.Carrier = true
 	n.Userspace = n.MustStart(t, command)
 }
 
 // RunAgent runs the agent with these flags alone, to its end.
 func (n *Node) RunAgent(ctx context.Context, args ...string) (string, error) {
-	out, err := n.Run(ctx, n.mesh.agent, args...)
+	out, err := n.Run(ctx, n.programs().Agent, args...)
 	n.mesh.secrets.keep("the agent on "+n.Name, fmt.Sprint(out, err))
 	return out, err
 }
@@ -207,14 +174,18 @@ func (n *Node) StartAgent(t testing.TB) {
 			others = append(others, other.Addr)
 		}
 	}
-	command := n.mesh.AgentCommand(n.Addr, n.CIDRs, others...)
+	command := n.mesh.agentCommand(n.programs(), n.Addr, n.CIDRs, others...)
 	n.Agent = n.MustStart(t, n.confined(lab.Command{Name: "agent", Path: command[0], Args: append(command[1:], n.Args...)}))
 }
 
 // AgentCommand is the agent of a node at an address, with pod CIDRs and peers, also of one that isn't a host of the lab.
 func (m *Mesh) AgentCommand(address netip.Addr, cidrs []netip.Prefix, peers ...netip.Addr) []string {
+	return m.agentCommand(m.programs, address, cidrs, peers...)
+}
+
+func (m *Mesh) agentCommand(p Programs, address netip.Addr, cidrs []netip.Prefix, peers ...netip.Addr) []string {
 	command := []string{
-		m.agent, "--address", address.String(), "--gossip-key-file", m.keyFile, "--plugin-dir", m.plugins,
+		p.Agent, "--address", address.String(), "--gossip-key-file", m.keyFile, "--plugin-dir", p.Plugins,
 	}
 	for _, cidr := range cidrs {
 		command = append(command, "--pod-cidr", cidr.String())
@@ -292,79 +263,4 @@ func (m *Mesh) others(n *Node) []*Node {
 		}
 	}
 	return others
-}
-
-// AddPod makes a sandbox on the node and attaches it with the plugin that the agent installed.
-func (n *Node) AddPod(t testing.TB, name string) *Pod {
-	t.Helper()
-	p := n.NewPod(t, name)
-	if err := p.Attach(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// NewPod makes a sandbox that isn't attached yet.
-func (n *Node) NewPod(t testing.TB, name string) *Pod {
-	t.Helper()
-	ns, err := n.NewNetNS(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &Pod{NetNS: ns, Config: usualConfig, node: n, id: n.Name + "-" + name}
-}
-
-// Attach attaches the pod.
-func (p *Pod) Attach(ctx context.Context) error {
-	out, err := p.plugin(ctx, "ADD")
-	if err != nil {
-		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
-	}
-	addresses, err := addressesIn(out)
-	if err == nil && len(addresses) != len(p.node.CIDRs) {
-		err = fmt.Errorf("%d addresses, want %d", len(addresses), len(p.node.CIDRs))
-	}
-	if err != nil {
-		return fmt.Errorf("attaching pod %s on %s: %w\n%s", p.Name, p.node.Name, err, out)
-	}
-	p.Addr, p.Addrs = addresses[0], addresses
-	return nil
-}
-
-// addressesIn are the addresses in the result of ADD.
-func addressesIn(result string) ([]netip.Addr, error) {
-	var r struct {
-		IPs []struct{ Address netip.Prefix }
-	}
-	if err := json.Unmarshal([]byte(result), &r); err != nil {
-		return nil, err
-	}
-	var addresses []netip.Addr
-	for _, ip := range r.IPs {
-		addresses = append(addresses, ip.Address.Addr())
-	}
-	return addresses, nil
-}
-
-// Remove detaches the pod.
-func (p *Pod) Remove(t testing.TB) {
-	t.Helper()
-	if out, err := p.plugin(t.Context(), "DEL"); err != nil {
-		t.Errorf("detaching pod %s: %v\n%s", p.Name, err, out)
-	}
-	if err := p.Delete(t.Context()); err != nil {
-		t.Error(err)
-	}
-}
-
-func (p *Pod) plugin(ctx context.Context, verb string) (string, error) {
-	out, err := p.node.RunCommand(ctx, lab.Command{
-		Path: "/opt/cni/bin/weaveguard",
-		Env: []string{
-			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
-		},
-		Stdin: strings.NewReader(p.Config),
-	})
-	p.node.mesh.secrets.keep("the plugin on "+p.node.Name, fmt.Sprint(out, err))
-	return out, err
 }

@@ -40,40 +40,47 @@ func TestFaultRepairs(t *testing.T) {
 	n := m.Nodes[0]
 	pods := podsOn(t, m.Nodes, "pod")
 	l := newLeaks(t, m)
-	port := strings.Fields(n.MustRun(t, "sh", "-c", "ls /sys/class/net/weave/brif"))[0]
-	peer := strings.Fields(n.MustRun(t, "wg", "show", "weave-wg0", "peers"))[0]
-	remote := m.Nodes[1].CIDR.String()
-	set := func(key, value string) []string {
-		return []string{"sh", "-c", "echo " + value + " > /proc/sys/net/" + key}
-	}
 	l.none(t, "things are broken by hand", func() {
-		for i, d := range []damage{
-			{name: "the firewall is flushed (`nft flush ruleset`)", do: []string{"nft", "flush", "ruleset"}, told: "firewall table", harmless: true},
-			{name: "a chain of the firewall is flushed", do: []string{"nft", "flush", "chain", "inet", "weaveguard", "to_pods"}, told: "firewall table", harmless: true},
-			{name: "a peer is removed (`wg set`)", do: []string{"wg", "set", "weave-wg0", "peer", peer, "remove"}, told: "adding peers to weave-wg0"},
-			{name: "a peer's allowed IPs are taken", do: []string{"wg", "set", "weave-wg0", "peer", peer, "allowed-ips", ""}, told: "giving allowed IPs to peers of weave-wg0"},
-			{name: "the tunnel's port is changed", do: []string{"wg", "set", "weave-wg0", "listen-port", "9"}, told: "setting the port of weave-wg0"},
-			{name: "the tunnel device is deleted", do: []string{"ip", "link", "delete", "weave-wg0"}, told: "making the tunnel device"},
-			{name: "the tunnel device is set down", do: []string{"ip", "link", "set", "weave-wg0", "down"}, told: "weave-wg0"},
-			{name: "a route is removed", do: []string{"ip", "route", "delete", remote}, told: remote},
-			{name: "the bridge is set down", do: []string{"ip", "link", "set", "weave", "down"}, told: "weave"},
-			{name: "the bridge is deleted", do: []string{"ip", "link", "delete", "weave"}, told: "making the bridge weave"},
-			{name: "the bridge's address is removed", do: []string{"ip", "address", "flush", "dev", "weave"}, told: "weave"},
-			{name: "a pod is taken off the bridge", do: []string{"ip", "link", "set", port, "nomaster"}, told: port},
-			{name: "a pod's interface is set down", do: []string{"ip", "link", "set", port, "down"}, told: port},
-			{name: "`ip_forward` is set to 0", do: set("ipv4/ip_forward", "0"), told: "ip_forward"},
-			{name: "`rp_filter` is set to 1", do: set("ipv4/conf/weave-wg0/rp_filter", "1"), told: "rp_filter"},
-			{name: "`bridge-nf-call-iptables` is set to 1", do: set("bridge/bridge-nf-call-iptables", "1"), told: "bridge-nf-call-iptables"},
-			{name: "the CNI configuration is removed", do: []string{"rm", "/etc/cni/net.d/05-weaveguard.conflist"}, told: "05-weaveguard.conflist", harmless: true},
-			{name: "the CNI configuration is changed", do: []string{"sh", "-c", "echo {} > /etc/cni/net.d/05-weaveguard.conflist"},
-				told: "05-weaveguard.conflist", harmless: true},
-			{name: "the CNI plugin is removed", do: []string{"rm", "/opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
-			{name: "the CNI plugin is changed", do: []string{"sh", "-c", "echo >> /opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
-			{name: "the ready file is removed", do: []string{"rm", "/run/weaveguard/cni.json"}, told: "cni.json", harmless: true},
-		} {
+		for i, d := range damages(t, n, m.Nodes[1]) {
 			t.Run(d.name, func(t *testing.T) { d.test(t, i, m, n, pods, l.marker) })
 		}
 	})
+}
+
+// damages are what somebody may do on a node that has a pod and a peer.
+func damages(t *testing.T, n, peer *agents.Node) []damage {
+	t.Helper()
+	device := strings.Fields(n.MustRun(t, "wg", "show", "interfaces"))[0]
+	port := strings.Fields(n.MustRun(t, "sh", "-c", "ls /sys/class/net/weave/brif"))[0]
+	key := strings.Fields(n.MustRun(t, "wg", "show", device, "peers"))[0]
+	remote := peer.CIDR.String()
+	set := func(key, value string) []string {
+		return []string{"sh", "-c", "echo " + value + " > /proc/sys/net/" + key}
+	}
+	return []damage{
+		{name: "the firewall is flushed (`nft flush ruleset`)", do: []string{"nft", "flush", "ruleset"}, told: "firewall table", harmless: true},
+		{name: "a chain of the firewall is flushed", do: []string{"nft", "flush", "chain", "inet", "weaveguard", "to_pods"}, told: "firewall table", harmless: true},
+		{name: "a peer is removed (`wg set`)", do: []string{"wg", "set", device, "peer", key, "remove"}, told: "adding peers to " + device},
+		{name: "a peer's allowed IPs are taken", do: []string{"wg", "set", device, "peer", key, "allowed-ips", ""}, told: "giving allowed IPs to peers of " + device},
+		{name: "the tunnel's port is changed", do: []string{"wg", "set", device, "listen-port", "9"}, told: "setting the port of " + device},
+		{name: "the tunnel device is deleted", do: []string{"ip", "link", "delete", device}, told: "making the tunnel device"},
+		{name: "the tunnel device is set down", do: []string{"ip", "link", "set", device, "down"}, told: device},
+		{name: "a route is removed", do: []string{"ip", "route", "delete", remote}, told: remote},
+		{name: "the bridge is set down", do: []string{"ip", "link", "set", "weave", "down"}, told: "weave"},
+		{name: "the bridge is deleted", do: []string{"ip", "link", "delete", "weave"}, told: "making the bridge weave"},
+		{name: "the bridge's address is removed", do: []string{"ip", "address", "flush", "dev", "weave"}, told: "weave"},
+		{name: "a pod is taken off the bridge", do: []string{"ip", "link", "set", port, "nomaster"}, told: port},
+		{name: "a pod's interface is set down", do: []string{"ip", "link", "set", port, "down"}, told: port},
+		{name: "`ip_forward` is set to 0", do: set("ipv4/ip_forward", "0"), told: "ip_forward"},
+		{name: "`rp_filter` is set to 1", do: set("ipv4/conf/"+device+"/rp_filter", "1"), told: "rp_filter"},
+		{name: "`bridge-nf-call-iptables` is set to 1", do: set("bridge/bridge-nf-call-iptables", "1"), told: "bridge-nf-call-iptables"},
+		{name: "the CNI configuration is removed", do: []string{"rm", "/etc/cni/net.d/05-weaveguard.conflist"}, told: "05-weaveguard.conflist", harmless: true},
+		{name: "the CNI configuration is changed", do: []string{"sh", "-c", "echo {} > /etc/cni/net.d/05-weaveguard.conflist"},
+			told: "05-weaveguard.conflist", harmless: true},
+		{name: "the CNI plugin is removed", do: []string{"rm", "/opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
+		{name: "the CNI plugin is changed", do: []string{"sh", "-c", "echo >> /opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
+		{name: "the ready file is removed", do: []string{"rm", "/run/weaveguard/cni.json"}, told: "cni.json", harmless: true},
+	}
 }
 
 // test does the damage while pods on all nodes talk to each other, and waits until all is as it was.
@@ -85,25 +92,12 @@ func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, po
 			From: from, To: to, Addr: netip.AddrPortFrom(to.Addr, flowPort+uint16(10*order+i)), Marker: []byte(marker), Rate: rate(t), Lossy: !d.harmless,
 		}))
 	}
-	whole := nodeState(t, n)
 	said := len(repairsOf(n))
-	n.MustRun(t, d.do[0], d.do[1:]...)
-	took := lab.Eventually(t, repairPatience, "all is as it was", func() error {
-		if now := nodeState(t, n); now != whole {
-			return fmt.Errorf("it is\n%s\nand was\n%s", now, whole)
-		}
-		if len(repairsOf(n)) == said {
-			return errors.New("the log doesn't tell of it")
-		}
-		return nil
-	})
+	took := d.repaired(t, n, true)
 	m.WaitUp(t, time.Minute)
 	flows[0].Send(t, uint64(rate(t)/2))
 	result := faults.Measurement{
-		Order: order, Table: faults.Repairs, Fault: d.name, Lane: faults.Lab, Allowed: "repaired within 2 s", Recovery: took,
-	}
-	if m.Kernel {
-		result.Lane = faults.VM
+		Order: order, Table: faults.Repairs, Fault: d.name, Lane: laneOf(m), Allowed: "repaired within 2 s", Recovery: took,
 	}
 	for _, f := range flows {
 		report := f.Stop(t)
@@ -121,6 +115,32 @@ func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, po
 		t.Errorf("the log tells of the repair:\n%s\nwant %q, once", told, d.told)
 	}
 	faults.Record(t, result)
+}
+
+// repaired does the damage, and waits until all is as it was, and the agent's log tells of it: of a mesh in which nothing else
+// happens it does.
+func (d damage) repaired(t *testing.T, n *agents.Node, told bool) time.Duration {
+	t.Helper()
+	whole := nodeState(t, n)
+	said := len(repairsOf(n))
+	n.MustRun(t, d.do[0], d.do[1:]...)
+	return lab.Eventually(t, repairPatience, "all is as it was before "+d.name, func() error {
+		if now := nodeState(t, n); now != whole {
+			return fmt.Errorf("it is\n%s\nand was\n%s", now, whole)
+		}
+		if told && len(repairsOf(n)) == said {
+			return errors.New("the log doesn't tell of it")
+		}
+		return nil
+	})
+}
+
+// laneOf is where a mesh is: the kernel of the machine may have WireGuard, but that which the lane vm boots has it.
+func laneOf(m *agents.Mesh) string {
+	if m.Kernel {
+		return faults.VM
+	}
+	return faults.Lab
 }
 
 // emulated reports whether the machine is one that is slower than machines are.
@@ -153,12 +173,17 @@ func nodeState(t *testing.T, n *agents.Node) string {
 		{"sh", "-c", "sha256sum /etc/cni/net.d/* /opt/cni/bin/weaveguard* /run/weaveguard/cni.json"},
 	} {
 		out, err := n.Run(t.Context(), command[0], command[1:]...)
-		lines := strings.Split(changing.ReplaceAllString(out, ""), "\n")
-		slices.Sort(lines) // what was made again may come in another order
-		fmt.Fprintln(&b, strings.Join(lines, "\n"))
+		fmt.Fprintln(&b, sorted(changing.ReplaceAllString(out, ""))) // what was made again may come in another order
 		if err != nil {
 			fmt.Fprintln(&b, filepath.Base(command[0]), "fails") // so it isn't as it was
 		}
 	}
 	return b.String()
+}
+
+// sorted is a text with its lines in order.
+func sorted(text string) string {
+	lines := strings.Split(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

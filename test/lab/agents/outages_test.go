@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/full"
@@ -50,7 +51,9 @@ func TestFaultOutages(t *testing.T) {
 		o.kill(t, m.Nodes...)
 		return o.start(t, m.Nodes...)
 	})
-	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration { return o.fullDisk(t, m.Nodes[1]) })
+	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration { return fullDisk(t, m.Nodes[1]) })
+	o.row(t, 8, "the state directory is read-only", none, func(t *testing.T) time.Duration { return o.readOnly(t, m.Nodes[1]) })
+	o.row(t, 9, "the key store is cut short, and the agent is killed", none, func(t *testing.T) time.Duration { return o.cutKeys(t, m.Nodes[2]) })
 	o.row(t, 9, "the view on disk is cut short, and the agent is killed", none, func(t *testing.T) time.Duration {
 		n := m.Nodes[2]
 		o.kill(t, n)
@@ -82,7 +85,7 @@ func (o *outages) row(t *testing.T, order int, name, allowed string, fault func(
 		flows := o.between(t, o.pods, false)
 		took := fault(t)
 		flows[0].Send(t, uint64(rate(t)))
-		result := faults.Measurement{Order: order, Table: faults.Outages, Fault: name, Lane: faults.Lab, Allowed: allowed, Recovery: took}
+		result := faults.Measurement{Order: order, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: allowed, Recovery: took}
 		count(t, &result, flows)
 		faults.Record(t, result)
 	})
@@ -140,10 +143,10 @@ func (o *outages) start(t *testing.T, nodes ...*agents.Node) time.Duration {
 }
 
 // fullDisk fills a node's state directory. The agent says so when it has to write there, goes on, and recovers with the disk.
-func (o *outages) fullDisk(t *testing.T, n *agents.Node) time.Duration {
+func fullDisk(t *testing.T, n *agents.Node) time.Duration {
 	t.Helper()
 	keys := n.Newest(t)
-	n.MustRun(t, "sh", "-c", "mkdir /tmp/state; cp -a /var/lib/weaveguard/. /tmp/state; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
+	n.MustRun(t, "sh", "-c", "mkdir -p /tmp/state; cp -a /var/lib/weaveguard/. /tmp/state; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
 		"cp -a /tmp/state/. /var/lib/weaveguard; cat /dev/zero > /var/lib/weaveguard/filler 2>/dev/null; true")
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "no space left") || n.Newest(t) != keys {
 		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)
@@ -169,6 +172,50 @@ func (o *outages) fullDisk(t *testing.T, n *agents.Node) time.Duration {
 	return took
 }
 
+// readOnly lets nothing be written to a node's state directory. The agent refuses what it can't keep, and goes on.
+func (o *outages) readOnly(t *testing.T, n *agents.Node) time.Duration {
+	t.Helper()
+	const dir = view.StateDir
+	n.MustRun(t, "sh", "-ec", "mount --bind "+dir+" "+dir+"; mount -o remount,bind,ro "+dir)
+	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)
+	}
+	n.MustRun(t, "umount", dir)
+	begin := time.Now()
+	newKeys(t, n)()
+	return time.Since(begin)
+}
+
+// cutKeys cuts a node's key store short. Its agent doesn't start, says why, and starts when the store is back.
+func (o *outages) cutKeys(t *testing.T, n *agents.Node) time.Duration {
+	t.Helper()
+	path := n.StateFile(keys.FileName)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.kill(t, n)
+	if err := os.Truncate(path, int64(len(whole)/2)); err != nil {
+		t.Fatal(err)
+	}
+	n.StartAgent(t)
+	lab.Eventually(t, 30*time.Second, "the agent says what is wrong, and ends", func() error {
+		select {
+		case <-n.Agent.Done():
+			if log := n.Agent.Log(); !strings.Contains(log, keys.FileName) {
+				t.Errorf("the agent says %s", log)
+			}
+			return nil
+		default:
+			return errors.New("it runs")
+		}
+	})
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return o.start(t, n)
+}
+
 // garbage pours what isn't gossip on a node's gossip port, from a host that isn't in the mesh.
 func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
 	t.Helper()
@@ -180,13 +227,13 @@ func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := resident(t, n)
+	before := resident(t, n.Agent)
 	pour := lab.StartFlow(t, lab.FlowOptions{
 		From: from, To: to, Addr: netip.AddrPortFrom(n.Addr, view.GossipPort), Listen: netip.AddrPortFrom(to.Addr4, 9), Rate: 10000, Size: 300,
 		OneWay: true, DeadPath: true, Lossy: true,
 	})
 	pour.Send(t, 50000)
-	grown := resident(t, n) - before
+	grown := resident(t, n.Agent) - before
 	pour.Stop(t)
 	if grown > 32<<20 {
 		t.Errorf("the agent grew by %d bytes", grown)
@@ -195,10 +242,10 @@ func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
 	return 0
 }
 
-// resident is an agent's memory in bytes.
-func resident(t *testing.T, n *agents.Node) int {
+// resident is a process' memory in bytes.
+func resident(t *testing.T, p *lab.Process) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.Agent.PID()))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +302,7 @@ func (o *outages) partition(t *testing.T, order, alone int) {
 			t.Errorf("it took %s until all pairs were back", took)
 		}
 		result := faults.Measurement{
-			Order: order, Table: faults.Outages, Fault: name, Lane: faults.Lab, Allowed: "0 lost inside each part; all pairs back within 8 s",
+			Order: order, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: "0 lost inside each part; all pairs back within 8 s",
 			Recovery: took,
 		}
 		count(t, &result, inside)
@@ -301,7 +348,7 @@ func (o *outages) newAddress(t *testing.T) {
 	if took > allowed && !emulated() {
 		t.Errorf("it took %s", took)
 	}
-	result := faults.Measurement{Order: 7, Table: faults.Outages, Fault: name, Lane: faults.Lab, Allowed: "0 lost between the others; followed within 5 s", Recovery: took}
+	result := faults.Measurement{Order: 7, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: "0 lost between the others; followed within 5 s", Recovery: took}
 	count(t, &result, inside)
 	for _, f := range flows {
 		f.Stop(t)
@@ -329,7 +376,7 @@ func TestFaultThirtyJoin(t *testing.T) {
 	m.WaitUp(t, 2*time.Minute)
 	took := time.Since(begin)
 	faults.Record(t, faults.Measurement{
-		Order: 11, Table: faults.Outages, Fault: "30 nodes join at once", Lane: faults.Lab, Allowed: "full mesh within 10 s",
+		Order: 11, Table: faults.Outages, Fault: "30 nodes join at once", Lane: laneOf(m), Allowed: "full mesh within 10 s",
 		Recovery: took, Note: fmt.Sprintf("(all agents started within %s)", starting.Round(10*time.Millisecond)),
 	})
 	if took > 3*allowed { // a busy machine is slow

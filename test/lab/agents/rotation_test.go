@@ -3,7 +3,6 @@ package agents_test
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,14 +17,16 @@ import (
 // rotationDeadline is how long a rotation may take on a machine that has other things to do.
 const rotationDeadline = 2 * time.Minute
 
-// inARow is how many rotations follow each other; an emulated machine, on which each takes long, does all of them only
-// when the tests run in full.
+// inARow is how many rotations follow each other.
 func inARow() int {
-	if os.Getenv(rateEnv) != "" && !full.Wanted() {
+	if shortened() {
 		return 2
 	}
 	return 10
 }
+
+// shortened reports whether this is an emulated machine, on which each rotation takes long, and the tests don't run in full.
+func shortened() bool { return emulated() && !full.Wanted() }
 
 // Keys change under traffic, and nothing is lost: by one node, by all at once, again and again, with agents that are
 // killed at each step, that are away, and that join.
@@ -153,12 +154,17 @@ func (r *rotations) testAllAgain(t *testing.T) {
 }
 
 // steps are the phases of a rotation at which agents are killed.
-var steps = []string{"preparing", "establishing", "switching", "draining", "idle"}
+func steps() []string {
+	if shortened() {
+		return []string{"establishing", "draining"}
+	}
+	return []string{"preparing", "establishing", "switching", "draining", "idle"}
+}
 
 // testKill kills the agent of a node at each step of the first node's rotations, and starts it again.
 func (r *rotations) testKill(t *testing.T, victim *agents.Node) {
 	r.under(t, func(t *testing.T) {
-		for _, step := range steps {
+		for _, step := range steps() {
 			for attempt := 1; !r.killAt(t, victim, step); attempt++ {
 				if attempt == 20 {
 					t.Fatalf("the rotation was never seen at %s for long enough to kill an agent then", step)

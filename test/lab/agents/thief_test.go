@@ -225,6 +225,7 @@ func (r *robbed) rotate(t *testing.T) {
 // Somebody has the gossip key and one node's identity. Whatever it says for others, nothing changes on any other node,
 // and each says what is said, within five seconds.
 func TestThief(t *testing.T) {
+	t.Parallel() // it mostly waits
 	r := rob(t)
 	_, first := r.overhear(t, r.victim.Name)
 	f := flow(t, r.Nodes[0].AddPod(t, "pod"), r.victim.AddPod(t, "pod"), "not for thieves")
@@ -255,7 +256,7 @@ func TestThief(t *testing.T) {
 				return err
 			}
 			for _, p := range s.Problems {
-				if !strings.Contains(p.Message, handed) { // that is said for two minutes
+				if !strings.Contains(p.Message, handedOn) { // that is said for two minutes
 					return fmt.Errorf("%s says: %v", n.Name, p)
 				}
 			}
@@ -280,8 +281,8 @@ func (r *robbed) settled(t *testing.T) {
 	})
 }
 
-// handed is how agents say that nobody announces what they tell of.
-const handed = "handed on by other nodes"
+// handedOn is how agents say that nobody announces what they tell of.
+const handedOn = "handed on by other nodes"
 
 // thefts are all that is tried: with an old record of the victim, its newest, and its member's name. What takes most time
 // comes last, when it has gone by: in an agent's first minute its own name at its own address may be left from an earlier
@@ -294,11 +295,11 @@ func (r *robbed) thefts(t *testing.T, first, now []byte, member string) []theft 
 	had := "node " + name + " had"
 	return []theft{
 		{"another's name, handed on", here, name, true, r.Sign(t, name, r.victim.CIDR),
-			[2][]string{{"node " + name, handed, "another identity than before"}, {"node " + name, handed, "too"}}, 0},
+			[2][]string{{"node " + name, handedOn, "another identity than before"}, {"node " + name, handedOn, "too"}}, 0},
 		{"another's name over its own record, handed on", here, name, true, r.Sign(t, r.lair.Name, r.lair.CIDR),
-			[2][]string{{"node " + name, handed, "wrong signature"}, {"node " + name, handed, "wrong signature"}}, 0},
+			[2][]string{{"node " + name, handedOn, "wrong signature"}, {"node " + name, handedOn, "wrong signature"}}, 0},
 		{"another's CIDR, handed on", here, r.lair.Name, true, r.Sign(t, r.lair.Name, r.victim.CIDR),
-			[2][]string{{"node " + r.lair.Name, handed, had}, {"node " + r.lair.Name, handed, had}}, 0},
+			[2][]string{{"node " + r.lair.Name, handedOn, had}, {"node " + r.lair.Name, handedOn, had}}, 0},
 		{"another's name", here, name, false, r.Sign(t, name, r.victim.CIDR),
 			[2][]string{{"node " + name, at, "another identity than before"}, {"node " + name, at, "too"}}, 0},
 		{"another's name over its own record", here, name, false, r.Sign(t, r.lair.Name, r.lair.CIDR),

@@ -1,0 +1,359 @@
+package agents_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/internal/scrape"
+	"github.com/weaveguard/weaveguard/test/lab"
+	"github.com/weaveguard/weaveguard/test/lab/agents"
+)
+
+const (
+	// soakEnv says how long TestSoak goes on, as Go writes durations.
+	soakEnv   = "WEAVEGUARD_SOAK"
+	usualSoak = 2 * time.Minute
+	// seedEnv is the number that a run began with, to have the same things happen again.
+	seedEnv = "WEAVEGUARD_SOAK_SEED"
+	// mostGuests is how many pods there are at most that come and go.
+	mostGuests = 30
+)
+
+// soak is a mesh to which things happen at random. The programs of the first node are never killed, so that they would show
+// what leaks.
+type soak struct {
+	*agents.Mesh
+	*leaks
+	chance *rand.Rand
+	pods   []*agents.Pod // one on each node, which stay
+	flows  []*lab.Flow   // between all of them
+	guests []guest
+	made   int // guests so far
+	done   map[string]int
+}
+
+// guest is a pod that comes and goes.
+type guest struct {
+	*agents.Pod
+	on *agents.Node
+}
+
+// happening is something that happens in a soak, more often the more it weighs. It is over when it returns.
+type happening struct {
+	name   string
+	weight int
+	do     func(t *testing.T)
+}
+
+// TestSoak has faults, rotations and pods come at random. After each the mesh is whole, and no address is anybody's twice.
+// Nothing is ever in the clear, and at the end nothing is left: no interface, namespace, attachment, and no goroutine,
+// descriptor or memory of programs that ran all the time.
+func TestSoak(t *testing.T) {
+	t.Parallel() // it asks for no packet
+	s := newSoak(t)
+	left, used := s.remains(t), s.usage(t)
+	until := time.Now().Add(soakTime(t))
+	var sent, lost uint64
+	s.none(t, "a soak", func() {
+		for time.Now().Before(until) {
+			s.step(t)
+		}
+		for len(s.guests) > 0 {
+			s.remove(t)
+		}
+		s.holds(t)
+		for _, f := range s.flows {
+			report := f.Stop(t)
+			sent, lost = sent+report.There.Sent+report.Back.Sent, lost+report.Lost()
+		}
+	})
+	lab.Eventually(t, time.Minute, "nothing is left", func() error {
+		if now := s.remains(t); now != left {
+			return fmt.Errorf("the nodes differ from how they were (< before, > now):\n%s", diff(left, now))
+		}
+		return s.usage(t).exceeds(used)
+	})
+	t.Logf("happened: %v; lost meanwhile: %d of %d datagrams; the first node's programs: %v at first, %v at last",
+		s.done, lost, sent, used, s.usage(t))
+}
+
+func newSoak(t *testing.T) *soak {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv(seedEnv); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("%s is %q: it takes the number that a run began with", seedEnv, text)
+		}
+	}
+	t.Logf("%s=%d has the same things happen", seedEnv, seed)
+	m := agents.Up(t, 3)
+	s := &soak{
+		Mesh: m, leaks: newLeaks(t, m), chance: rand.New(rand.NewPCG(seed, 0)), pods: podsOn(t, m.Nodes, "pod"), done: map[string]int{},
+	}
+	for i, from := range s.pods {
+		to := s.pods[(i+1)%len(s.pods)]
+		s.flows = append(s.flows, lab.StartFlow(t, lab.FlowOptions{
+			From: from, To: to, Addr: netip.AddrPortFrom(to.Addr, flowPort+uint16(i)), Marker: []byte(s.marker), Rate: rate(t) / 5, Lossy: true,
+		}))
+	}
+	return s
+}
+
+func soakTime(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv(soakEnv)
+	if text == "" {
+		return usualSoak
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		t.Fatalf("%s is %q: it takes a duration such as 20m", soakEnv, text)
+	}
+	return d
+}
+
+// step has one thing happen, and sees that all is well afterwards.
+func (s *soak) step(t *testing.T) {
+	t.Helper()
+	all := []happening{
+		{"a pod comes", 8, s.add},
+		{"a pod goes", 6, s.remove},
+		{"the plugin is killed", 3, s.killPlugin},
+		{"something is broken by hand", 6, s.breakByHand},
+		{"an agent is killed", 2, func(t *testing.T) { s.restart(t, s.any(s.Nodes[1:])) }},
+		{"agents are killed at once", 1, func(t *testing.T) { s.restart(t, s.Nodes[1:]...) }},
+		{"a WireGuard daemon is killed", 1, s.killUserspace},
+		{"a key rotates", 2, func(t *testing.T) { newKeys(t, s.any(s.Nodes))() }},
+		{"all keys rotate", 1, func(t *testing.T) { newKeys(t, s.Nodes...)() }},
+		{"a host is cut off", 2, s.cut},
+		{"a host has a bad line", 1, s.impair},
+		{"a disk is full", 1, func(t *testing.T) { fullDisk(t, s.any(s.Nodes)) }},
+	}
+	total := 0
+	for _, h := range all {
+		total += h.weight
+	}
+	at := s.chance.IntN(total)
+	for _, h := range all {
+		if at -= h.weight; at >= 0 {
+			continue
+		}
+		t.Logf("%s", h.name)
+		h.do(t)
+		s.done[h.name]++
+		s.holds(t)
+		return
+	}
+}
+
+func (s *soak) any(nodes []*agents.Node) *agents.Node { return nodes[s.chance.IntN(len(nodes))] }
+
+// newGuest makes a sandbox on some node.
+func (s *soak) newGuest(t *testing.T) guest {
+	t.Helper()
+	s.made++
+	n := s.any(s.Nodes)
+	return guest{n.NewPod(t, fmt.Sprintf("guest-%d", s.made)), n}
+}
+
+func (s *soak) add(t *testing.T) {
+	if len(s.guests) == mostGuests {
+		return
+	}
+	g := s.newGuest(t)
+	if err := g.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.guests = append(s.guests, g)
+}
+
+func (s *soak) remove(t *testing.T) {
+	if len(s.guests) == 0 {
+		return
+	}
+	i := s.chance.IntN(len(s.guests))
+	s.guests[i].Remove(t)
+	s.guests = slices.Delete(s.guests, i, i+1)
+}
+
+// killPlugin ends the plugin at some moment of an ADD. The runtime deletes what it couldn't add.
+func (s *soak) killPlugin(t *testing.T) {
+	g := s.newGuest(t)
+	g.AttachKilled(t, time.Duration(s.chance.IntN(20))*time.Millisecond)
+	g.Remove(t)
+}
+
+func (s *soak) breakByHand(t *testing.T) {
+	i := s.chance.IntN(len(s.Nodes))
+	n, peer := s.Nodes[i], s.Nodes[(i+1)%len(s.Nodes)]
+	all := damages(t, n, peer)
+	d := all[s.chance.IntN(len(all))]
+	t.Logf("%s: %s", n.Name, d.name)
+	d.repaired(t, n, false)
+}
+
+// restart kills agents. While they are away, a pod comes and one goes.
+func (s *soak) restart(t *testing.T, nodes ...*agents.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		if err := n.Agent.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.add(t)
+	s.remove(t)
+	for _, n := range nodes {
+		n.StartAgent(t)
+	}
+}
+
+func (s *soak) killUserspace(t *testing.T) {
+	if s.Kernel {
+		return // the kernel carries the tunnels
+	}
+	n := s.any(s.Nodes[1:])
+	if err := n.Userspace.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	n.StartUserspace(t)
+}
+
+func (s *soak) cut(t *testing.T) {
+	n := s.any(s.Nodes)
+	if err := n.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	s.whileAway(t)
+	if err := n.Heal(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *soak) impair(t *testing.T) {
+	heal, err := s.any(s.Nodes).Impair(impairment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.whileAway(t)
+	if err := heal(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// whileAway goes on for up to five seconds' traffic.
+func (s *soak) whileAway(t *testing.T) {
+	t.Helper()
+	s.flows[0].Send(t, uint64(1+s.chance.IntN(rate(t))))
+}
+
+// holds waits until the mesh is whole, and sees that each address is one pod's, which all nodes reach, and that the nodes
+// keep what is attached and nothing else.
+func (s *soak) holds(t *testing.T) {
+	t.Helper()
+	s.WaitUp(t, time.Minute)
+	owner := map[netip.Addr]string{}
+	attached := map[*agents.Node]int{}
+	for i, p := range s.pods {
+		owner[p.Addr] = p.Path
+		attached[s.Nodes[i]]++
+	}
+	for _, g := range s.guests {
+		if other, taken := owner[g.Addr]; taken || !g.on.CIDR.Contains(g.Addr) {
+			t.Errorf("%s on %s has %s of %s; has another it, too: %q", g.Path, g.on.Name, g.Addr, g.on.CIDR, other)
+		}
+		owner[g.Addr] = g.Path
+		attached[g.on]++
+	}
+	for _, n := range s.Nodes {
+		for _, what := range []string{"attachments", "addresses"} {
+			if kept := strings.Fields(n.MustRun(t, "ls", store.DefaultDir+"/"+what)); len(kept) != attached[n] {
+				t.Errorf("%s has the %s %v of %d pods", n.Name, what, kept, attached[n])
+			}
+		}
+	}
+	for i, from := range s.pods {
+		targets := []netip.Addr{s.pods[(i+1)%len(s.pods)].Addr}
+		if len(s.guests) > 0 {
+			targets = append(targets, s.guests[s.chance.IntN(len(s.guests))].Addr)
+		}
+		for _, to := range targets {
+			lab.Eventually(t, 20*time.Second, fmt.Sprintf("%v reaches %s", from, to), func() error {
+				_, err := from.Run(t.Context(), "ping", "-c", "1", "-W", "1", to.String())
+				return err
+			})
+		}
+	}
+}
+
+// remains are what pods and rotations could leave on the nodes.
+func (s *soak) remains(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	for _, n := range s.Nodes {
+		for _, command := range []string{
+			"ip -brief link | sed 's/[@ ].*//; s/^weave-wg.*/weave-wg/' | sort -u", "ls /sys/class/net/weave/brif", "ip netns list | sed 's/ .*//'",
+			"ls " + view.StateDir + " " + view.RunDir + " " + store.DefaultDir + "/*", "ls /etc/cni/net.d /opt/cni/bin", "nft list tables",
+		} {
+			fmt.Fprintf(&b, "%s: %s\n", n.Name, sorted(n.MustRun(t, "sh", "-c", command)))
+		}
+	}
+	return b.String()
+}
+
+// usage is what programs use that may leak.
+type usage struct{ goroutines, descriptors, daemonDescriptors, resident, daemonResident int }
+
+// usage is that of the first node's programs.
+func (s *soak) usage(t *testing.T) (u usage) {
+	t.Helper()
+	n := s.Nodes[0]
+	metrics := scrape.Command(scrape.Local(view.MetricsPort), "/metrics")
+	for line := range strings.Lines(n.MustRun(t, metrics[0], metrics[1:]...)) {
+		if text, found := strings.CutPrefix(line, "go_goroutines "); found {
+			u.goroutines, _ = strconv.Atoi(strings.TrimSpace(text))
+		}
+	}
+	if u.goroutines == 0 {
+		t.Fatal("the metrics don't say how many goroutines there are")
+	}
+	u.descriptors, u.resident = descriptors(t, n.Agent), resident(t, n.Agent)
+	if n.Userspace != nil {
+		u.daemonDescriptors, u.daemonResident = descriptors(t, n.Userspace), resident(t, n.Userspace)
+	}
+	return u
+}
+
+// exceeds returns an error if it is more than what was used before, and what may vary.
+func (u usage) exceeds(before usage) error {
+	const few, much = 10, 64 << 20
+	if u.goroutines > before.goroutines+few || u.descriptors > before.descriptors+few ||
+		u.daemonDescriptors > before.daemonDescriptors+few || u.resident > before.resident+much || u.daemonResident > before.daemonResident+much {
+		return fmt.Errorf("the first node's programs use %v, and used %v at first", u, before)
+	}
+	return nil
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%d goroutines, %d and %d descriptors, %d and %d MiB",
+		u.goroutines, u.descriptors, u.daemonDescriptors, u.resident>>20, u.daemonResident>>20)
+}
+
+// descriptors is how many a process has open.
+func descriptors(t *testing.T, p *lab.Process) int {
+	t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
+}
