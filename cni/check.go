@@ -133,12 +133,12 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.resolve()
+	n, err := c.resolve()
 	var coded *types.Error
 	if errors.As(err, &coded) && coded.Code != types.ErrInvalidNetworkConfig && coded.Code != types.ErrUnsupportedField {
 		return fail(types.ErrPluginNotAvailable, coded.Msg)
 	}
-	if err != nil || c.alone() {
+	if err != nil || c.alone() && n.ranges == nil {
 		return err
 	}
 	if err := guard.Ready(); err != nil {

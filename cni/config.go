@@ -220,7 +220,14 @@ func sameRanges(texts []string, ranges []netip.Prefix) bool {
 	return slices.Equal(slices.SortedFunc(slices.Values(all), netip.Prefix.Compare), ranges)
 }
 
+// fromSubnets takes what the configuration says, unless its name is that of a network that the agent has: who asks for a
+// network gets that one.
 func (c *config) fromSubnets(n *network) error {
+	if ready, err := store.ReadReady(c.ReadyFile); err == nil {
+		if other, ok := ready.Network(c.Name); ok {
+			return c.fromNetwork(n, other)
+		}
+	}
 	if len(c.Subnets) == 0 {
 		return invalid("subnets", "it is empty; leave it out to take those of the agent, or give one like 10.32.5.0/24")
 	}

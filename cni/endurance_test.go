@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/test/full"
 )
 
@@ -22,6 +23,10 @@ func TestNoGrowth(t *testing.T) {
 		n.del(container, sandbox.Path())
 	}
 	look := func() string {
+		// DEL returns when the interface is in no namespace any more; its settings go with the rest of it, a moment later.
+		await(t, "the settings of the last pod's interface are gone", func() bool {
+			return !strings.Contains(n.tool("ls", "/proc/sys/net/ipv4/conf"), store.PortPrefix)
+		})
 		seen := n.tool("ls", "/proc/sys/net/ipv4/conf") + n.tool("ip", "route", "show", "table", "all") + n.tool("ip", "-6", "route", "show", "table", "all") +
 			n.tool("ip", "neighbour") + n.tool("bridge", "fdb")
 		var lines []string

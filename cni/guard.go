@@ -21,7 +21,7 @@ func (c *config) guard(a store.Attachment) error {
 	}
 	err = guard.Add(port)
 	switch {
-	case errors.Is(err, guard.ErrMissing) && c.alone():
+	case errors.Is(err, guard.ErrMissing) && c.alone() && a.Ranges == nil:
 		return nil
 	case errors.Is(err, guard.ErrMissing):
 		return fail(types.ErrTryAgainLater, fmt.Sprintf("%v, so this pod could send as another; the Weaveguard agent makes "+
@@ -54,7 +54,7 @@ func (c *config) checkGuard(a store.Attachment) ([]string, error) {
 	}
 	has, err := guard.Has(port)
 	switch {
-	case errors.Is(err, guard.ErrMissing) && c.alone():
+	case errors.Is(err, guard.ErrMissing) && c.alone() && a.Ranges == nil:
 		return nil, nil
 	case errors.Is(err, guard.ErrMissing):
 		return []string{err.Error()}, nil

@@ -282,6 +282,8 @@ func TestWhichNetwork(t *testing.T) {
 		{"the default's bridge", "blue", map[string]any{"bridge": "weave"}, "", 7, []string{"key bridge", "weave-blue"}},
 		{"another subnet", "blue", with("subnets", []string{"10.50.6.0/24"}), "", 7, []string{"key subnets", "10.50.6.0/24", "10.50.5.0/24"}},
 		{"another range", "blue", with("ranges", []string{"10.0.0.0/8"}), "", 7, []string{"key ranges", "10.0.0.0/8", "10.50.0.0/16"}},
+		{"its subnets alone", "blue", map[string]any{"subnets": []string{"10.50.5.0/24"}}, "weave-blue", 0, nil},
+		{"another subnet alone", "blue", map[string]any{"subnets": []string{"10.50.6.0/24"}}, "", 7, []string{"key subnets", "10.50.6.0/24"}},
 		{"no range", "blue", with("ranges", []string{"blue"}), "", 7, []string{"key ranges"}},
 		{"another network's bridge", "mynet", map[string]any{"bridge": "weave-red"}, "", 7, []string{"subnets", "weave-red"}},
 	} {

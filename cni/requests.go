@@ -51,7 +51,7 @@ func (c *config) requests(n network) (wanted, error) {
 		w.addresses[i] = address
 	}
 	if c.RuntimeConfig.MAC == "" {
-		return w, nil
+		return w, n.macFollows(w.addresses)
 	}
 	mac, err := net.ParseMAC(c.RuntimeConfig.MAC)
 	if err != nil || len(mac) != 6 {
@@ -65,6 +65,21 @@ func (c *config) requests(n network) (wanted, error) {
 	}
 	w.mac = mac
 	return w, nil
+}
+
+// macFollows returns an error if the MAC that follows from the first address may be that of another one, which only differs in
+// what a MAC has no room for. Those that nobody asked for are the first of their subnet.
+func (n network) macFollows(addresses []netip.Addr) error {
+	const room = 32 // bits of an address
+	if len(addresses) == 0 || !addresses[0].Is6() {
+		return nil
+	}
+	first, err := n.pools[0].Subnet.Addr().Prefix(addresses[0].BitLen() - room)
+	if err != nil || first.Contains(addresses[0]) {
+		return err
+	}
+	return invalid("runtimeConfig.ips", "%s isn't in %s, so another interface may have the MAC that follows from it; choose one from there, "+
+		"or ask for a MAC too", addresses[0], first)
 }
 
 // parseAddress reads an address with or without a prefix length.

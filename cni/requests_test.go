@@ -82,3 +82,20 @@ func TestRequestsThatCantBe(t *testing.T) {
 	n.fails(call{verb: "ADD", container: "c2", netns: sandbox.Path(), stdin: n.config(map[string]any{"runtimeConfig": map[string]any{"ips": "10.32.5.9"}})},
 		6, "runtimeConfig.ips", "list")
 }
+
+// The MAC of an interface follows from four bytes of its first address. An address of IPv6 that only differs in the others would
+// make it the bridge's, or another pod's.
+func TestRequestedAddressKeepsMACsApart(t *testing.T) {
+	n := newNode(t)
+	asks := func(ip, mac string) []byte {
+		return n.config(map[string]any{"subnets": []string{"fd00:5::/64"}, "runtimeConfig": map[string]any{"ips": []string{ip}, "mac": mac}})
+	}
+	for _, ip := range []string{"fd00:5::1:0:1", "fd00:5::1:0:2", "fd00:5::7:0:0:9"} {
+		n.fails(call{verb: "ADD", container: "c1", netns: newNS(t).Path(), stdin: asks(ip, "")}, 7, "runtimeConfig.ips", ip, "fd00:5::/96")
+	}
+	for container, tt := range map[string][2]string{"c2": {"fd00:5::ffff:9", ""}, "c3": {"fd00:5::7:0:0:9", "02:42:00:00:00:01"}} {
+		if _, err := n.run(call{verb: "ADD", container: container, netns: newNS(t).Path(), stdin: asks(tt[0], tt[1])}); err != nil {
+			t.Errorf("%s with the MAC %q: %v", tt[0], tt[1], err)
+		}
+	}
+}

@@ -468,6 +468,10 @@ func TestNetworksThatClash(t *testing.T) {
 		"another range, this is older":   {subnet("blue", 50, 1), subnet("blue", 51, 2), true, "its ranges are 10.51.0.0/16, and node a"},
 		"another name, and it is older":  {subnet("blue", 50, 1), subnet("red", 50, 2), false, "overlaps 10.50.0.0/16 of network red on node b"},
 		"another name, this is older":    {subnet("blue", 50, 1), subnet("red", 50, 2), true, "overlaps 10.50.0.0/16 of network blue on node a"},
+		"a subnet, and it is older":      {subnet("blue", 50, 2), subnet("blue", 50, 2), false, "its subnet 10.50.2.0/24 overlaps 10.50.2.0/24 of node b"},
+		"a subnet, this is older":        {subnet("blue", 50, 1), subnet("blue", 50, 1), true, "its subnet 10.50.1.0/24 overlaps 10.50.1.0/24 of node a"},
+		"pods' range, of its own":        {subnet("blue", 244, 1), subnet("red", 50, 2), false, "overlaps the default network's pod range"},
+		"pods' range, of the other":      {subnet("blue", 50, 1), subnet("red", 244, 2), true, "overlaps the default network's pod range"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -33,16 +33,17 @@ type leftSubnet struct {
 // that have addresses which aren't in its subnets, such as those of a former pod CIDR. Attachments by configurations that the
 // agent knows nothing of don't count.
 func leftBehind(ready view.Ready, attached []store.Attachment) behind {
-	subnets := map[string][]netip.Prefix{ready.Bridge: ready.Subnets} // by bridge
+	type place struct{ network, bridge string }
+	subnets := map[place][]netip.Prefix{{view.DefaultCNINetwork, ready.Bridge}: ready.Subnets}
 	for _, n := range ready.Networks {
-		subnets[n.Bridge] = n.Subnets
+		subnets[place{n.Name, n.Bridge}] = n.Subnets
 	}
 	b := behind{networks: map[string]leftNetwork{}, subnets: map[string]leftSubnet{}}
 	for _, at := range attached {
 		if len(at.Ranges) == 0 && (at.Network != view.DefaultCNINetwork || at.Bridge != ready.Bridge) {
 			continue
 		}
-		now, known := subnets[at.Bridge]
+		now, known := subnets[place{at.Network, at.Bridge}]
 		switch {
 		case !known:
 			b.networks[at.Network] = leftNetwork{at.Bridge, append(b.networks[at.Network].pods, holder(at))}

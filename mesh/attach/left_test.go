@@ -83,6 +83,18 @@ func TestPodsOnNetworksThatAreGone(t *testing.T) {
 	}
 }
 
+// A bridge that another network has now is none of theirs.
+func TestPodsWhoseBridgeAnotherNetworkHas(t *testing.T) {
+	cfg := host(t)
+	a := attach.New(cfg)
+	hold(t, cfg.StoreDir, "till", "red", "weave-blue")
+	apply(t, a, withNetworks("blue"), 4)
+	problems := a.Problems()
+	if len(problems) != 1 || problems[0].Subject != "network red" || !strings.Contains(problems[0].Message, "this node doesn't have it") {
+		t.Errorf("there are %v", problems)
+	}
+}
+
 // The pods that a node was given another pod CIDR under, as when its Node is made again, are named, and no pod is attached
 // beside them: the others, when they get an address of theirs, would be the same as these.
 func TestPodsOfAFormerPodCIDR(t *testing.T) {

@@ -114,6 +114,9 @@ func TestBadFiles(t *testing.T) {
 		}
 		return blue[:start] + value + blue[end:]
 	}
+	six := func(ranges, subnets string) string {
+		return fmt.Sprintf(`{"name":"blue","type":"weaveguard","bridge":"weave-blue","subnets":[%q],"ranges":[%q]}`, subnets, ranges)
+	}
 	for name, tc := range map[string]struct{ text, message string }{
 		"nothing":                      {"", "isn't a JSON object"},
 		"no object":                    {"[]", "isn't a JSON object"},
@@ -152,7 +155,9 @@ func TestBadFiles(t *testing.T) {
 		"link-local":                   {with("ranges", `["169.254.0.0/16"]`), "key ranges is 169.254.0.0/16"},
 		"multicast":                    {with("ranges", `["224.0.0.0/8"]`), "key ranges is 224.0.0.0/8"},
 		"multicast in it":              {with("ranges", `["192.0.0.0/2"]`), "multicast addresses"},
-		"link-local IPv6":              {with("ranges", `["fe80::/64"]`), "key"},
+		"link-local IPv6":              {six("fe80::/64", "fe80::/80"), "key ranges is fe80::/64: not a range"},
+		"multicast IPv6":               {six("ff00::/8", "ff05::/64"), "key ranges is ff00::/8: not a range"},
+		"link-local IPv6 in it":        {six("f000::/4", "fd50::/64"), "key ranges is f000::/4, which has link-local addresses"},
 		"mapped":                       {with("ranges", `["::ffff:10.50.0.0/112"]`), "key ranges"},
 		"another network's range":      {with("ranges", `["10.64.0.0/10"]`), "key ranges: 10.64.0.0/10 overlaps 10.99.0.0/16 of network good"},
 		"its own name in reaches":      {network("blue", 50, `,"reaches":["blue"]`), "key reaches"},

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
@@ -40,11 +41,23 @@ func (p *planner) ownMTU() uint16 {
 	return uint16(min(mtu, math.MaxUint16))
 }
 
+// givenMTU is what this node was told to use inside tunnels, in bytes; 0: nothing. IPv6 works with no less than minMTU6: the
+// kernel turns it off on such a device, and the plugin attaches no pod.
+func (p *planner) givenMTU() int {
+	mtu := p.View.Self.MTU
+	if mtu == 0 || mtu >= minMTU6 || !p.hasIPv6() {
+		return mtu
+	}
+	p.warning("node "+p.View.Self.Name, fmt.Sprintf("give --mtu %d at least, or leave it out", minMTU6),
+		"--mtu is %d, and pods with IPv6 addresses need %d: that is used", mtu, minMTU6)
+	return minMTU6
+}
+
 // linkMTU is the MTU inside the tunnel to a peer, in bytes: by what the way to it seems to carry, and by what probes
 // found that it does.
 func (p *planner) linkMTU(n view.Node, endpoint netip.AddrPort) (seems, carries int) {
-	if p.View.Self.MTU != 0 {
-		return p.View.Self.MTU, p.View.Self.MTU
+	if mtu := p.givenMTU(); mtu != 0 {
+		return mtu, mtu
 	}
 	address := endpoint.Addr()
 	path := p.Host.PathMTU[address]
@@ -72,8 +85,8 @@ func (p *planner) linkMTU(n view.Node, endpoint netip.AddrPort) (seems, carries 
 
 // lonelyMTU is the MTU of a tunnel device without peers: what this node's own underlay allows.
 func (p *planner) lonelyMTU() int {
-	if p.View.Self.MTU != 0 {
-		return p.View.Self.MTU
+	if mtu := p.givenMTU(); mtu != 0 {
+		return mtu
 	}
 	path := int(p.ownMTU())
 	if path == 0 {

@@ -213,7 +213,8 @@ func TestGolden(t *testing.T) {
 			}
 			in.View.NodeAddresses = append(in.View.NodeAddresses, netip.Addr{})
 		}),
-		"mtu-override": with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
+		"mtu-override":                   with(mesh(2), func(in *plan.Input) { in.View.Self.MTU = 1380 }),
+		"mtu-override-too-small-for-six": with(dualStack(2), func(in *plan.Input) { in.View.Self.MTU = 1200 }),
 		// The next key is there, and nobody is to know of it: its peers are silent.
 		"rotation-prepared": with(mesh(3), func(in *plan.Input) {
 			in.View.Self.Generations, in.View.Self.Unannounced = generations(1, 0, 1), true

@@ -24,7 +24,7 @@ func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int,
 		return 0, err
 	}
 	for _, bridge := range bridges {
-		c.bridge(links, bridge)
+		a.bridge(c, links, bridge)
 	}
 	for _, name := range links.names() {
 		link := links.byName[name]
@@ -44,7 +44,7 @@ func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int,
 	return c.result()
 }
 
-func (c *changes) bridge(links links, want view.Bridge) {
+func (a *Applier) bridge(c *changes, links links, want view.Bridge) {
 	link := links.byName[want.Name]
 	if link == nil {
 		if link = c.makeBridge(want); link == nil {
@@ -67,7 +67,7 @@ func (c *changes) bridge(links links, want view.Bridge) {
 	}
 	c.noSpanningTree(link)
 	c.adopt(link, want.MTU)
-	c.addresses(link, want.Addresses)
+	c.addresses(link, a.withFamilies(c, want.Name, want.Addresses))
 }
 
 // makeBridge makes a bridge with its MAC, which marks it as ours until it has the alias. The MTU comes after:

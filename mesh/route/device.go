@@ -30,7 +30,7 @@ func (a *Applier) ApplyDevices(ctx context.Context, devices []view.Device) (int,
 			// ip-sysctl.rst, rp_filter).
 			a.sysctl(c, view.Sysctl{Key: "net/ipv4/conf/" + device.Name + "/rp_filter", Value: "2"})
 			c.adopt(link, device.MTU)
-			c.addresses(link, device.Addresses)
+			c.addresses(link, a.withFamilies(c, device.Name, device.Addresses))
 		}
 	}
 	return c.result()

@@ -60,6 +60,7 @@ func (c *cell) test(t *testing.T) {
 	wgShow(t, c.Mesh)
 	c.mtus(t)
 	c.outside(t)
+	c.speaks(t)
 	l.betweenAll(t, c.pods[0], c.pods[1])
 	l.none(t, "keys change under traffic", func() { c.rotations(t, l.marker) })
 	l.midRotation(t, c.Nodes[0])
@@ -130,6 +131,40 @@ func ping(t *testing.T, from interface {
 	for _, size := range []string{"56", "4000"} {
 		from.MustRun(t, "ping", "-c", "2", "-i", "0.1", "-W", "5", "-s", size, to.String())
 	}
+}
+
+// speaks has a pod send as others: nothing arrives at its neighbour and at a pod of another node, until the node has neither
+// agent nor guard.
+func (c *cell) speaks(t *testing.T) {
+	t.Helper()
+	n, r := c.Nodes[0], rogue{Pod: c.pods[0], near: c.neighbour, far: c.pods[1]}
+	r.MustRun(t, "sh", "-c", "echo 2 > /proc/sys/net/ipv4/conf/all/arp_announce")
+	var nobody []netip.Addr
+	for i, cidr := range n.CIDRs {
+		free := cidr.Addr().Next().Next()
+		for range 100 {
+			free = free.Next()
+		}
+		nobody = append(nobody, free)
+		for name, as := range map[string]netip.Addr{
+			"a neighbour": r.near.Addrs[i], "another node's pod": r.far.Addrs[i], "nobody": free, "the gateway": gatewayOf(cidr),
+		} {
+			if near, far := r.send(t, as); near != 0 || far != 0 {
+				t.Errorf("as %s, %s, %d packets arrived at the neighbour and %d at the far pod", name, as, near, far)
+			}
+		}
+	}
+	if err := n.Agent.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	n.MustRun(t, "nft", "delete", "table", "bridge", "weaveguard")
+	for _, as := range nobody {
+		if near, far := r.send(t, as); near == 0 || far == 0 {
+			t.Errorf("without the guard, as %s, %d packets arrived at the neighbour and %d at the far pod: what else stops them?", as, near, far)
+		}
+	}
+	n.StartAgent(t)
+	c.WaitUp(t, time.Minute)
 }
 
 // mtus checks that routes to pods of other nodes carry what the underlay leaves, and what IPv6 demands.
