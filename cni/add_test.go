@@ -161,13 +161,14 @@ func TestSandboxIsConfigured(t *testing.T) {
 		return errors.Join(
 			os.WriteFile("/proc/sys/net/ipv4/conf/all/accept_redirects", []byte("1"), 0),
 			os.WriteFile("/proc/sys/net/ipv4/conf/default/accept_redirects", []byte("1"), 0),
-			os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("2"), 0))
+			os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("2"), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/default/addr_gen_mode", []byte("3"), 0))
 	})
-	n.add("c1", sandbox, nil)
+	n.add("c1", sandbox, map[string]any{"subnets": []string{"10.32.5.0/24", "fd00:5::/64"}})
 	in(t, sandbox, func() error {
 		for key, want := range map[string]string{
 			"ipv4/conf/all/accept_redirects": "0", "ipv4/conf/eth0/accept_redirects": "0",
-			"ipv6/conf/eth0/accept_redirects": "0", "ipv6/conf/eth0/accept_ra": "0",
+			"ipv6/conf/eth0/accept_redirects": "0", "ipv6/conf/eth0/accept_ra": "0", "ipv6/conf/eth0/addr_gen_mode": "0",
 		} {
 			b, err := os.ReadFile("/proc/sys/net/" + key)
 			if got := strings.TrimSpace(string(b)); err != nil || got != want {

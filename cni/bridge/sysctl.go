@@ -63,7 +63,10 @@ func sandboxSysctls(withIPv6 bool) []view.Sysctl {
 			view.Sysctl{Key: "net/ipv6/conf/" + conf + "/accept_ra", Value: "0", Optional: true})
 	}
 	if withIPv6 {
-		all = append(all, view.Sysctl{Key: "net/ipv6/conf/default/disable_ipv6", Value: "0"})
+		// The link-local address follows from the MAC (EUI-64, RFC 4291, appendix A), whatever the host has passed on: it is the
+		// one that the pod's guard lets its neighbour discovery come from.
+		all = append(all, view.Sysctl{Key: "net/ipv6/conf/default/disable_ipv6", Value: "0"},
+			view.Sysctl{Key: "net/ipv6/conf/default/addr_gen_mode", Value: "0"})
 	}
 	return all
 }
