@@ -1,7 +1,6 @@
 package agents_test
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/internal/stolen"
@@ -232,11 +232,13 @@ func TestThief(t *testing.T) {
 	r.rotate(t)
 	var member string
 	var now []byte
-	lab.Eventually(t, 20*time.Second, "the victim announces a new record", func() error {
-		if member, now = r.overhear(t, r.victim.Name); string(now) == string(first) {
-			return errors.New("it is the old one")
+	lab.Eventually(t, 20*time.Second, "the victim announces a record with its new key alone", func() error {
+		member, now = r.overhear(t, r.victim.Name)
+		said, err := record.Open(r.victim.Name, now)
+		if err == nil && (len(said.Generations) != 1 || said.Generations[0].Number == 0) {
+			err = fmt.Errorf("it has the keys %v", said.Generations)
 		}
-		return nil
+		return err
 	})
 	if err := r.lair.Agent.Kill(); err != nil { // in the thief's hands
 		t.Fatal(err)
