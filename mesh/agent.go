@@ -136,6 +136,7 @@ type pass struct {
 	failed    bool
 	untold    bool // the log doesn't tell of a problem yet
 	repairs   []string
+	fought    bool // somebody undoes what is repaired, again and again
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
@@ -206,7 +207,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// As long as the pass took: what changes without end, by a routing daemon or somebody who undoes what is done
 		// here, then costs half of a processor at most.
-		if !rest(ctx, min(time.Since(begin), maxRest)) {
+		took := time.Since(begin)
+		if p.fought {
+			took = maxRest
+		}
+		if !rest(ctx, min(took, maxRest)) {
 			return nil
 		}
 		pause := a.pause(p, time.Now())

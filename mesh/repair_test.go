@@ -47,6 +47,33 @@ func TestMissingPeerIsNoticed(t *testing.T) {
 	}
 }
 
+// Some other program that undoes what is done here, and at once, costs neither the log nor the processor much.
+func TestFightIsBounded(t *testing.T) {
+	t.Parallel()
+	const burst = 100
+	w, a := withPeer(t)
+	a.pass()
+	w.kernel.mu.Lock()
+	w.kernel.undone = "routes"
+	w.kernel.mu.Unlock()
+	until := func(repairs uint64) {
+		for deadline := time.Now().Add(30 * time.Second); a.pass().Counters.Repairs < repairs; {
+			if time.Now().After(deadline) {
+				t.Fatalf("not %d repairs within 30 s", repairs)
+			}
+		}
+	}
+	until(burst)
+	begin := time.Now()
+	until(burst + 6)
+	if took := time.Since(begin); took < 2*time.Second { // half a second each, and a few may have been done before
+		t.Errorf("6 more repairs take %s", took)
+	}
+	if lines := strings.Count(w.log.String(), "repaired"); lines < burst || lines > burst+2 {
+		t.Errorf("the log tells %d times of it", lines)
+	}
+}
+
 // A host without Kubernetes that loses the address of gossip can't go on as it is.
 func TestLostAddressEndsTheAgent(t *testing.T) {
 	t.Parallel()
