@@ -54,14 +54,18 @@ func (a *Agent) drifted(devices []view.DeviceState) bool {
 	if last == nil || !last.standing {
 		return false // then the next pass comes soon
 	}
-	return !hold(devices, last.desired.Devices) || a.Network.Astray(last.desired.Sysctls)
+	own := make(map[uint32]keys.PublicKey)
+	for _, g := range last.view.Self.Generations {
+		own[g.Number] = g.Key
+	}
+	return !hold(devices, last.desired.Devices, own) || a.Network.Astray(last.desired.Sysctls)
 }
 
-// hold reports whether devices have the keys, ports and peers that they should have.
-func hold(states []view.DeviceState, devices []view.Device) bool {
+// hold reports whether devices have the keys, ports and peers that they should have; own are this node's keys by generation.
+func hold(states []view.DeviceState, devices []view.Device, own map[uint32]keys.PublicKey) bool {
 	for _, d := range devices {
 		i := slices.IndexFunc(states, func(s view.DeviceState) bool { return s.Name == d.Name })
-		if i < 0 || states[i].ListenPort != d.ListenPort || len(states[i].Peers) != len(d.Peers) {
+		if i < 0 || states[i].PublicKey != own[d.Generation] || states[i].ListenPort != d.ListenPort || len(states[i].Peers) != len(d.Peers) {
 			return false
 		}
 		allowed := make(map[keys.PublicKey]int, len(d.Peers))

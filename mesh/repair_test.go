@@ -47,6 +47,21 @@ func TestMissingPeerIsNoticed(t *testing.T) {
 	}
 }
 
+// Nor does a sign tell that somebody gave a tunnel another key.
+func TestForeignKeyIsNoticed(t *testing.T) {
+	t.Parallel()
+	w, a := withPeer(t)
+	a.pass()
+	for range 3 { // a pass may be under way from before
+		w.kernel.forget("made")
+		for deadline := time.Now().Add(10 * time.Second); w.kernel.text("made") == ""; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("nobody noticed within 10 s")
+			}
+		}
+	}
+}
+
 // Some other program that undoes what is done here, and at once, costs neither the log nor the processor much.
 func TestFightIsBounded(t *testing.T) {
 	t.Parallel()
