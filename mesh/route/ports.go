@@ -17,11 +17,18 @@ import (
 // plugTime is how long the plugin may take to make an interface a port of its bridge. Until then nobody helps it.
 const plugTime = 5 * time.Second
 
-// ports puts interfaces of pods back on their bridges: those that somebody took off, and those of a bridge that was removed
-// and made again.
+// ports puts interfaces of pods back on their bridges: those that somebody took off, or put on another one, and those of a
+// bridge that was removed and made again. Onto a bridge that isn't ours, whatever its name, it puts none.
 func (a *Applier) ports(c *changes, links links, bridges []view.Bridge) {
+	ours := make(map[int]bool) // by index
+	for _, bridge := range bridges {
+		if link := links.byName[bridge.Name]; link != nil && isOurBridge(link) {
+			ours[link.Attrs().Index] = true
+		}
+	}
 	astray := slices.ContainsFunc(links.names(), func(name string) bool {
-		return strings.HasPrefix(name, store.PortPrefix) && isAstray(links.byName[name])
+		link := links.byName[name]
+		return strings.HasPrefix(name, store.PortPrefix) && (!ours[link.Attrs().MasterIndex] || isDown(link))
 	})
 	if !astray || a.storeDir == "" {
 		return
@@ -34,9 +41,11 @@ func (a *Applier) ports(c *changes, links links, bridges []view.Bridge) {
 	h := &netlink.Handle{} // of this namespace
 	for _, at := range attached {
 		link, bridge := links.byName[at.HostIfName], links.byName[at.Bridge]
-		wanted := slices.ContainsFunc(bridges, func(b view.Bridge) bool { return b.Name == at.Bridge })
 		mac, err := net.ParseMAC(at.MAC)
-		if link == nil || bridge == nil || !wanted || err != nil || !isAstray(link) || time.Since(at.Created) < plugTime {
+		if link == nil || link.Type() != "veth" || bridge == nil || !ours[bridge.Attrs().Index] || err != nil || isNew(at) {
+			continue
+		}
+		if link.Attrs().MasterIndex == bridge.Attrs().Index && !isDown(link) {
 			continue
 		}
 		c.write(fmt.Sprintf("putting %s of the pod %s/%s back on the bridge %s", at.HostIfName, at.PodNamespace, at.PodName, at.Bridge), func() error {
@@ -49,7 +58,10 @@ func (a *Applier) ports(c *changes, links links, bridges []view.Bridge) {
 	}
 }
 
-// isAstray reports whether an interface is no port of a bridge, or is down.
-func isAstray(link netlink.Link) bool {
-	return link.Attrs().MasterIndex == 0 || link.Attrs().Flags&net.FlagUp == 0
+func isDown(link netlink.Link) bool { return link.Attrs().Flags&net.FlagUp == 0 }
+
+// isNew reports whether the plugin may be at it still. One of the future is of a clock that was set back since.
+func isNew(at store.Attachment) bool {
+	age := time.Since(at.Created)
+	return age >= 0 && age < plugTime
 }
