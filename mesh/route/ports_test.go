@@ -4,10 +4,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/weaveguard/weaveguard/cni/port"
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/mesh/route"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -30,7 +32,9 @@ func attach(t *testing.T, dir, container string, created time.Time) string {
 	}))
 	must(t, tx.Unlock())
 	ip(t, "link", "add", id.HostInterface(), "up", "type", "veth", "peer", "name", "pod")
-	must(t, netlink.LinkSetMaster(link(t, id.HostInterface()), link(t, "weave")))
+	pod, err := net.ParseMAC("0a:58:0a:20:05:02")
+	must(t, err)
+	must(t, port.Connect(&netlink.Handle{}, link(t, id.HostInterface()), link(t, "weave").Attrs().Index, pod))
 	return id.HostInterface()
 }
 
@@ -47,6 +51,8 @@ func TestPortsArePutBack(t *testing.T) {
 			ip(t, "link", "add", "docker0", "type", "bridge")
 			ip(t, "link", "set", port, "master", "docker0")
 		}},
+		"not isolated": {do: func(t *testing.T, port string) { ip(t, "link", "set", port, "type", "bridge_slave", "isolated", "off") }},
+		"learnt from":  {do: func(t *testing.T, port string) { ip(t, "link", "set", port, "type", "bridge_slave", "learning", "on") }},
 		"off, and the clock is set back": {created: time.Now().Add(time.Hour), do: func(t *testing.T, port string) {
 			must(t, netlink.LinkSetNoMaster(link(t, port)))
 		}},
@@ -65,6 +71,10 @@ func TestPortsArePutBack(t *testing.T) {
 			if attrs.MasterIndex != link(t, "weave").Attrs().Index || attrs.Flags&net.FlagUp == 0 {
 				t.Errorf("%s is %s", port, ip(t, "link", "show", port))
 			}
+			if details := ip(t, "-details", "link", "show", port); !strings.Contains(details, "isolated on") || !strings.Contains(details, "learning off") {
+				t.Errorf("%s is %s", port, details)
+			}
+			changesNothing(t, apply)
 		})
 	}
 }
