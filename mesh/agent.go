@@ -122,12 +122,13 @@ type pass struct {
 	cluster  *ClusterState
 	problems []view.Problem
 	ready    bool
-	settling bool // the tunnels are left as they are
-	blind    bool // the tunnels can't be read
-	standing bool // rules, settings, tunnels and routes are as desired
-	homeless bool // the host has lost the address of gossip
-	routed   bool // the routes are as desired
-	pruned   bool // no tunnels but the desired ones are left
+	settling bool     // the tunnels are left as they are
+	blind    bool     // the tunnels can't be read
+	standing bool     // rules, settings, tunnels and routes are as desired
+	stood    []string // parts that are as desired, whatever is wrong with the others
+	homeless bool     // the host has lost the address of gossip
+	routed   bool     // the routes are as desired
+	pruned   bool     // no tunnels but the desired ones are left
 	rotation view.RotationStatus
 	tracks   map[linkID]linkTrack
 	// documents says of nodes whose latest document isn't here why.

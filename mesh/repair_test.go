@@ -32,6 +32,28 @@ func TestRepairsAreTold(t *testing.T) {
 	}
 }
 
+// What is wrong with one part keeps no repair of another from being told.
+func TestRepairsAreToldWhileSomethingFails(t *testing.T) {
+	t.Parallel()
+	w, a := withPeer(t)
+	a.pass()
+	w.kernel.mu.Lock()
+	w.kernel.fail["routes"] = errBroken
+	w.kernel.mu.Unlock()
+	a.pass()
+	w.kernel.forget("firewall")
+	if s := a.pass(); !strings.Contains(w.log.String(), `by="making firewall"`) || s.Counters.Repairs != 1 {
+		t.Errorf("%d repairs are counted:\n%s", s.Counters.Repairs, w.log)
+	}
+	w.kernel.mu.Lock()
+	delete(w.kernel.fail, "routes")
+	delete(w.kernel.held, "routes")
+	w.kernel.mu.Unlock()
+	if s := a.pass(); s.Counters.Repairs != 1 { // it was wanting since it failed
+		t.Errorf("%d repairs are counted:\n%s", s.Counters.Repairs, w.log)
+	}
+}
+
 // A peer that somebody took from a tunnel is missed without a sign.
 func TestMissingPeerIsNoticed(t *testing.T) {
 	t.Parallel()
