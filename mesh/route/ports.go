@@ -28,6 +28,7 @@ func (a *Applier) ports(c *changes, links links, bridges []view.Bridge) {
 			ours[link.Attrs().Index] = true
 		}
 	}
+	a.left.Store(false)
 	names := slices.DeleteFunc(links.names(), func(name string) bool { return !strings.HasPrefix(name, store.PortPrefix) })
 	if len(names) == 0 || a.storeDir == "" {
 		return
@@ -53,10 +54,14 @@ func (a *Applier) ports(c *changes, links links, bridges []view.Bridge) {
 	for _, at := range attached {
 		link, bridge := links.byName[at.HostIfName], links.byName[at.Bridge]
 		mac, err := net.ParseMAC(at.MAC)
-		if link == nil || link.Type() != "veth" || bridge == nil || !ours[bridge.Attrs().Index] || err != nil || isNew(at) {
+		if link == nil || link.Type() != "veth" || bridge == nil || !ours[bridge.Attrs().Index] || err != nil {
 			continue
 		}
 		if attrs := link.Attrs(); attrs.MasterIndex == bridge.Attrs().Index && !isDown(link) && !loose[attrs.Index] {
+			continue
+		}
+		if isNew(at) {
+			a.left.Store(true)
 			continue
 		}
 		c.write(fmt.Sprintf("putting %s of the pod %s/%s back on the bridge %s", at.HostIfName, at.PodNamespace, at.PodName, at.Bridge), func() error {

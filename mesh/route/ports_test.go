@@ -79,6 +79,30 @@ func TestPortsArePutBack(t *testing.T) {
 	}
 }
 
+// What the plugin may be about to connect is left to it, and looked at again.
+func TestNewPortIsLeftToThePlugin(t *testing.T) {
+	newNamespace(t)
+	dir := t.TempDir()
+	a := route.New(route.Config{Log: slog.New(slog.DiscardHandler), StoreDir: dir})
+	apply := func() (int, error) { return a.ApplyBridges(t.Context(), []view.Bridge{testBridge()}) }
+	applied(t, apply)
+	created := time.Now()
+	port := attach(t, dir, "c1", created)
+	must(t, netlink.LinkSetNoMaster(link(t, port)))
+	changesNothing(t, apply)
+	for a.Astray(nil) {
+		_, err := apply()
+		must(t, err)
+		if time.Since(created) > patience {
+			t.Fatal("it is never put back")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if link(t, port).Attrs().MasterIndex == 0 || time.Since(created) < 2*time.Second {
+		t.Errorf("%s after it was attached: %s", time.Since(created), ip(t, "link", "show", port))
+	}
+}
+
 // A bridge of somebody else that has our bridge's name gets no pods.
 func TestPortsStayOffForeignBridge(t *testing.T) {
 	newNamespace(t)
