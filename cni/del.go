@@ -29,16 +29,17 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 		return err
 	}
 	defer host.Close()
-	return remove(s, host, store.ID{ContainerID: args.ContainerID, IfName: args.IfName})
+	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
+	return remove(s, host, id, func(a store.Attachment) error { return unguard(host, a) })
 }
 
 // remove takes the interface before it frees the addresses, so that no address is given again while a sandbox still has it.
-func remove(s *store.Store, host *bridge.Host, id store.ID) error {
+func remove(s *store.Store, host *bridge.Host, id store.ID, unguard func(store.Attachment) error) error {
 	var mac net.HardwareAddr
 	// Of one that can't be read nobody knows the elements; the agent removes those of ports that are gone.
 	if a, err := s.Get(id); err == nil {
 		mac, _ = net.ParseMAC(a.MAC)
-		if err := unguard(host, a); err != nil {
+		if err := unguard(a); err != nil {
 			return wrap(CodeKernel, fmt.Sprintf("removing %s from the sets of senders", id), err)
 		}
 	}
@@ -97,11 +98,12 @@ func collect(s *store.Store, c *config) error {
 		return err
 	}
 	defer host.Close()
+	var senders unguarder
 	for _, a := range all {
 		if a.Network != c.Name || valid[a.ID] {
 			continue
 		}
-		if err := remove(s, host, a.ID); err != nil {
+		if err := remove(s, host, a.ID, senders.unguard); err != nil {
 			errs = append(errs, err)
 		}
 	}

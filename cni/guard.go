@@ -46,6 +46,23 @@ func unguard(host *bridge.Host, a store.Attachment) error {
 	return remover.Remove(port)
 }
 
+// unguarder is unguard for many, by one socket. Nobody but this process holds it, so this one waits in its end, once; else the
+// process that removes a device would be there until then, one for each.
+type unguarder struct{ remover *guard.Remover }
+
+func (u *unguarder) unguard(a store.Attachment) error {
+	port, err := guard.PortOf(a)
+	if err != nil {
+		return nil // as above
+	}
+	if u.remover == nil {
+		if u.remover, err = guard.NewRemover(); err != nil {
+			return err
+		}
+	}
+	return u.remover.Remove(port)
+}
+
 // checkGuard returns a line if a sandbox can't send, or isn't kept from sending as another.
 func (c *config) checkGuard(a store.Attachment) ([]string, error) {
 	port, err := guard.PortOf(a)

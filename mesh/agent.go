@@ -122,12 +122,13 @@ type pass struct {
 	cluster  *ClusterState
 	problems []view.Problem
 	ready    bool
-	settling bool // the tunnels are left as they are
-	blind    bool // the tunnels can't be read
-	standing bool // rules, settings, tunnels and routes are as desired
-	homeless bool // the host has lost the address of gossip
-	routed   bool // the routes are as desired
-	pruned   bool // no tunnels but the desired ones are left
+	settling bool     // the tunnels are left as they are
+	blind    bool     // the tunnels can't be read
+	standing bool     // rules, settings, tunnels and routes are as desired
+	stood    []string // parts that are as desired, whatever is wrong with the others
+	homeless bool     // the host has lost the address of gossip
+	routed   bool     // the routes are as desired
+	pruned   bool     // no tunnels but the desired ones are left
 	rotation view.RotationStatus
 	tracks   map[linkID]linkTrack
 	// documents says of nodes whose latest document isn't here why.
@@ -136,6 +137,7 @@ type pass struct {
 	failed    bool
 	untold    bool // the log doesn't tell of a problem yet
 	repairs   []string
+	fought    bool // somebody undoes what is repaired, again and again
 }
 
 // New returns an agent that has taken in what is remembered. Run it once.
@@ -206,7 +208,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// As long as the pass took: what changes without end, by a routing daemon or somebody who undoes what is done
 		// here, then costs half of a processor at most.
-		if !rest(ctx, min(time.Since(begin), maxRest)) {
+		took := time.Since(begin)
+		if p.fought {
+			took = maxRest
+		}
+		if !rest(ctx, min(took, maxRest)) {
 			return nil
 		}
 		pause := a.pause(p, time.Now())

@@ -100,9 +100,11 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 	p.writes += writes
 	if err != nil {
 		p.fail(what, err)
+	} else {
+		p.stood = append(p.stood, what)
 	}
 	last := a.last.Load()
-	if of.all == nil || last == nil || !last.standing || len(changes.Made)+len(changes.Texts) == 0 {
+	if of.all == nil || last == nil || !slices.Contains(last.stood, what) || len(changes.Made)+len(changes.Texts) == 0 {
 		return
 	}
 	same := func(part func(view.Desired) any) bool { return reflect.DeepEqual(part(last.desired), part(p.desired)) }

@@ -30,6 +30,8 @@ type kernel struct {
 	keyOf    func(generation uint32) keys.PublicKey
 	muted    map[string]bool // links without a session, by device and key
 	ready    *view.Ready
+	undone   string         // a step that somebody undoes again and again
+	foreign  keys.PublicKey // that somebody gave the first device; zero: nobody did
 }
 
 func newKernel() *kernel {
@@ -54,21 +56,27 @@ func (k *kernel) apply(ctx context.Context, step string, desired any) (int, erro
 		return 0, err
 	}
 	text := fmt.Sprintf("%+v", desired)
-	if k.held[step] == text {
+	if k.held[step] == text && step != k.undone {
 		return 0, nil
 	}
 	k.held[step] = text
+	if step == "made" {
+		k.foreign = keys.PublicKey{}
+	}
 	k.writes++
 	view.Changed(ctx, "making "+step)
 	return 1, nil
 }
 
-// forget has somebody undo steps. What was made of tunnels has no peers then.
+// forget has somebody undo steps. What was made of tunnels has no peers then, and what was made a key that isn't ours.
 func (k *kernel) forget(steps ...string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, step := range steps {
 		delete(k.held, step)
+		if step == "made" {
+			k.foreign[0]++
+		}
 		if step == "tunnels" {
 			k.devices = slices.Clone(k.devices)
 			for i := range k.devices {
@@ -168,6 +176,9 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	var states []view.DeviceState
 	for _, d := range t.devices {
 		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort, PublicKey: t.keyOf(d.Generation)}
+		if !t.foreign.IsZero() {
+			state.PublicKey = t.foreign
+		}
 		for _, p := range d.Peers {
 			shown := view.PeerState{PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: t.sessions[p.PublicKey], AllowedIPs: len(p.AllowedIPs)}
 			if t.muted[d.Name+p.PublicKey.String()] {

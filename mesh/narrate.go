@@ -18,10 +18,15 @@ type told struct {
 	crowded  bool            // it was said that there are more than there is room for
 	up       map[string]bool // peers that were logged as up
 	late     map[string]bool // peers that were logged as waiting for their session
+	repairs  *rate.Limiter   // for lines of repairs
+	unsaid   int             // passes that repaired since such a line
 }
 
 func newTold() told {
-	return told{problems: map[string]bool{}, room: rate.NewLimiter(problemRate, problemBurst), up: map[string]bool{}}
+	return told{
+		problems: map[string]bool{}, room: rate.NewLimiter(problemRate, problemBurst), up: map[string]bool{},
+		repairs: rate.NewLimiter(repairRate, repairBurst),
+	}
 }
 
 // earlyFor is how long after the start the log is silent about problems that a healthy start has as well.

@@ -127,7 +127,7 @@ const (
 type Network interface {
 	Observe(ctx context.Context, endpoints []netip.Addr) (view.Host, error)
 	ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int, error)
-	// Astray reports whether one of the settings has another value than it should have.
+	// Astray reports whether one of the settings has another value than it should have, or a bridge is to be applied again.
 	Astray(sysctls []view.Sysctl) bool
 	ApplyBridges(ctx context.Context, bridges []view.Bridge) (int, error)
 	ApplyDevices(ctx context.Context, devices []view.Device) (int, error)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -17,15 +19,31 @@ const driftInterval = time.Second
 // maxTold is how many changes that were put right the log names at once.
 const maxTold = 5
 
+// Some other program may undo what is put right, again and again. So the log takes repairBurst lines of repairs at once and
+// repairRate a second for long; metrics count all. While it takes none, the loop rests longest after a repair.
+const (
+	repairRate  = rate.Limit(0.1)
+	repairBurst = 100
+)
+
 // narrateRepairs logs what was found changed, and was put right.
 func (a *Agent) narrateRepairs(p *pass) {
 	if len(p.repairs) == 0 {
+		return
+	}
+	if p.fought = !a.told.repairs.Allow(); p.fought {
+		a.told.unsaid++
 		return
 	}
 	texts := p.repairs[:min(len(p.repairs), maxTold)]
 	text := strings.Join(texts, "; ")
 	if more := len(p.repairs) - len(texts); more > 0 {
 		text += fmt.Sprintf("; and %d more", more)
+	}
+	if a.told.unsaid > 0 {
+		a.Log.Warn("repaired again and again: somebody changes what Weaveguard made all the time", "by", text, "unsaid", a.told.unsaid)
+		a.told.unsaid = 0
+		return
 	}
 	a.Log.Warn("repaired: somebody changed what Weaveguard made", "by", text)
 }
@@ -36,14 +54,18 @@ func (a *Agent) drifted(devices []view.DeviceState) bool {
 	if last == nil || !last.standing {
 		return false // then the next pass comes soon
 	}
-	return !hold(devices, last.desired.Devices) || a.Network.Astray(last.desired.Sysctls)
+	own := make(map[uint32]keys.PublicKey)
+	for _, g := range last.view.Self.Generations {
+		own[g.Number] = g.Key
+	}
+	return !hold(devices, last.desired.Devices, own) || a.Network.Astray(last.desired.Sysctls)
 }
 
-// hold reports whether devices have the keys, ports and peers that they should have.
-func hold(states []view.DeviceState, devices []view.Device) bool {
+// hold reports whether devices have the keys, ports and peers that they should have; own are this node's keys by generation.
+func hold(states []view.DeviceState, devices []view.Device, own map[uint32]keys.PublicKey) bool {
 	for _, d := range devices {
 		i := slices.IndexFunc(states, func(s view.DeviceState) bool { return s.Name == d.Name })
-		if i < 0 || states[i].ListenPort != d.ListenPort || len(states[i].Peers) != len(d.Peers) {
+		if i < 0 || states[i].PublicKey != own[d.Generation] || states[i].ListenPort != d.ListenPort || len(states[i].Peers) != len(d.Peers) {
 			return false
 		}
 		allowed := make(map[keys.PublicKey]int, len(d.Peers))

@@ -32,6 +32,28 @@ func TestRepairsAreTold(t *testing.T) {
 	}
 }
 
+// What is wrong with one part keeps no repair of another from being told.
+func TestRepairsAreToldWhileSomethingFails(t *testing.T) {
+	t.Parallel()
+	w, a := withPeer(t)
+	a.pass()
+	w.kernel.mu.Lock()
+	w.kernel.fail["routes"] = errBroken
+	w.kernel.mu.Unlock()
+	a.pass()
+	w.kernel.forget("firewall")
+	if s := a.pass(); !strings.Contains(w.log.String(), `by="making firewall"`) || s.Counters.Repairs != 1 {
+		t.Errorf("%d repairs are counted:\n%s", s.Counters.Repairs, w.log)
+	}
+	w.kernel.mu.Lock()
+	delete(w.kernel.fail, "routes")
+	delete(w.kernel.held, "routes")
+	w.kernel.mu.Unlock()
+	if s := a.pass(); s.Counters.Repairs != 1 { // it was wanting since it failed
+		t.Errorf("%d repairs are counted:\n%s", s.Counters.Repairs, w.log)
+	}
+}
+
 // A peer that somebody took from a tunnel is missed without a sign.
 func TestMissingPeerIsNoticed(t *testing.T) {
 	t.Parallel()
@@ -44,6 +66,48 @@ func TestMissingPeerIsNoticed(t *testing.T) {
 				t.Fatal("nobody missed it within 10 s")
 			}
 		}
+	}
+}
+
+// Nor does a sign tell that somebody gave a tunnel another key.
+func TestForeignKeyIsNoticed(t *testing.T) {
+	t.Parallel()
+	w, a := withPeer(t)
+	a.pass()
+	for range 3 { // a pass may be under way from before
+		w.kernel.forget("made")
+		for deadline := time.Now().Add(10 * time.Second); w.kernel.text("made") == ""; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("nobody noticed within 10 s")
+			}
+		}
+	}
+}
+
+// Some other program that undoes what is done here, and at once, costs neither the log nor the processor much.
+func TestFightIsBounded(t *testing.T) {
+	t.Parallel()
+	const burst = 100
+	w, a := withPeer(t)
+	a.pass()
+	w.kernel.mu.Lock()
+	w.kernel.undone = "routes"
+	w.kernel.mu.Unlock()
+	until := func(repairs uint64) {
+		for deadline := time.Now().Add(30 * time.Second); a.pass().Counters.Repairs < repairs; {
+			if time.Now().After(deadline) {
+				t.Fatalf("not %d repairs within 30 s", repairs)
+			}
+		}
+	}
+	until(burst)
+	begin := time.Now()
+	until(burst + 6)
+	if took := time.Since(begin); took < 2*time.Second { // half a second each, and a few may have been done before
+		t.Errorf("6 more repairs take %s", took)
+	}
+	if lines := strings.Count(w.log.String(), "repaired"); lines < burst || lines > burst+2 {
+		t.Errorf("the log tells %d times of it", lines)
 	}
 }
 

@@ -41,7 +41,7 @@ func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 			since = now
 		}
 		missed[at.ID] = since
-		if now.Sub(since) >= sweepAfter && now.Sub(at.Created) >= sweepAfter {
+		if now.Sub(since) >= sweepAfter && now.Sub(at.Created).Abs() >= sweepAfter { // of the future: the clock was set back since
 			gone = append(gone, at)
 		}
 	}

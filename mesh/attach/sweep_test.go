@@ -111,3 +111,20 @@ func TestSweep(t *testing.T) {
 		}
 	})
 }
+
+// The clock may be set back while a pod runs, and the pod end before it has caught up.
+func TestSweepOfWhatWasMadeInTheFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := host(t)
+		cfg.Interfaces = func() ([]net.Interface, error) { return nil, nil }
+		id := store.ID{ContainerID: "gone", IfName: "eth0"}
+		keep(t, cfg.StoreDir, store.Attachment{ID: id, HostIfName: id.HostInterface(), Created: time.Now().Add(time.Hour)})
+		a := attach.New(cfg)
+		apply(t, a, ready(), 4)
+		time.Sleep(11 * time.Second)
+		apply(t, a, ready(), 1)
+		if got := stored(t, cfg.StoreDir); len(got) > 0 {
+			t.Errorf("stored are %v", got)
+		}
+	})
+}

@@ -2,6 +2,8 @@ package attach
 
 import (
 	"context"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -9,8 +11,12 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watchInterval is how often directories are looked for that weren't there, or are others by now.
-const watchInterval = 5 * time.Second
+const (
+	// watchInterval is how often directories are looked for that are others by now, and missingInterval while one isn't
+	// watched, such as one that somebody took away and Apply is about to make again.
+	watchInterval   = 5 * time.Second
+	missingInterval = 250 * time.Millisecond
+)
 
 // Watch calls changed after each change of a file that Apply keeps, or of another network configuration beside ours, whoever
 // made it, until ctx ends; then it returns nil. Changed must not block: it sets a latch. Where files can't be watched, what
@@ -22,24 +28,59 @@ func (a *Attach) Watch(ctx context.Context, changed func()) error {
 		return nil
 	}
 	defer func() { _ = watcher.Close() }()
-	again := time.NewTicker(watchInterval)
+	// Apart from the loop: the watcher says errors, such as that there was too much at once, with a lock that Add waits for.
+	go func() { // ends with the watcher
+		for range watcher.Errors {
+			changed()
+		}
+	}()
+	watched := make(map[string]fs.FileInfo)
+	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
-		for _, dir := range a.watched() {
-			_ = watcher.Add(dir) // one that isn't there is made by Apply
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-again.C:
 		case event := <-watcher.Events:
-			if a.concerns(event.Name) {
+			_, gone := watched[event.Name] // or moved away, or its mode is another one
+			if gone {
+				delete(watched, event.Name)
+			}
+			if gone || a.concerns(event.Name) {
 				changed()
 			}
-		case <-watcher.Errors: // too many at once, for instance
-			changed()
+		}
+		all := true
+		for _, dir := range a.watched() {
+			is, known := follow(watcher, dir, watched)
+			if is && !known {
+				changed() // what happened in it before nobody saw
+			}
+			all = all && is
+		}
+		if all {
+			again.Reset(watchInterval)
+		} else {
+			again.Reset(missingInterval)
 		}
 	}
+}
+
+// follow watches a directory, also when it is another one by now, and reports whether it is there and whether the same one was
+// watched before. One that isn't there is made by Apply.
+func follow(watcher *fsnotify.Watcher, dir string, watched map[string]fs.FileInfo) (is, known bool) {
+	info, err := os.Stat(dir)
+	if err == nil {
+		err = watcher.Add(dir)
+	}
+	if err != nil {
+		delete(watched, dir)
+		return false, false
+	}
+	before := watched[dir]
+	watched[dir] = info
+	return true, before != nil && os.SameFile(before, info)
 }
 
 // watched are the directories of the files that Apply keeps.

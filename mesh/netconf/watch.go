@@ -21,11 +21,21 @@ const (
 // Run follows the files until ctx ends. It returns nil.
 func (n *Networks) Run(ctx context.Context) error {
 	watcher, err := fsnotify.NewWatcher()
+	overflow := make(chan struct{}, 1)
 	if err != nil {
 		n.cfg.Log.WarnContext(ctx, "network configurations can't be watched; they are read every "+unwatchedInterval.String(), "error", err)
 		watcher = &fsnotify.Watcher{} // which says nothing
 	} else {
 		defer func() { _ = watcher.Close() }()
+		// Apart from the loop: the watcher says errors with a lock that Add waits for.
+		go func() { // ends with the watcher
+			for range watcher.Errors {
+				select {
+				case overflow <- struct{}{}:
+				default:
+				}
+			}
+		}()
 	}
 	interval := func() time.Duration {
 		if err == nil && watcher.Add(n.cfg.Dir) == nil { // also when it is another one by now
@@ -35,21 +45,21 @@ func (n *Networks) Run(ctx context.Context) error {
 	}
 	due := time.NewTimer(0) // what changed before it was watched
 	defer due.Stop()
-	interval()
 	var since time.Time // of the first sign that wasn't followed by a reading; zero: there was none
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-watcher.Events:
-		case <-watcher.Errors: // too many at once, for instance
+		case <-overflow: // too many at once, for instance
 		case <-due.C:
 			since = time.Time{}
+			next := interval() // before it is read: what changes from then on is told
 			changed, again := n.read()
 			if changed {
 				n.cfg.Changed()
 			}
-			due.Reset(interval())
+			due.Reset(next)
 			if again {
 				due.Reset(quiet)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
@@ -19,13 +20,14 @@ type Config struct {
 	StoreDir string
 }
 
-// Applier makes the kernel match. It keeps no state: what it needs to know it reads from the kernel. Each Apply
+// Applier makes the kernel match. It keeps no state of the kernel: what it needs to know it reads. Each Apply
 // method returns how many changes it made, and goes on after an error, so that one bad part costs no other. Not
 // safe for concurrent use with itself, as it would race with its own changes.
 type Applier struct {
 	log        *slog.Logger
 	sysctlRoot string
 	storeDir   string
+	left       atomic.Bool // an interface of a pod wasn't put back, since the plugin may be about to do that
 }
 
 // New returns an Applier for the network namespace of its callers.

@@ -31,9 +31,10 @@ func (a *Applier) ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int,
 	return c.result()
 }
 
-// Astray reports whether one of the settings could be read, and has another value than it should have.
+// Astray reports whether one of the settings could be read, and has another value than it should have, or ApplyBridges has left
+// an interface of a pod to the plugin, which may have had the time that it needs since.
 func (a *Applier) Astray(sysctls []view.Sysctl) bool {
-	return slices.ContainsFunc(sysctls, func(s view.Sysctl) bool {
+	return a.left.Load() || slices.ContainsFunc(sysctls, func(s view.Sysctl) bool {
 		have, err := os.ReadFile(filepath.Join(a.sysctlRoot, s.Key))
 		return err == nil && differs(s, have)
 	})

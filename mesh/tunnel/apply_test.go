@@ -193,6 +193,27 @@ func TestApplyAdopts(t *testing.T) {
 	})
 }
 
+// A preshared key that somebody gave a peer is taken away while its session still lasts.
+func TestApplyTakesPresharedKey(t *testing.T) {
+	inEachWorld(t, func(t *testing.T, w world) {
+		private := privates(t)
+		agent, want := w.agent(t, private), plan(device(peer("b", endB, cidrB)))
+		w.mustApply(t, agent, want, fresh+1)
+		shared := wgtypes.Key{1}
+		err := w.put(view.DeviceName(0), wgtypes.Config{Peers: []wgtypes.PeerConfig{
+			{PublicKey: wgtypes.Key(public("b")), UpdateOnly: true, PresharedKey: &shared},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mustApply(t, agent, want, 1)
+		w.mustHold(t, private, want)
+		if got := w.show(t, view.DeviceName(0)).Peers[0].PresharedKey; got != (wgtypes.Key{}) {
+			t.Error("the peer still has a preshared key")
+		}
+	})
+}
+
 // A device is made without its peers, and they come later; one that isn't desired stays until it is pruned, and its key
 // is erased before it goes.
 func TestMakeAndPrune(t *testing.T) {

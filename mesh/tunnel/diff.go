@@ -52,6 +52,10 @@ func diffPeer(current *wgtypes.Peer, desired view.Peer, missing []netip.Prefix, 
 		config.PersistentKeepaliveInterval = &keepalive
 		differs = true
 	}
+	if none := (wgtypes.Key{}); current.PresharedKey != none { // ours have none: with one at this end alone the next handshake fails
+		config.PresharedKey = &none
+		differs = true
+	}
 	if rule.write(current, desired.Endpoint) {
 		config.Endpoint = net.UDPAddrFromAddrPort(desired.Endpoint)
 		differs = true

@@ -233,7 +233,9 @@ func (d *fakeDevice) refusalOfPeer(config wgtypes.PeerConfig, again bool) error 
 	case config.Endpoint != nil && time.Since(current.LastHandshakeTime) < 180*time.Second &&
 		config.Endpoint.String() == d.written[config.PublicKey]:
 		return errors.New("the endpoint of a peer that roamed is written over")
-	case config.PersistentKeepaliveInterval == nil && config.Endpoint == nil && len(config.AllowedIPs) == 0:
+	case config.PresharedKey != nil && *config.PresharedKey == current.PresharedKey:
+		return errors.New("the preshared key is written again")
+	case config.PersistentKeepaliveInterval == nil && config.Endpoint == nil && config.PresharedKey == nil && len(config.AllowedIPs) == 0:
 		return errors.New("an empty change")
 	}
 	for _, allowed := range config.AllowedIPs {
