@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -38,7 +39,7 @@ type toldAck struct {
 	identity   keys.PublicIdentity // of who was told
 	generation record.Generation   // its key that traffic takes
 	since      time.Time           // when the peer was seen to rotate
-	at         time.Time           // when it was told last
+	again      time.Time           // when it is to be told again
 	times      int
 	settled    bool // traffic takes the peer's newest key
 }
@@ -98,8 +99,8 @@ func (a *Agent) acknowledge(p *pass, now time.Time) {
 			if l.Peer != t.generation {
 				t.generation, t.times = l.Peer, 0
 			}
-			t.at = now
 			t.times++
+			t.again = now.Add(ackPause(t.times))
 			spoke = true
 			a.sendAck(n, l.Peer)
 		}
@@ -133,11 +134,16 @@ func (k *acks) inTurn(peers []view.Node) []view.Node {
 
 // due reports whether it is time to tell a peer that traffic takes its key g.
 func (t toldAck) due(g record.Generation, now time.Time) bool {
+	return t.generation != g || !now.Before(t.again)
+}
+
+// ackPause is the time after which a peer is told again, at random around the interval: others tell it too.
+func ackPause(times int) time.Duration {
 	interval := ackInterval
-	if t.times >= ackOften {
+	if times >= ackOften {
 		interval = ackSlowly
 	}
-	return t.generation != g || now.Sub(t.at) >= interval
+	return interval*3/4 + rand.N(interval/2)
 }
 
 // sendAck drops errors of sending: it is sent again, and a peer without an agent needs no word.

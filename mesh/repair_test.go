@@ -90,13 +90,14 @@ func TestFightIsBounded(t *testing.T) {
 	const burst = 100
 	w, a := withPeer(t)
 	a.pass()
+	start := time.Now()
 	w.kernel.mu.Lock()
 	w.kernel.undone = "routes"
 	w.kernel.mu.Unlock()
 	until := func(repairs uint64) {
-		for deadline := time.Now().Add(30 * time.Second); a.pass().Counters.Repairs < repairs; {
+		for deadline := time.Now().Add(time.Minute); a.pass().Counters.Repairs < repairs; {
 			if time.Now().After(deadline) {
-				t.Fatalf("not %d repairs within 30 s", repairs)
+				t.Fatalf("not %d repairs within a minute", repairs)
 			}
 		}
 	}
@@ -106,8 +107,9 @@ func TestFightIsBounded(t *testing.T) {
 	if took := time.Since(begin); took < 2*time.Second { // half a second each, and a few may have been done before
 		t.Errorf("6 more repairs take %s", took)
 	}
-	if lines := strings.Count(w.log.String(), "repaired"); lines < burst || lines > burst+2 {
-		t.Errorf("the log tells %d times of it", lines)
+	lines := strings.Count(w.log.String(), "repaired")
+	if most := burst + 2 + int(time.Since(start)/(10*time.Second)); lines < burst || lines > most {
+		t.Errorf("the log tells %d times of it, want %d to %d", lines, burst, most)
 	}
 }
 

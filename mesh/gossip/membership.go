@@ -127,7 +127,7 @@ func (g *Gossip) renew(ctx context.Context) {
 		g.tally.report(keyWorn, wornOut(worn), began)
 		near := g.neighbours()
 		for !g.reenter(ctx) {
-			if !pause(ctx, renewPause) {
+			if !pause(ctx, renewPause+rand.N(renewPause/2)) {
 				return
 			}
 		}

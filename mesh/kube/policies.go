@@ -86,8 +86,20 @@ func newNotices(config Config, seen cache.Store, c *contact, agents func() int) 
 		contact: c,
 		agents:  agents,
 		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](time.Second, 5*time.Minute)),
+			spread{workqueue.NewTypedItemExponentialFailureRateLimiter[string](time.Second, 5*time.Minute)}),
 	}
+}
+
+// spread has each try again at a time of its own, up to half of the pause later: all agents fail at once when the API server is
+// away.
+type spread struct {
+	workqueue.TypedRateLimiter[string]
+}
+
+// When is workqueue's.
+func (s spread) When(key string) time.Duration {
+	pause := s.TypedRateLimiter.When(key)
+	return pause + rand.N(pause/2+1)
 }
 
 // add takes a policy that is new.
