@@ -38,6 +38,8 @@ var ErrAttached = errors.New("still attached")
 type Attach struct {
 	cfg  Config
 	seen map[string]pair // plugins that were found equal, by name
+	// known are the attachments that were in the store when it was looked at last.
+	known map[store.ID]store.Attachment
 	// missed are attachments whose interface isn't there, and since when.
 	missed map[store.ID]time.Time
 	// left are the problems of pods that are attached to what this node doesn't have any more; nil: not known yet.

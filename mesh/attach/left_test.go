@@ -1,6 +1,7 @@
 package attach_test
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -99,6 +100,8 @@ func TestPodsWhoseBridgeAnotherNetworkHas(t *testing.T) {
 // beside them: the others, when they get an address of theirs, would be the same as these.
 func TestPodsOfAFormerPodCIDR(t *testing.T) {
 	cfg := host(t)
+	present := []net.Interface{{Name: "lo"}}
+	cfg.Interfaces = func() ([]net.Interface, error) { return present, nil }
 	a := attach.New(cfg)
 	apply(t, a, ready(), 4)
 	old := store.Attachment{
@@ -125,6 +128,7 @@ func TestPodsOfAFormerPodCIDR(t *testing.T) {
 		t.Errorf("with another pod CIDR there are %v", problems)
 	}
 	apply(t, a, moved, 0)
+	present = nil // as the plugin has it
 	drop(t, cfg.StoreDir, old.ID)
 	apply(t, a, moved, 1)
 	if open := a.Open(); open == nil || len(a.Problems()) > 0 {

@@ -18,8 +18,8 @@ const lockWait = 2 * time.Second
 
 // sweep forgets attachments whose interface is gone, and with it their sandbox: containerd calls no GC, and a runtime that
 // was killed may never call DEL. The interface tells, whose other end is in the sandbox: where sandboxes are isn't
-// visible from the agent's container. An ADD that is this slow finds its attachment gone, and fails. It returns how many
-// it removed, and what was attached before.
+// visible from the agent's container. An ADD that is this slow finds its attachment gone, and fails. Those that somebody
+// removed by hand it puts back. It returns how many it changed, and what was attached before it forgot some.
 func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 	all, err := a.Attachments(ctx)
 	if err != nil && len(all) == 0 {
@@ -28,6 +28,10 @@ func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 	present, err := a.interfaces()
 	if err != nil {
 		return 0, all, err
+	}
+	restored, all, errRestore := a.restore(ctx, all, present)
+	if errRestore != nil {
+		return restored, all, errRestore
 	}
 	now := time.Now()
 	missed := make(map[store.ID]time.Time)
@@ -47,10 +51,10 @@ func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 	}
 	a.missed = missed
 	if len(gone) == 0 {
-		return 0, all, nil
+		return restored, all, nil
 	}
 	removed, err := a.forget(ctx, gone)
-	return removed, all, err
+	return restored + removed, all, err
 }
 
 // forget removes attachments whose interface is still missing now that no plugin changes the store.

@@ -79,6 +79,7 @@ func damages(t *testing.T, n, peer *agents.Node) []damage {
 			told: "05-weaveguard.conflist", harmless: true},
 		{name: "the CNI plugin is removed", do: []string{"rm", "/opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
 		{name: "the CNI plugin is changed", do: []string{"sh", "-c", "echo >> /opt/cni/bin/weaveguard"}, told: "/opt/cni/bin/weaveguard", harmless: true},
+		{name: "what the plugin keeps of pods is removed", do: []string{"rm", "-r", "/run/weaveguard/cni"}, told: "storing the attachment of pod", harmless: true},
 		{name: "the ready file is removed", do: []string{"rm", "/run/weaveguard/cni.json"}, told: "cni.json", harmless: true},
 	}
 }
@@ -170,6 +171,7 @@ func nodeState(t *testing.T, n *agents.Node) string {
 		{"ip", "-brief", "link"}, {"ip", "-4", "-brief", "address"}, {"ip", "route", "show", "table", "all", "proto", "213"},
 		{"ls", "/sys/class/net/weave/brif"},
 		{"sh", "-c", "cd /proc/sys/net; grep -H . ipv4/ip_forward ipv4/conf/weave*/rp_filter bridge/bridge-nf-call-*"},
+		{"sh", "-c", "ls /run/weaveguard/cni/attachments /run/weaveguard/cni/addresses"},
 		{"sh", "-c", "sha256sum /etc/cni/net.d/* /opt/cni/bin/weaveguard* /run/weaveguard/cni.json"},
 	} {
 		out, err := n.Run(t.Context(), command[0], command[1:]...)

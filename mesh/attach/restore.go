@@ -1,0 +1,85 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// restore puts attachments back that were in the store when it was looked at last, and whose interface is still there: the plugin
+// removes an interface before its attachment, so somebody removed those by hand, and their addresses would be given to other
+// pods. It returns how many it put back, and all that is attached now.
+func (a *Attach) restore(ctx context.Context, all []store.Attachment, present map[string]bool) (int, []store.Attachment, error) {
+	var lost []store.Attachment
+	known := make(map[store.ID]store.Attachment, len(all))
+	for _, at := range all {
+		known[at.ID] = at
+	}
+	for id, at := range a.known {
+		if _, stored := known[id]; !stored && present[at.HostIfName] {
+			lost = append(lost, at)
+		}
+	}
+	a.known = known
+	if len(lost) == 0 {
+		return 0, all, nil
+	}
+	restored, err := a.putBack(ctx, lost)
+	for _, at := range restored {
+		a.known[at.ID] = at
+	}
+	return len(restored), append(all, restored...), err
+}
+
+// putBack stores attachments, each if it isn't stored, its interface is there still, and nobody else has one of its addresses now.
+func (a *Attach) putBack(ctx context.Context, lost []store.Attachment) (restored []store.Attachment, err error) {
+	s, err := store.Open(a.cfg.StoreDir)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	tx, err := s.Lock(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("putting attachments back that somebody removed: %w", err)
+	}
+	defer func() { err = errors.Join(err, tx.Unlock()) }()
+	present, err := a.interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, at := range lost {
+		if _, err := tx.Get(at.ID); !errors.Is(err, store.ErrNotFound) || !present[at.HostIfName] {
+			continue
+		}
+		if err := putOne(tx, at); err != nil {
+			errs = append(errs, fmt.Errorf("the attachment of pod %s/%s was removed from %s by hand: putting it back: %w",
+				at.PodNamespace, at.PodName, a.cfg.StoreDir, err))
+			continue
+		}
+		restored = append(restored, at)
+		view.Made(ctx, fmt.Sprintf("storing the attachment of pod %s/%s with the addresses %v again", at.PodNamespace, at.PodName, at.Addresses))
+	}
+	return restored, errors.Join(errs...)
+}
+
+// putOne stores one attachment with all its addresses, or nothing of it.
+func putOne(tx *store.Tx, at store.Attachment) error {
+	for i, address := range at.Addresses {
+		free, err := tx.Reserve(at.ID, address)
+		if err == nil && !free {
+			err = fmt.Errorf("another pod was given %s meanwhile: delete one of the two", address)
+		}
+		if err != nil {
+			return errors.Join(err, tx.Release(at.ID, at.Addresses[:i]...))
+		}
+	}
+	if err := tx.Put(at); err != nil {
+		return errors.Join(err, tx.Release(at.ID, at.Addresses...))
+	}
+	return nil
+}

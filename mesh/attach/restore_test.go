@@ -1,0 +1,53 @@
+package attach_test
+
+import (
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// Attachments that somebody removes by hand while their pods run come back with their addresses. Those that the plugin removed,
+// which are without an interface, don't; nor do those whose address another pod has by now, which is told.
+func TestRestore(t *testing.T) {
+	cfg := host(t)
+	var present []net.Interface
+	cfg.Interfaces = func() ([]net.Interface, error) { return present, nil }
+	a := attach.New(cfg)
+	apply(t, a, ready(), 4)
+	for container, address := range map[string]string{"kept": "10.32.5.2", "taken": "10.32.5.3", "detached": "10.32.5.4"} {
+		at := attached(t, cfg.StoreDir, container, address)
+		if container != "detached" {
+			present = append(present, net.Interface{Name: at.HostIfName})
+		}
+	}
+	apply(t, a, ready(), 0)
+	if err := os.RemoveAll(cfg.StoreDir); err != nil {
+		t.Fatal(err)
+	}
+	taker := attached(t, cfg.StoreDir, "taker", "10.32.5.3")
+	present = append(present, net.Interface{Name: taker.HostIfName})
+	ctx, changes := view.WithChanges(t.Context())
+	writes, err := a.Apply(ctx, ready())
+	if writes != 1 || err == nil || !strings.Contains(err.Error(), "10.32.5.3") || !strings.Contains(err.Error(), "another pod") {
+		t.Errorf("%d writes, %v", writes, err)
+	}
+	if len(changes.Made) != 1 || !strings.Contains(changes.Made[0], "10.32.5.2") {
+		t.Errorf("it tells of %v", changes.Made)
+	}
+	if got := stored(t, cfg.StoreDir); !slices.Equal(got, []string{"kept", "taker"}) {
+		t.Errorf("stored are %v", got)
+	}
+	change(t, cfg.StoreDir, func(tx *store.Tx) error {
+		if free, err := tx.Reserve(store.ID{ContainerID: "next", IfName: "eth0"}, taker.Addresses[0].Prev()); err != nil || free {
+			t.Errorf("the address that came back is free (%v)", err)
+		}
+		return nil
+	})
+	apply(t, a, ready(), 0)
+}
