@@ -137,13 +137,14 @@ func (t toldAck) due(g record.Generation, now time.Time) bool {
 	return t.generation != g || !now.Before(t.again)
 }
 
-// ackPause is the time after which a peer is told again, at random around the interval: others tell it too.
+// ackPause is the time after which a peer is told again, at random up to the interval: others tell it too. The loop comes by once
+// in ackInterval.
 func ackPause(times int) time.Duration {
 	interval := ackInterval
 	if times >= ackOften {
 		interval = ackSlowly
 	}
-	return interval*3/4 + rand.N(interval/2)
+	return interval - rand.N(interval/4)
 }
 
 // sendAck drops errors of sending: it is sent again, and a peer without an agent needs no word.

@@ -89,7 +89,7 @@ func (a *Agent) narrate(p *pass) {
 }
 
 func (a *Agent) narratePeers(p *pass) {
-	up, late := map[string]bool{}, map[string]bool{}
+	up, late, met := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	type end struct {
 		device string
 		key    keys.PublicKey
@@ -103,6 +103,7 @@ func (a *Agent) narratePeers(p *pass) {
 			state := states[end{d.Name, peer.PublicKey}]
 			up[peer.Node] = up[peer.Node] || state.Established
 			late[peer.Node] = state.Overdue
+			met[peer.Node] = met[peer.Node] || state.Met
 			switch {
 			case up[peer.Node] && !a.told.up[peer.Node]:
 				a.Log.Info("peer is up", "node", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,
@@ -118,6 +119,8 @@ func (a *Agent) narratePeers(p *pass) {
 		switch {
 		case !planned:
 			a.Log.Info("peer is gone", "node", node, "reason", p.desired.PeerProblems[node])
+		case a.told.up[node] && !now && !met[node]:
+			a.Log.Warn("peer is down: its session was lost, and a handshake is under way", "node", node)
 		case a.told.up[node] && !now:
 			a.Log.Warn("peer is down: no handshake for "+establishedFor.String(), "node", node)
 		}

@@ -17,11 +17,16 @@ import (
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// repairedWithin is how soon what somebody changed by hand is put right; repairPatience is how long a busy machine may take.
-const (
-	repairedWithin = 2 * time.Second
-	repairPatience = 10 * time.Second
-)
+// repairedWithin is how soon what somebody changed by hand is put right.
+const repairedWithin = 2 * time.Second
+
+// repairPatience is how long a busy machine may take for that, or an emulated one, on which looking takes long.
+func repairPatience() time.Duration {
+	if emulated() {
+		return 2 * time.Minute
+	}
+	return 10 * time.Second
+}
 
 // damage is something that somebody does by hand.
 type damage struct {
@@ -125,7 +130,7 @@ func (d damage) repaired(t *testing.T, n *agents.Node, told bool) time.Duration 
 	whole := nodeState(t, n)
 	said := len(repairsOf(n))
 	n.MustRun(t, d.do[0], d.do[1:]...)
-	return lab.Eventually(t, repairPatience, "all is as it was before "+d.name, func() error {
+	return lab.Eventually(t, repairPatience(), "all is as it was before "+d.name, func() error {
 		if now := nodeState(t, n); now != whole {
 			return fmt.Errorf("it is\n%s\nand was\n%s", now, whole)
 		}
