@@ -61,7 +61,10 @@ func Open(dir string) (*Store, error) {
 }
 
 // AttachmentsDir is the directory in which a file appears for each attachment and disappears with it: to watch.
-func (s *Store) AttachmentsDir() string { return filepath.Join(s.dir, attachmentsDir) }
+func (s *Store) AttachmentsDir() string { return AttachmentsIn(s.dir) }
+
+// AttachmentsIn is the AttachmentsDir of the store in dir, which may not be there yet.
+func AttachmentsIn(dir string) string { return filepath.Join(dir, attachmentsDir) }
 
 func (s *Store) attachmentPath(id ID) string {
 	return filepath.Join(s.dir, attachmentsDir, id.fileName())

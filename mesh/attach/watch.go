@@ -2,6 +2,7 @@ package attach
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/weaveguard/weaveguard/cni/store"
 )
 
 const (
@@ -47,7 +50,7 @@ func (a *Attach) Watch(ctx context.Context, changed func()) error {
 			if gone {
 				delete(watched, event.Name)
 			}
-			if gone || a.concerns(event.Name) {
+			if gone || a.concerns(event) {
 				changed()
 			}
 		}
@@ -57,7 +60,7 @@ func (a *Attach) Watch(ctx context.Context, changed func()) error {
 			if is && !known {
 				changed() // what happened in it before nobody saw
 			}
-			all = all && is
+			all = all && (is || a.storeless(dir))
 		}
 		if all {
 			again.Reset(watchInterval)
@@ -83,18 +86,31 @@ func follow(watcher *fsnotify.Watcher, dir string, watched map[string]fs.FileInf
 	return true, before != nil && os.SameFile(before, info)
 }
 
-// watched are the directories of the files that Apply keeps.
+// watched are the directories of the files that Apply keeps, or puts back.
 func (a *Attach) watched() []string {
-	dirs := []string{filepath.Dir(a.cfg.ReadyFile)}
+	dirs := []string{filepath.Dir(a.cfg.ReadyFile), store.AttachmentsIn(a.cfg.StoreDir)}
 	if a.cfg.PluginDir != "" {
 		dirs = append(dirs, a.cfg.ConfDir, a.cfg.BinDir)
 	}
 	return dirs
 }
 
-// concerns reports whether a file is one that Apply keeps, or that a runtime may take in place of our configuration.
-func (a *Attach) concerns(path string) bool {
+// storeless reports whether a directory is the store's, which isn't there before the first pod.
+func (a *Attach) storeless(dir string) bool {
+	if dir != store.AttachmentsIn(a.cfg.StoreDir) {
+		return false
+	}
+	_, err := os.Stat(a.cfg.StoreDir)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// concerns reports whether a file is one that Apply keeps, or that a runtime may take in place of our configuration, or an attachment
+// that was removed, by whomever.
+func (a *Attach) concerns(event fsnotify.Event) bool {
+	path := event.Name
 	switch name := filepath.Base(path); filepath.Dir(path) {
+	case store.AttachmentsIn(a.cfg.StoreDir):
+		return event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename)
 	case filepath.Dir(a.cfg.ReadyFile):
 		return path == a.cfg.ReadyFile
 	case a.cfg.ConfDir:

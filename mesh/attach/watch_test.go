@@ -76,6 +76,7 @@ func TestWatch(t *testing.T) {
 	cfg := host(t)
 	a := attach.New(cfg)
 	apply(t, a, ready(), 4)
+	attached(t, cfg.StoreDir, "c1", "10.32.5.2")
 	w := watch(t, a)
 	defer w.ends()
 	w.hears("what happened before")
@@ -86,6 +87,7 @@ func TestWatch(t *testing.T) {
 		{"a configuration that is removed", func() error { return os.Remove(filepath.Join(cfg.ConfDir, attach.ConflistName)) }},
 		{"a plugin that is changed", func() error { return os.WriteFile(filepath.Join(cfg.BinDir, "weaveguard"), nil, 0o755) }},
 		{"a ready file that is removed", func() error { return os.Remove(cfg.ReadyFile) }},
+		{"attachments that are removed", func() error { return os.RemoveAll(cfg.StoreDir) }},
 		{"an empty directory that is removed", func() error {
 			err := os.RemoveAll(cfg.ConfDir)
 			w.settles()
