@@ -58,10 +58,11 @@ func TestFaultCrowd(t *testing.T) {
 			return nil
 		})
 		share := (processorTime(t, n.Agent) - before).Seconds() / time.Since(since).Seconds()
-		t.Logf("the agent takes %d MiB, and %.2f of a processor", most>>20, share)
+		o.note = fmt.Sprintf("(the agent takes %d MiB and %.2f of a processor", most>>20, share)
 		if n.Userspace != nil {
-			t.Logf("the WireGuard daemon takes %d MiB", resident(t, n.Userspace)>>20)
+			o.note += fmt.Sprintf(", the WireGuard daemon %d MiB", resident(t, n.Userspace)>>20)
 		}
+		o.note += ")"
 		if most > crowdMemory || share > crowdCPU && !emulated() {
 			t.Errorf("the agent takes %d MiB and %.2f of a processor", most>>20, share)
 		}

@@ -23,6 +23,7 @@ type outages struct {
 	*agents.Mesh
 	pods []*agents.Pod
 	next uint16 // port
+	note string // on the row that is under way
 }
 
 // TestFaultOutages has agents, links and disks fail under traffic between the pods on each two of five nodes. Long outages
@@ -83,9 +84,10 @@ func outage(long time.Duration) time.Duration {
 func (o *outages) row(t *testing.T, order int, name, allowed string, fault func(t *testing.T) time.Duration) {
 	t.Run(name, func(t *testing.T) {
 		flows := o.between(t, o.pods, false)
+		o.note = ""
 		took := fault(t)
 		flows[0].Send(t, uint64(rate(t)))
-		result := faults.Measurement{Order: order, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: allowed, Recovery: took}
+		result := faults.Measurement{Order: order, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: allowed, Recovery: took, Note: o.note}
 		count(t, &result, flows)
 		faults.Record(t, result)
 	})
@@ -230,7 +232,7 @@ func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
 	if grown > 32<<20 {
 		t.Errorf("the agent grew by %d bytes", grown)
 	}
-	t.Logf("the agent grew by %d KiB", grown>>10)
+	o.note = fmt.Sprintf("(the agent grew by %d KiB)", grown>>10)
 	return 0
 }
 
