@@ -66,7 +66,10 @@ func TestSecretFails(t *testing.T) {
 			n := m.Nodes[0]
 			n.Start(within)
 			lab.Eventually(t, 10*time.Second, "the agent runs", func() error {
-				_, err := n.Status(t.Context())
+				s, err := n.Status(t.Context())
+				if err == nil && s.Identity.IsZero() {
+					err = fmt.Errorf("it is starting: %v", s.Problems)
+				}
 				return err
 			})
 			if err := c.tell(n, n.Keys(t).Generations[0].PrivateKey); err != nil {
