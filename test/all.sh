@@ -37,7 +37,12 @@ units() {
 # A moment for each target; `make fuzz` takes longer. The inputs that are kept run with the packages' tests.
 fuzz() { FUZZTIME=$([ -n "$full" ] && echo 10s || echo 1s) test/fuzz.sh; }
 
-lane() { go test -count=$count -p 1 -timeout $limit "./test/$1/..."; }
+# lane NAME [FLAG...] runs a lane's packages one after the other.
+lane() {
+	local name=$1
+	shift
+	go test -count=$count -p 1 -timeout $limit "$@" "./test/$name/..."
+}
 
 vm() {
 	go test -count=1 -timeout $limit ./test/vm/... || return
@@ -46,7 +51,7 @@ vm() {
 
 stage "unit: all packages but the lanes${full:+, with the race detector}" units
 stage "fuzz: the decoders of what comes from outside" fuzz
-stage "lab: agents on hosts in network namespaces" lane lab
+stage "lab: agents on hosts in network namespaces" lane lab -parallel 4 # of those that mostly wait
 # What the lane needs from source is built before, so that one sees how far it is.
 if stage "cluster: build Kubernetes and the test images" build/cluster-bin/wgcluster build; then
 	stage "cluster: a real Kubernetes" lane cluster
