@@ -70,7 +70,12 @@ func (w *world) testWipedDisk(t *testing.T) {
 		Order: 23, Table: faults.Outages, Fault: "a node's disk is wiped, and its agent starts", Lane: faults.Cluster,
 		Allowed: "back within 5 s of the agent's start; 0 lost between others", Sent: others.stop(t), Recovery: took,
 	})
-	// What it left behind is nobody who speaks for it.
+	w.speaksForItself(t, node)
+}
+
+// speaksForItself fails the test if a node hears that somebody else speaks for another, such as what that left behind.
+func (w *world) speaksForItself(t *testing.T, node string) {
+	t.Helper()
 	for _, other := range w.nodes {
 		s, err := w.status(t.Context(), other)
 		if err != nil {

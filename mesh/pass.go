@@ -1,0 +1,33 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// pass is what one run of the loop saw, decided and achieved.
+type pass struct {
+	began    time.Time
+	view     view.View
+	desired  view.Desired
+	cluster  *ClusterState
+	problems []view.Problem
+	ready    bool
+	settling bool     // the tunnels are left as they are
+	blind    bool     // the tunnels can't be read
+	standing bool     // rules, settings, tunnels and routes are as desired
+	stood    []string // parts that are as desired, whatever is wrong with the others
+	homeless bool     // the host has lost the address of gossip
+	routed   bool     // the routes are as desired
+	pruned   bool     // no tunnels but the desired ones are left
+	rotation view.RotationStatus
+	tracks   map[linkID]linkTrack
+	// documents says of nodes whose latest document isn't here why.
+	documents map[string]string
+	writes    int
+	failed    bool
+	untold    bool // the log doesn't tell of a problem yet
+	repairs   []string
+	fought    bool // somebody undoes what is repaired, again and again
+}
