@@ -148,8 +148,8 @@ func (o *outages) start(t *testing.T, nodes ...*agents.Node) time.Duration {
 func fullDisk(t *testing.T, n *agents.Node) time.Duration {
 	t.Helper()
 	keys := n.Newest(t)
-	n.MustRun(t, "sh", "-c", "mkdir -p /tmp/state; cp -a /var/lib/weaveguard/. /tmp/state; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
-		"cp -a /tmp/state/. /var/lib/weaveguard; cat /dev/zero > /var/lib/weaveguard/filler 2>/dev/null; true")
+	n.MustRun(t, "sh", "-c", "mkdir /run/kept; cp -a /var/lib/weaveguard/. /run/kept; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
+		"cp -a /run/kept/. /var/lib/weaveguard; cat /dev/zero > /var/lib/weaveguard/filler 2>/dev/null; true")
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "no space left") || n.Newest(t) != keys {
 		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)
 	}
@@ -170,7 +170,7 @@ func fullDisk(t *testing.T, n *agents.Node) time.Duration {
 	await := newKeys(t, n)
 	await()
 	took := time.Since(begin)
-	n.MustRun(t, "sh", "-c", "cp -a /var/lib/weaveguard/. /tmp/state; umount /var/lib/weaveguard; cp -a /tmp/state/. /var/lib/weaveguard")
+	n.MustRun(t, "sh", "-c", "cp -a /var/lib/weaveguard/. /run/kept; umount /var/lib/weaveguard; cp -a /run/kept/. /var/lib/weaveguard; rm -r /run/kept")
 	return took
 }
 
