@@ -34,30 +34,28 @@ func (c *config) guard(a store.Attachment) error {
 
 // unguard is the reverse of guard. The process that removes the device holds its socket, see guard.Remover.
 func unguard(host *bridge.Host, a store.Attachment) error {
-	port, err := guard.PortOf(a)
-	if err != nil {
-		return nil // then it has no elements either
-	}
-	remover, err := guard.NewRemover()
-	if err != nil {
-		return err
-	}
-	host.Hold(remover.Descriptor())
-	return remover.Remove(port)
+	u := unguarder{holder: host}
+	return u.unguard(a)
 }
 
-// unguarder is unguard for many, by one socket. Nobody but this process holds it, so this one waits in its end, once; else the
-// process that removes a device would be there until then, one for each.
-type unguarder struct{ remover *guard.Remover }
+// unguarder is the reverse of guard for many, by one socket. Without a holder nobody but this process holds that, so this one
+// waits in its end, once; with one for many, the process that removes a device would be there until then, one for each.
+type unguarder struct {
+	holder  *bridge.Host // may be nil
+	remover *guard.Remover
+}
 
 func (u *unguarder) unguard(a store.Attachment) error {
 	port, err := guard.PortOf(a)
 	if err != nil {
-		return nil // as above
+		return nil // then it has no elements either
 	}
 	if u.remover == nil {
 		if u.remover, err = guard.NewRemover(); err != nil {
 			return err
+		}
+		if u.holder != nil {
+			u.holder.Hold(u.remover.Descriptor())
 		}
 	}
 	return u.remover.Remove(port)

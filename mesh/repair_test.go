@@ -37,9 +37,7 @@ func TestRepairsAreToldWhileSomethingFails(t *testing.T) {
 	t.Parallel()
 	w, a := withPeer(t)
 	a.pass()
-	w.kernel.mu.Lock()
-	w.kernel.fail["routes"] = errBroken
-	w.kernel.mu.Unlock()
+	setFault(w.kernel, "routes", errBroken)
 	a.pass()
 	w.kernel.forget("firewall")
 	if s := a.pass(); !strings.Contains(w.log.String(), `by="making firewall"`) || s.Counters.Repairs != 1 {

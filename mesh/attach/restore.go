@@ -36,35 +36,23 @@ func (a *Attach) restore(ctx context.Context, all []store.Attachment, present ma
 
 // putBack stores attachments, each if it isn't stored, its interface is there still, and nobody else has one of its addresses now.
 func (a *Attach) putBack(ctx context.Context, lost []store.Attachment) (restored []store.Attachment, err error) {
-	s, err := store.Open(a.cfg.StoreDir)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
-	tx, err := s.Lock(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("putting attachments back that somebody removed: %w", err)
-	}
-	defer func() { err = errors.Join(err, tx.Unlock()) }()
-	present, err := a.interfaces()
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, at := range lost {
-		if _, err := tx.Get(at.ID); !errors.Is(err, store.ErrNotFound) || !present[at.HostIfName] {
-			continue
+	err = a.alone(ctx, "putting attachments back that somebody removed", func(tx *store.Tx, present map[string]bool) error {
+		var errs []error
+		for _, at := range lost {
+			if _, err := tx.Get(at.ID); !errors.Is(err, store.ErrNotFound) || !present[at.HostIfName] {
+				continue
+			}
+			if err := putOne(tx, at); err != nil {
+				errs = append(errs, fmt.Errorf("the attachment of pod %s/%s was removed from %s by hand: putting it back: %w",
+					at.PodNamespace, at.PodName, a.cfg.StoreDir, err))
+				continue
+			}
+			restored = append(restored, at)
+			view.Made(ctx, fmt.Sprintf("storing the attachment of pod %s/%s with the addresses %v again", at.PodNamespace, at.PodName, at.Addresses))
 		}
-		if err := putOne(tx, at); err != nil {
-			errs = append(errs, fmt.Errorf("the attachment of pod %s/%s was removed from %s by hand: putting it back: %w",
-				at.PodNamespace, at.PodName, a.cfg.StoreDir, err))
-			continue
-		}
-		restored = append(restored, at)
-		view.Made(ctx, fmt.Sprintf("storing the attachment of pod %s/%s with the addresses %v again", at.PodNamespace, at.PodName, at.Addresses))
-	}
-	return restored, errors.Join(errs...)
+		return errors.Join(errs...)
+	})
+	return restored, err
 }
 
 // putOne stores one attachment with all its addresses, or nothing of it.

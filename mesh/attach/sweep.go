@@ -59,35 +59,44 @@ func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 
 // forget removes attachments whose interface is still missing now that no plugin changes the store.
 func (a *Attach) forget(ctx context.Context, gone []store.Attachment) (removed int, err error) {
+	const doing = "sweeping attachments whose sandbox is gone"
+	err = a.alone(ctx, doing, func(tx *store.Tx, present map[string]bool) error {
+		for _, at := range gone {
+			now, err := tx.Get(at.ID)
+			if err != nil || present[at.HostIfName] || !now.Created.Equal(at.Created) {
+				continue // detached, or attached again
+			}
+			if err := tx.Remove(at.ID); err != nil {
+				return fmt.Errorf("%s: %w; %s", doing, err, remedy(err))
+			}
+			removed++
+			delete(a.missed, at.ID)
+			a.cfg.Log.InfoContext(ctx, "attachment forgotten: its sandbox is gone, and the runtime didn't say so", "container", at.ContainerID,
+				"interface", at.IfName, "pod", at.PodNamespace+"/"+at.PodName, "addresses", at.Addresses)
+		}
+		return nil
+	})
+	return removed, err
+}
+
+// alone changes the store while no plugin does, by the names of the interfaces that there are then.
+func (a *Attach) alone(ctx context.Context, doing string, do func(tx *store.Tx, present map[string]bool) error) (err error) {
 	s, err := store.Open(a.cfg.StoreDir)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	tx, err := s.Lock(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("sweeping attachments whose sandbox is gone: %w", err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	defer func() { err = errors.Join(err, tx.Unlock()) }()
 	present, err := a.interfaces()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for _, at := range gone {
-		now, err := tx.Get(at.ID)
-		if err != nil || present[at.HostIfName] || !now.Created.Equal(at.Created) {
-			continue // detached, or attached again
-		}
-		if err := tx.Remove(at.ID); err != nil {
-			return removed, fmt.Errorf("sweeping attachments whose sandbox is gone: %w; %s", err, remedy(err))
-		}
-		removed++
-		delete(a.missed, at.ID)
-		a.cfg.Log.InfoContext(ctx, "attachment forgotten: its sandbox is gone, and the runtime didn't say so", "container", at.ContainerID,
-			"interface", at.IfName, "pod", at.PodNamespace+"/"+at.PodName, "addresses", at.Addresses)
-	}
-	return removed, nil
+	return do(tx, present)
 }
 
 // interfaces are the names of this host's.

@@ -31,7 +31,6 @@ const (
 // soak is a mesh to which things happen at random. The programs of the first node are never killed, so that they would show
 // what leaks.
 type soak struct {
-	*agents.Mesh
 	*leaks
 	chance *rand.Rand
 	pods   []*agents.Pod // one on each node, which stay
@@ -98,7 +97,7 @@ func newSoak(t *testing.T) *soak {
 	t.Logf("%s=%d has the same things happen", seedEnv, seed)
 	m := agents.Up(t, 3)
 	s := &soak{
-		Mesh: m, leaks: newLeaks(t, m), chance: rand.New(rand.NewPCG(seed, 0)), pods: podsOn(t, m.Nodes, "pod"), done: map[string]int{},
+		leaks: newLeaks(t, m), chance: rand.New(rand.NewPCG(seed, 0)), pods: podsOn(t, m.Nodes, "pod"), done: map[string]int{},
 	}
 	for i, from := range s.pods {
 		to := s.pods[(i+1)%len(s.pods)]

@@ -88,9 +88,7 @@ func (r *robbed) picture(t *testing.T) string {
 		slices.Sort(devices)
 		for _, device := range devices { // "wg show all endpoints" names the device for its first peer only
 			for _, what := range []string{"peers", "allowed-ips", "endpoints"} {
-				lines := strings.Split(n.MustRun(t, "wg", "show", device, what), "\n")
-				slices.Sort(lines) // they come in no order
-				fmt.Fprintf(&b, "%s %s %s\n", device, what, strings.Join(lines, "\n"))
+				fmt.Fprintf(&b, "%s %s %s\n", device, what, sorted(n.MustRun(t, "wg", "show", device, what))) // they come in no order
 			}
 		}
 	}
