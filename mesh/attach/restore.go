@@ -23,14 +23,14 @@ func (a *Attach) restore(ctx context.Context, all []store.Attachment, present ma
 			lost = append(lost, at)
 		}
 	}
+	for _, at := range lost {
+		known[at.ID] = at // if that fails now, it is tried again as long as its interface is there
+	}
 	a.known = known
 	if len(lost) == 0 {
 		return 0, all, nil
 	}
 	restored, err := a.putBack(ctx, lost)
-	for _, at := range restored {
-		a.known[at.ID] = at
-	}
 	return len(restored), append(all, restored...), err
 }
 

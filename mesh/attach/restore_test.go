@@ -49,5 +49,15 @@ func TestRestore(t *testing.T) {
 		}
 		return nil
 	})
+	// Two pods have one address: that is told until one of them is gone.
+	if writes, err := a.Apply(t.Context(), ready()); writes != 0 || err == nil || !strings.Contains(err.Error(), "another pod") {
+		t.Errorf("the second time there are %d writes, %v", writes, err)
+	}
+	present = slices.DeleteFunc(present, func(i net.Interface) bool { return i.Name == taker.HostIfName })
+	drop(t, cfg.StoreDir, taker.ID)
+	apply(t, a, ready(), 1)
+	if got := stored(t, cfg.StoreDir); !slices.Equal(got, []string{"kept", "taken"}) {
+		t.Errorf("without the other pod stored are %v", got)
+	}
 	apply(t, a, ready(), 0)
 }
