@@ -88,6 +88,7 @@ type Agent struct {
 	book       *book
 	documents  documents
 	answers    answers
+	losses     losses
 	document   ownDocument
 	links      links
 	rotation   rotation
@@ -121,7 +122,7 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		documents: newDocuments(), answers: newAnswers(),
+		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}},
 		told: newTold(), foundBefore: maps.Clone(c.Remembered.Paths),
 	}
 	if ready := c.Attach.Open(); ready != nil {
@@ -293,6 +294,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 				p.fail("record", err)
 			}
 			a.rotate(p)
+			a.complain(p, time.Now())
 			a.tell(p)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -74,7 +75,8 @@ func tunnels() part {
 			for i := range devices {
 				devices[i].Peers = slices.Clone(devices[i].Peers)
 				for j := range devices[i].Peers {
-					devices[i].Peers[j].Attempt, devices[i].Peers[j].Established = 0, false
+					peer := &devices[i].Peers[j]
+					peer.Attempt, peer.Established, peer.Disowned = 0, false, time.Time{}
 				}
 			}
 			return devices

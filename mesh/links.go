@@ -42,6 +42,7 @@ type linkTrack struct {
 	received  int64     // bytes
 	heard     time.Time // when something came from the peer last, or since when it is watched
 	down      time.Time // since when there is no session; zero: there is one
+	disowned  bool      // the peer has lost the session of that handshake
 }
 
 // age is how long ago the handshake was; without one it is longer than any session.
@@ -99,7 +100,7 @@ func firstSight(p view.PeerState, now, wall time.Time) linkTrack {
 // see takes in what a link shows now.
 func (t *linkTrack) see(p view.PeerState, now time.Time) {
 	if !p.LastHandshake.Equal(t.handshake) {
-		t.handshake, t.shaken = p.LastHandshake, now
+		t.handshake, t.shaken, t.disowned = p.LastHandshake, now, false
 		if p.LastHandshake.IsZero() { // the peer was removed and added again
 			t.shaken = time.Time{}
 		}
@@ -121,6 +122,9 @@ func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 	s := view.LinkState{
 		Device: id.device, Own: id.own, PublicKey: id.key, Confirmed: age < confirmedFor, Established: age < establishedFor,
 		Met: !t.shaken.IsZero(), Silent: now.Sub(t.heard) >= l.silentAfter, Ripe: now.Sub(t.since) >= ripeAfter,
+	}
+	if t.disowned {
+		s.Disowned = t.handshake
 	}
 	if !s.Established {
 		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, attempts(now.Sub(t.down))
@@ -152,6 +156,19 @@ func (l *links) returned(key keys.PublicKey, now time.Time) {
 			l.tracks[id] = t
 		}
 	}
+}
+
+// disown ends the session of a link between this node's key own and a peer's key: the peer has had none for so long. It reports
+// whether there was one.
+func (l *links) disown(own, key keys.PublicKey, lasted time.Duration, now time.Time) bool {
+	found := false
+	for id, t := range l.tracks {
+		if id.own == own && id.key == key && !t.disowned && !t.handshake.IsZero() && t.age(now) > lasted {
+			t.disowned, t.shaken, t.down, found = true, now.Add(-establishedFor), now, true
+			l.tracks[id] = t
+		}
+	}
+	return found
 }
 
 // attempts is how often the handshake should have been started afresh after so long without one: after 1 s, and

@@ -270,7 +270,7 @@ func (t *modelTunnels) same(devices []view.Device) bool {
 	return t.version == t.n.version && slices.EqualFunc(t.applied, devices, func(a, b view.Device) bool {
 		return a.Name == b.Name && a.Generation == b.Generation && slices.EqualFunc(a.Peers, b.Peers, func(a, b view.Peer) bool {
 			return a.PublicKey == b.PublicKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive && a.Attempt == b.Attempt &&
-				slices.Equal(a.AllowedIPs, b.AllowedIPs)
+				a.Disowned.Equal(b.Disowned) && slices.Equal(a.AllowedIPs, b.AllowedIPs)
 		})
 	})
 }

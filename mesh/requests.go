@@ -35,31 +35,23 @@ var (
 // answers is what other nodes have asked for. The loop owns it.
 type answers struct {
 	room *rate.Limiter
-	to   map[string]*asker
-}
-
-type asker struct {
-	identity keys.PublicIdentity
-	sequence uint64 // of its last request
-	room     *rate.Limiter
+	to   map[string]*rate.Limiter
+	last lastWords
 }
 
 func newAnswers() answers {
-	return answers{room: rate.NewLimiter(answerBytes, answerBytesBurst), to: map[string]*asker{}}
+	return answers{room: rate.NewLimiter(answerBytes, answerBytesBurst), to: map[string]*rate.Limiter{}, last: lastWords{}}
 }
 
 // admit says why a request that is rightly signed isn't answered now, and notes that it was made.
 func (k *answers) admit(r record.Request, identity keys.PublicIdentity, now time.Time) error {
-	who := k.to[r.From]
-	if who == nil || who.identity != identity {
-		who = &asker{identity: identity, room: rate.NewLimiter(answerRate, answerBurst)}
-		k.to[r.From] = who
-	}
-	if r.Sequence <= who.sequence {
+	if !k.last.newer(r.From, identity, r.Sequence) {
 		return errReplay
 	}
-	who.sequence = r.Sequence
-	if !who.room.AllowN(now, 1) {
+	if k.to[r.From] == nil {
+		k.to[r.From] = rate.NewLimiter(answerRate, answerBurst)
+	}
+	if !k.to[r.From].AllowN(now, 1) {
 		return errRate
 	}
 	return nil
@@ -67,18 +59,20 @@ func (k *answers) admit(r record.Request, identity keys.PublicIdentity, now time
 
 // prune forgets nodes that are gone.
 func (k *answers) prune(entries map[string]entry) {
-	maps.DeleteFunc(k.to, func(node string, _ *asker) bool {
+	k.last.prune(entries)
+	maps.DeleteFunc(k.to, func(node string, _ *rate.Limiter) bool {
 		_, known := entries[node]
 		return !known
 	})
 }
 
-// listen takes what came from other agents: acknowledgements, documents, and requests for documents. It returns whether a
+// listen takes what came from other agents: acknowledgements, losses, documents, and requests for documents. It returns whether a
 // document came into force.
 func (a *Agent) listen(now time.Time) bool {
 	changed := false
 	var acks [][]byte
 	a.answers.prune(a.book.entries)
+	a.losses.heard.prune(a.book.entries)
 	for _, raw := range a.Gossip.Messages() {
 		switch {
 		case len(raw) > 0 && raw[0] == record.DocumentKind:
@@ -91,6 +85,10 @@ func (a *Agent) listen(now time.Time) bool {
 		case len(raw) > 0 && raw[0] == record.RequestKind:
 			if err := a.answer(raw, now); err != nil {
 				a.Log.Debug("a request for a document isn't answered", "error", err)
+			}
+		case len(raw) > 0 && raw[0] == record.LossKind:
+			if err := a.hearLoss(raw, now); err != nil {
+				a.Log.Debug("a peer's word that it has lost a session isn't taken", "error", err)
 			}
 		default:
 			acks = append(acks, raw)

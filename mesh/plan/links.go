@@ -93,7 +93,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		d.Peers = append(d.Peers, view.Peer{
 			Node: n.Name, PublicKey: l.peer.Key, Endpoint: l.endpoint,
 			AllowedIPs: p.carried(n), Keepalive: p.keepalive(n, l), Attempt: p.attempt(n, l),
-			Established: p.state(l).Established,
+			Established: p.state(l).Established, Disowned: p.state(l).Disowned,
 		})
 		d.MTU = max(d.MTU, seems)
 		planned = append(planned, l)
@@ -244,13 +244,21 @@ func (p *planner) keepalive(n view.Node, l link) time.Duration {
 	return knocking
 }
 
-// attempt is which try at the handshake a link is to be at: only the end that sets the link up tries afresh.
+// attempt is which try at the handshake a link is to be at: only the end that sets the link up tries afresh. Where the other
+// one has lost its session, this one forgets its own first: what it knows of it keeps new ones away.
 func (p *planner) attempt(n view.Node, l link) int {
 	state := p.state(l)
-	if state.Established || !p.starts(n, l) {
+	if state.Established {
 		return 0
 	}
-	return state.Attempt
+	attempt := 0
+	if !state.Disowned.IsZero() {
+		attempt++
+	}
+	if p.starts(n, l) {
+		attempt += state.Attempt
+	}
+	return attempt
 }
 
 // starts reports whether this node, and not the peer, sets up a link. Who announces the next key has its end of the

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -193,6 +194,13 @@ func TestGolden(t *testing.T) {
 			in.View.Links = []view.LinkState{
 				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Attempt: 1},
 				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Overdue: true, Attempt: 4},
+			}
+		}),
+		"peers-lost-their-sessions": with(mesh(3), func(in *plan.Input) {
+			in.View.Self.Name, in.View.Peers[0].Name = "node-002", "node-001" // the one starts handshakes with this node, and this one with the other
+			in.View.Links = []view.LinkState{
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Met: true, Disowned: time.Unix(1000, 0)},
+				{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Met: true, Disowned: time.Unix(1000, 0), Attempt: 1},
 			}
 		}),
 		"second-name-waits": with(mesh(1), func(in *plan.Input) {

@@ -1,11 +1,8 @@
 package record_test
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"errors"
 	"math"
-	"slices"
 	"strings"
 	"testing"
 
@@ -45,49 +42,6 @@ func TestRequestRoundTrip(t *testing.T) {
 	}
 }
 
-func TestRequestIsForOneReceiverByItsSender(t *testing.T) {
-	id := identity(t)
-	raw := signRequest(t, id, requests()["request"])
-	for what, tc := range map[string]struct {
-		to       string
-		identity keys.PublicIdentity
-		of       func(string) (keys.PublicIdentity, bool)
-		want     error
-	}{
-		"another node":        {"node-9", receiver, knows(id.Public()), record.ErrSignature},
-		"another identity":    {name, keys.PublicIdentity{9}, knows(id.Public()), record.ErrSignature},
-		"by somebody else":    {name, receiver, knows(keys.PublicIdentity{9}), record.ErrSignature},
-		"by the zero":         {name, receiver, knows(keys.PublicIdentity{}), record.ErrSender},
-		"an unknown sender":   {name, receiver, func(string) (keys.PublicIdentity, bool) { return keys.PublicIdentity{}, false }, record.ErrSender},
-		"no identity to open": {name, keys.PublicIdentity{}, knows(id.Public()), record.ErrMalformed},
-	} {
-		if r, err := record.OpenRequest(raw, tc.to, tc.identity, tc.of); !errors.Is(err, tc.want) || r != (record.Request{}) {
-			t.Errorf("%s: opened %+v, %v; want %v", what, r, err, tc.want)
-		}
-	}
-}
-
-func TestTamperingWithAnyBitOfARequest(t *testing.T) {
-	id := identity(t)
-	raw := signRequest(t, id, requests()["request"])
-	refused := func(what string, at int, raw []byte) {
-		r, err := record.OpenRequest(raw, name, receiver, func(string) (keys.PublicIdentity, bool) { return id.Public(), true })
-		if err == nil || r != (record.Request{}) || record.Reason(err) == "other" {
-			t.Fatalf("%s %d: opened %+v, %v", what, at, r, err)
-		}
-	}
-	for bit := range len(raw) * 8 {
-		bad := bytes.Clone(raw)
-		bad[bit/8] ^= 1 << (bit % 8)
-		refused("a bit flipped:", bit, bad)
-	}
-	for size := range raw {
-		refused("cut to a size:", size, raw[:size])
-	}
-	refused("a byte behind:", 0, append(bytes.Clone(raw), 0))
-	refused("an acknowledgement:", 0, signAck(t, id, acks()["ack"]))
-}
-
 func TestSignRequestRefuses(t *testing.T) {
 	id := identity(t)
 	good := requests()["request"]
@@ -110,7 +64,6 @@ func TestSignRequestRefuses(t *testing.T) {
 
 func FuzzOpenRequest(f *testing.F) {
 	id := identity(f)
-	anybody := func(string) (keys.PublicIdentity, bool) { return id.Public(), true }
 	for _, r := range requests() {
 		raw := signRequest(f, id, r)
 		f.Add(raw)
@@ -118,20 +71,5 @@ func FuzzOpenRequest(f *testing.F) {
 	}
 	f.Add([]byte(nil))
 	f.Add([]byte("r"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		message := slices.Concat([]byte("weaveguard request v1\x00"+name+"\x00"), receiver[:], data)
-		for _, raw := range [][]byte{data, slices.Concat([]byte{'r', 1}, id.Sign(message), data)} {
-			r, err := record.OpenRequest(raw, name, receiver, anybody)
-			if err != nil {
-				if record.Reason(err) == "other" || r != (record.Request{}) {
-					t.Errorf("refused for no reason, or with something: %+v, %v", r, err)
-				}
-				continue
-			}
-			again, err := record.OpenRequest(signRequest(t, id, r), name, receiver, anybody)
-			if err != nil || again != r {
-				t.Errorf("said again: %+v, %v; want %+v", again, err, r)
-			}
-		}
-	})
+	fuzzLetter(f, id, "weaveguard request v1", []byte{'r', 1}, record.OpenRequest, record.SignRequest)
 }

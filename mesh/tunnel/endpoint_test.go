@@ -81,6 +81,30 @@ func TestEndpointIsWrittenAgainAfterAFailure(t *testing.T) {
 	w.mustHold(t, private, planned)
 }
 
+// A session is given up that the peer has lost, and no later one: for a handshake since then the peer isn't removed.
+func TestDisownedSession(t *testing.T) {
+	w, private := fakeWorld(t), privates(t)
+	agent := w.agent(t, private)
+	w.mustApply(t, agent, plan(device(peer("b", endB, cidrB))), fresh+1)
+	shake := func(age time.Duration) time.Time {
+		at := time.Now().Add(-age)
+		if err := w.fake.Handshake(view.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(endB)); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	disowned := func(attempt int, at time.Time) view.Device {
+		return device(with(peer("b", endB, cidrB), func(p *view.Peer) { p.Attempt, p.Disowned = attempt, at }))
+	}
+	lost := shake(time.Minute)
+	later := shake(time.Second)
+	w.mustApply(t, agent, plan(disowned(1, lost)), 0)
+	w.mustApply(t, agent, plan(disowned(2, later)), 2)
+	if left := w.show(t, view.DeviceName(0)).Peers[0].LastHandshakeTime; !left.IsZero() {
+		t.Errorf("the handshake of %s is left", left)
+	}
+}
+
 // What is seen of the devices.
 func TestObserve(t *testing.T) {
 	w, private := fakeWorld(t), privates(t)

@@ -198,7 +198,8 @@ func (p *pass) setPeer(desired view.Peer) {
 // stale reports whether a peer has no session that could be lost: neither by what the loop knows, which the system clock
 // can't fool, nor by a handshake since.
 func (p *pass) stale(current *wgtypes.Peer, desired view.Peer) bool {
-	return !desired.Established && p.now.Sub(current.LastHandshakeTime).Abs() > staleAfter
+	disowned := !desired.Disowned.IsZero() && desired.Disowned.Equal(current.LastHandshakeTime)
+	return !desired.Established && (disowned || p.now.Sub(current.LastHandshakeTime).Abs() > staleAfter)
 }
 
 // dropPeer removes a peer without a session, so that adding it starts the handshake afresh.

@@ -47,6 +47,8 @@ type Peer struct {
 	// Attempt, when it grew, is to remove the peer and add it again: WireGuard itself waits 5 s between handshakes
 	// that nobody answers. Only for a peer without a session.
 	Attempt int
+	// Disowned is the handshake whose session the peer has lost, so that it is no session; zero: none.
+	Disowned time.Time
 	// Established: the peer has a session, as far as the loop knows, by a clock that nobody sets.
 	Established bool
 }

@@ -19,8 +19,9 @@ func (d Desired) String() string {
 		fmt.Fprintf(&b, "device %s generation %d port %d mtu %d address %s\n", device.Name, device.Generation,
 			device.ListenPort, device.MTU, list(device.Addresses))
 		for _, p := range device.Peers {
-			fmt.Fprintf(&b, "  peer %s key %s endpoint %s allowed %s keepalive %s%s\n", p.Node, p.PublicKey,
-				p.Endpoint, list(p.AllowedIPs), p.Keepalive, when(p.Attempt > 0, fmt.Sprintf(" attempt %d", p.Attempt)))
+			fmt.Fprintf(&b, "  peer %s key %s endpoint %s allowed %s keepalive %s%s%s\n", p.Node, p.PublicKey,
+				p.Endpoint, list(p.AllowedIPs), p.Keepalive, when(p.Attempt > 0, fmt.Sprintf(" attempt %d", p.Attempt)),
+				when(!p.Disowned.IsZero(), " disowned"))
 		}
 	}
 	for _, bridge := range d.Bridges {
@@ -118,9 +119,9 @@ func (v View) String() string {
 		fmt.Fprintf(&b, "nodes have addresses %s\n", list(v.NodeAddresses))
 	}
 	for _, l := range v.Links {
-		fmt.Fprintf(&b, "link %s key %s%s%s%s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
+		fmt.Fprintf(&b, "link %s key %s%s%s%s%s%s%s%s attempt %d\n", l.Device, l.PublicKey, when(l.Confirmed, " confirmed"),
 			when(l.Established, " established"), when(l.Met && !l.Established, " met before"), when(l.Silent, " silent"), when(l.Ripe, " ripe"), when(l.Overdue, " overdue"),
-			l.Attempt)
+			when(!l.Disowned.IsZero(), " disowned"), l.Attempt)
 	}
 	return b.String()
 }

@@ -3,6 +3,7 @@ package view
 import (
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
@@ -104,4 +105,6 @@ type LinkState struct {
 	Overdue bool
 	// Attempt grows while the link is without a session: each one is to start the handshake afresh.
 	Attempt int
+	// Disowned is the last handshake, as the device gave it, if the peer has lost the session that it made; else zero.
+	Disowned time.Time
 }

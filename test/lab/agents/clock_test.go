@@ -4,11 +4,14 @@ package agents_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weaveguard/weaveguard/test/faults"
+	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
@@ -25,12 +28,38 @@ func TestClockJumps(t *testing.T) {
 			return 0
 		})
 	}
+	o.reconnects(t)
 	r.under(t, func(t *testing.T) {
 		for _, jump := range []time.Duration{26 * time.Hour, -50 * time.Hour} {
 			setClock(t, jump)
 			r.rotate(t, m.Nodes[0])
 			r.WaitUp(t, time.Minute)
 		}
+	})
+}
+
+// reconnects takes a node's sessions away after its clock went back. Its peers still believe in theirs, and take its handshakes for
+// replays (section 5.1 of WireGuard's paper) until the hour is over: they have to be told.
+func (o *outages) reconnects(t *testing.T) {
+	n, pod := o.Nodes[0], o.pods[0]
+	device := strings.Fields(n.MustRun(t, "wg", "show", "interfaces"))[0]
+	setClock(t, -time.Hour)
+	began := time.Now() // and the time that passes is by the monotonic clock
+	n.MustRun(t, "ip", "link", "delete", device)
+	for _, to := range o.pods[1:] {
+		lab.Eventually(t, time.Minute, fmt.Sprintf("%v reaches %v", pod, to), func() error {
+			_, err := pod.Run(t.Context(), "ping", "-c", "1", "-W", "1", to.Addr.String())
+			return err
+		})
+	}
+	took := time.Since(began)
+	if took > 30*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	o.WaitUp(t, time.Minute)
+	faults.Record(t, faults.Measurement{
+		Order: 17, Table: faults.Outages, Fault: "the clock steps by -1 h, and the tunnel device is deleted", Lane: laneOf(o.Mesh),
+		Allowed: "reconnected within 10 s", Recovery: took,
 	})
 }
 

@@ -1,0 +1,122 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// lossRefused counts messages that aren't a peer's word to this node that it has lost a session.
+const lossRefused = "loss"
+
+var errForeignKey = errors.New("it is about a WireGuard key that its sender hasn't")
+
+// losses are what peers were told of sessions that this node hasn't, and what they told. A peer that believes in a session
+// starts none for up to three minutes, and takes this node's handshakes for replays if this node's clock went back (section
+// 5.1 of WireGuard's paper). The loop owns it.
+type losses struct {
+	told  map[linkID]int // at which attempt to get a session the peer was told last
+	heard lastWords
+}
+
+// lastWords is the last word of each node, so that a replay is known.
+type lastWords map[string]spoken
+
+type spoken struct {
+	identity keys.PublicIdentity // within which sequence numbers grow
+	sequence uint64
+}
+
+// newer reports whether a word is a node's newest, and notes it if so.
+func (s lastWords) newer(node string, identity keys.PublicIdentity, sequence uint64) bool {
+	last, spoke := s[node]
+	if spoke && last.identity == identity && sequence <= last.sequence {
+		return false
+	}
+	s[node] = spoken{identity, sequence}
+	return true
+}
+
+// prune forgets nodes that are gone.
+func (s lastWords) prune(entries map[string]entry) {
+	maps.DeleteFunc(s, func(node string, _ spoken) bool {
+		_, known := entries[node]
+		return !known
+	})
+}
+
+// complain tells peers that gossip sees of links without a session: once at each attempt to get one.
+func (a *Agent) complain(p *pass, now time.Time) {
+	told := map[linkID]int{}
+	for _, l := range p.desired.Links {
+		id := linkID{device: l.Device, own: generationKey(p.view.Self, l.Own), key: l.Peer.Key}
+		t, known := p.tracks[id]
+		if !known || t.down.IsZero() {
+			continue
+		}
+		lasted := now.Sub(t.down)
+		attempt := attempts(lasted)
+		if told[id] = attempt; attempt <= a.losses.told[id] {
+			continue
+		}
+		i := slices.IndexFunc(p.view.Peers, func(n view.Node) bool { return n.Name == l.Node })
+		if i < 0 || !p.view.Peers[i].Alive {
+			continue
+		}
+		if err := a.sendLoss(p.view.Peers[i], record.Loss{From: a.Node, Own: id.own, Peer: id.key, For: lasted}); err != nil {
+			a.Log.Debug("a peer isn't told that there is no session with it", "node", l.Node, "error", err)
+		}
+	}
+	a.losses.told = told
+}
+
+// generationKey is a node's key of a generation; zero: it hasn't that one.
+func generationKey(n view.Self, number uint32) keys.PublicKey {
+	for _, g := range n.Generations {
+		if g.Number == number {
+			return g.Key
+		}
+	}
+	return keys.PublicKey{}
+}
+
+func (a *Agent) sendLoss(to view.Node, l record.Loss) error {
+	var err error
+	if l.Sequence, err = a.Keys.NextSequence(); err != nil {
+		return err
+	}
+	raw, err := record.SignLoss(l, to.Name, to.Identity, a.Keys.Identity())
+	if err != nil {
+		return err
+	}
+	return a.Gossip.Send(to.Name, raw)
+}
+
+// hearLoss starts a link afresh whose session the peer has lost. A handshake since is another session.
+func (a *Agent) hearLoss(raw []byte, now time.Time) error {
+	l, err := record.OpenLoss(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
+	if err != nil {
+		if !errors.Is(err, record.ErrSender) { // its record may be on its way here, and it says so again
+			a.book.refused[lossRefused]++
+		}
+		return err
+	}
+	e := a.book.entries[l.From]
+	if !slices.ContainsFunc(e.record.Generations, func(g record.Generation) bool { return g.Key == l.Own }) {
+		return fmt.Errorf("node %q: %w", l.From, errForeignKey) // a key that it gave up, or somebody else's
+	}
+	if !a.losses.heard.newer(l.From, e.record.Identity, l.Sequence) {
+		return errReplay
+	}
+	if a.links.disown(l.Peer, l.Own, l.For, now) {
+		a.Log.Info("a peer has lost its session with this node: starting afresh", "node", l.From)
+		a.Latch.Set()
+	}
+	return nil
+}
