@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -65,8 +66,10 @@ type Config struct {
 	CachePath   string
 	Remembered  Remembered
 	Version     string
-	Log         *slog.Logger
-	Latch       Latch
+	// Jitter is a time at random from 0 to under the most; nil: of math/rand.
+	Jitter func(most time.Duration) time.Duration
+	Log    *slog.Logger
+	Latch  Latch
 
 	Keys     Keys
 	Gossip   Gossip
@@ -95,7 +98,8 @@ type Agent struct {
 	alive      map[string]bool // nodes that gossip saw in the last pass
 	remembered Remembered
 	announced  announced
-	unsaved    bool // what is remembered isn't on disk as it is
+	unsaved    bool      // what is remembered isn't on disk as it is
+	saveDue    time.Time // when rosters that changed are to be on disk; zero: they are
 	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
 	foundBefore map[netip.Addr]int
 	unclaimed   map[keys.PublicKey]bool // see settling
@@ -117,6 +121,9 @@ type Agent struct {
 
 // New returns an agent that has taken in what is remembered. Run it once.
 func New(c Config) *Agent {
+	if c.Jitter == nil {
+		c.Jitter = rand.N[time.Duration]
+	}
 	if c.Settle == 0 {
 		c.Settle = defaultSettle
 	}
@@ -184,8 +191,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		// As long as the pass took: what changes without end, by a routing daemon or somebody who undoes what is done
 		// here, then costs half of a processor at most.
 		took := time.Since(begin)
-		if p.fought {
+		switch {
+		case p.fought:
 			took = maxRest
+		case p.changed == rosters && p.writes == 0:
+			took = max(took, rostersRest)
 		}
 		if !rest(ctx, min(took, maxRest)) {
 			return nil
@@ -212,7 +222,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	case rotating:
 		pause = heldUpInterval
 	}
-	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due} {
+	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue} {
 		if !next.IsZero() {
 			pause = min(pause, max(0, next.Sub(now)))
 		}
@@ -272,7 +282,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		a.links.follow(devices, now, now)
 	}
 	p.tracks = maps.Clone(a.links.tracks)
-	a.look(p)
+	a.look(ctx, p)
 	p.settling = a.settling(time.Now())
 	host, err := a.Network.Observe(ctx, endpoints(p.view))
 	if err != nil {

@@ -126,14 +126,14 @@ func (b *book) load(node string, known RememberedRecord) error {
 	return nil
 }
 
-// take judges what was heard against the pins, and returns whether the book changed.
-func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
+// take judges what was heard against the pins, and returns what of the book changed.
+func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change {
 	b.now, b.cluster = now, cluster
 	if b.started.IsZero() {
 		b.started = now
 	}
 	b.recall()
-	changed := b.prune(cluster)
+	changed := changeOf(b.prune(cluster))
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
@@ -146,7 +146,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 			v.record, v.err = record.Open(h.Node, h.Raw)
 		}
 		took, no := b.judge(h, v, cluster)
-		changed = changed || took
+		changed = max(changed, took)
 		switch counts := bytes.Equal(b.entries[h.Node].raw, h.Raw); {
 		case counts:
 			v.taken, v.left = true, time.Time{}
@@ -252,30 +252,30 @@ func (b *book) prune(cluster *ClusterState) bool {
 }
 
 // judge takes in a candidate, or says why not.
-func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal) {
+func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (change, *refusal) {
 	r := v.record
 	if v.err != nil {
-		return false, &refusal{record.Reason(v.err), v.err.Error()}
+		return nothing, &refusal{record.Reason(v.err), v.err.Error()}
 	}
 	if h.Node == b.self {
-		return false, b.judgeOwn(h, r)
+		return nothing, b.judgeOwn(h, r)
 	}
 	known, counts := b.entries[h.Node]
 	if counts && bytes.Equal(known.raw, h.Raw) {
-		return false, b.replayed(h)
+		return nothing, b.replayed(h)
 	}
 	age, no := b.pinned(h, r, known, counts, cluster)
 	if no != nil {
-		return false, no
+		return nothing, no
 	}
 	if no := outdated(known, r); counts && no != nil {
-		return false, no
+		return nothing, no
 	}
 	if why := goesBack(known, r); counts && why != "" {
-		return false, &refusal{backwardsWord, why}
+		return nothing, &refusal{backwardsWord, why}
 	}
 	if owner := b.keyOwner(h.Node, r); owner != "" {
-		return false, &refusal{keyWord, fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
+		return nothing, &refusal{keyWord, fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
 	}
 	since := b.now
 	if counts && subset(r.PodCIDRs(), known.record.PodCIDRs()) {
@@ -286,7 +286,10 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal)
 		from = h.At[0]
 	}
 	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age, since: since, from: from}
-	return true, nil
+	if age != known.age {
+		return everything, nil
+	}
+	return changeOfRecord(known.record, r), nil
 }
 
 // outdated says what is wrong with the sequence number of a record, if anything.

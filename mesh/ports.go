@@ -171,6 +171,7 @@ type Attach interface {
 	Problems() []view.Problem
 	// Open returns what pods could be attached to before this agent; nil: to nothing.
 	Open() *view.Ready
-	// Attached is how many interfaces of pods are attached on this node.
-	Attached(ctx context.Context) (int, error)
+	// Attachments are the interfaces of pods that are attached on this node, in any order. Both results may be non-nil: what
+	// can't be read doesn't hide the rest.
+	Attachments(ctx context.Context) ([]view.Attachment, error)
 }

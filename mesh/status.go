@@ -42,7 +42,8 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	if err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error()})
 	}
-	if s.Attachments, err = a.Attach.Attached(ctx); err != nil {
+	attached, err := a.Attach.Attachments(ctx)
+	if s.Attachments = len(attached); err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
 	}
 	s.Devices = deviceStatus(p.desired, devices)

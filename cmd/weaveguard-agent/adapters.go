@@ -8,11 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/attach"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -55,9 +57,28 @@ type attachAdapter struct {
 	*attach.Attach
 }
 
-func (a attachAdapter) Attached(ctx context.Context) (int, error) {
-	attachments, err := a.Attachments(ctx)
-	return len(attachments), err
+func (a attachAdapter) Attachments(ctx context.Context) ([]view.Attachment, error) {
+	attachments, err := a.Attach.Attachments(ctx)
+	all := make([]view.Attachment, len(attachments))
+	for i, at := range attachments {
+		all[i] = rosterEntry(at)
+	}
+	return all, err
+}
+
+// rosterEntry is an attachment as the mesh knows it. What runtimes call things without Kubernetes need not be what a roster can
+// have.
+func rosterEntry(at store.Attachment) view.Attachment {
+	entry := view.Attachment{Bridge: at.Bridge, Attachment: record.Attachment{
+		Name: record.RosterName(at.PodName), Interface: record.RosterName(at.IfName), Network: at.Network, Addresses: at.Addresses,
+	}}
+	if at.PodNamespace != "" {
+		entry.Namespace = record.RosterName(at.PodNamespace)
+	}
+	if at.PodName == "" {
+		entry.Name = record.RosterName(at.ContainerID)
+	}
+	return entry
 }
 
 // clusterAdapter is Kubernetes as the loop wants it.
