@@ -76,8 +76,8 @@ func (r attachments) on(cidrs []netip.Prefix, networks []view.Network) []view.To
 		})
 	}
 	for i := range all { // JSON has lists, not null
-		all[i].CIDRs = slices.Concat([]netip.Prefix{}, all[i].CIDRs)
-		all[i].Attachments = slices.Concat([]view.TopologyAttachment{}, all[i].Attachments)
+		all[i].CIDRs = append([]netip.Prefix{}, all[i].CIDRs...)
+		all[i].Attachments = append([]view.TopologyAttachment{}, all[i].Attachments...)
 	}
 	slices.SortFunc(all[counted:], func(a, b view.TopologyNetwork) int { return strings.Compare(a.Name, b.Name) })
 	return all

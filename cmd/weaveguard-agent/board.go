@@ -27,13 +27,14 @@ type board struct {
 	waiting view.Problem
 }
 
+// askTime is how long the agent may take to look at what it tells.
+const askTime = 5 * time.Second
+
 func (b *board) status(problems func() []view.Problem) view.Status {
-	b.mu.Lock()
-	agent, waiting := b.agent, b.waiting
-	b.mu.Unlock()
+	agent, waiting := b.now()
 	var s view.Status
 	if agent != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), askTime)
 		defer cancel()
 		s = agent.Status(ctx)
 	} else {
@@ -44,11 +45,27 @@ func (b *board) status(problems func() []view.Problem) view.Status {
 	return s
 }
 
+// now is the agent, or what its start waits for.
+func (b *board) now() (*mesh.Agent, view.Problem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.agent, b.waiting
+}
+
+// topology is that which the agent knows: nothing while it is starting.
+func (b *board) topology() view.Topology {
+	agent, _ := b.now()
+	if agent == nil {
+		return view.Topology{Time: time.Now(), Node: b.node, Nodes: []view.TopologyNode{}}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	return agent.Topology(ctx)
+}
+
 // rotate asks the agent for a new key.
 func (b *board) rotate(force bool) (view.RotateAnswer, error) {
-	b.mu.Lock()
-	agent, waiting := b.agent, b.waiting
-	b.mu.Unlock()
+	agent, waiting := b.now()
 	if agent == nil {
 		return view.RotateAnswer{}, fmt.Errorf("the agent is starting, and can't rotate yet: %s", waiting)
 	}

@@ -69,8 +69,8 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	var server *api.Server
 	server = api.New(api.Config{
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
-		Status:    func() view.Status { return b.status(server.Problems) },
-		Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log,
+		Status:   func() view.Status { return b.status(server.Problems) },
+		Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log,
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })

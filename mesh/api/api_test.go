@@ -43,6 +43,7 @@ func config(t *testing.T, status view.Status) api.Config {
 	return api.Config{
 		Socket:    filepath.Join(t.TempDir(), "run", "agent.sock"),
 		Status:    func() view.Status { return status },
+		Topology:  func() view.Topology { return view.Topology{} },
 		Reconcile: func() {},
 		Alive:     func() error { return nil },
 		Rotate:    func(bool) (view.RotateAnswer, error) { return view.RotateAnswer{}, nil },

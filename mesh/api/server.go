@@ -21,6 +21,7 @@ const (
 	statusPath    = "/v1/status"
 	reconcilePath = "/v1/reconcile"
 	rotatePath    = "/v1/rotate"
+	topologyPath  = "/v1/topology"
 
 	defaultRetry = 5 * time.Second
 	// shutdownTime is how long a request that is under way may take when the agent ends.
@@ -36,8 +37,9 @@ type Config struct {
 	Retry time.Duration
 
 	Status    func() view.Status // what the agent sees now
-	Reconcile func()             // makes the agent's loop run soon; returns at once
-	Alive     func() error       // why the agent's loop doesn't run any more; nil while it does
+	Topology  func() view.Topology
+	Reconcile func()       // makes the agent's loop run soon; returns at once
+	Alive     func() error // why the agent's loop doesn't run any more; nil while it does
 	// Rotate asks for a rotation, and returns when the request is on disk; an error says why it is refused. With force
 	// the rotation under way ends without waiting for its peers.
 	Rotate func(force bool) (view.RotateAnswer, error)
@@ -108,6 +110,9 @@ func (s *Server) apiRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, s.status())
+	})
+	mux.HandleFunc("GET "+topologyPath, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, s.cfg.Topology())
 	})
 	mux.HandleFunc("POST "+reconcilePath, func(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Reconcile()
