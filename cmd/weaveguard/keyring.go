@@ -91,16 +91,11 @@ func newKeyringListCommand(f *keyringFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				all := []ringKey{}
-				for i, fingerprint := range ring.Fingerprints() {
-					all = append(all, ringKey{fingerprint, i == 0})
-				}
-				return printJSON(cmd.OutOrStdout(), all)
+			all := []ringKey{}
+			for i, fingerprint := range ring.Fingerprints() {
+				all = append(all, ringKey{fingerprint, i == 0})
 			}
-			page := newPage(cmd.OutOrStdout())
-			page.keyring(ring)
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, all, func(p *page) { p.keyring(ring) })
 		},
 	}
 	addFormatFlag(cmd, &output)

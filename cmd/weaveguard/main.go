@@ -42,11 +42,11 @@ func main() {
 
 // run runs one command line, and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := &options{}
+	o := &options{stdout: newScreen(stdout), stderr: newScreen(stderr)}
 	root := newCommand(o)
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetOut(o.stdout)
+	root.SetErr(o.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
@@ -58,14 +58,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if !o.understood {
 		remedy = fmt.Sprintf("see `%s --help`", cmd.CommandPath())
 	}
-	complain(stderr, message, remedy)
+	complain(o.stderr, message, remedy)
 	return exitError
 }
 
 // options are what all commands have in common.
 type options struct {
-	socket     string
-	understood bool // the command line was fine
+	socket         string
+	colour         colouring
+	width          int
+	stdout, stderr *screen
+	understood     bool // the command line was fine
 }
 
 func (o *options) client() api.Client { return api.Client{Socket: o.socket} }
@@ -80,7 +83,11 @@ func newCommand(o *options) *cobra.Command {
 			"(as by status --check), 2 when it couldn't be answered, or was refused.",
 		Example: "  weaveguard status\n" +
 			"  kubectl exec -n kube-system ds/weaveguard -c weave -- weaveguard status",
-		PersistentPreRun:   func(*cobra.Command, []string) { o.understood = true },
+		PersistentPreRun: func(*cobra.Command, []string) {
+			o.understood = true
+			o.stdout.set(o.colour, o.width)
+			o.stderr.set(o.colour, o.width)
+		},
 		SilenceUsage:       true,
 		SilenceErrors:      true,
 		DisableSuggestions: true,
@@ -88,6 +95,11 @@ func newCommand(o *options) *cobra.Command {
 	}
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
+	o.colour = colourAuto
+	cmd.PersistentFlags().Var(&o.colour, "color", "auto, always or never; auto: on a terminal, unless $NO_COLOR is set")
+	complete(cmd, "color", string(colourAuto), string(colourAlways), string(colourNever))
+	cmd.PersistentFlags().IntVar(&o.width, "width", 0, "columns of the output")
+	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
 	cmd.AddCommand(newStatusCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o))
 	return cmd
 }

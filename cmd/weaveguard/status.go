@@ -39,13 +39,7 @@ func newStatusCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				err = printJSON(cmd.OutOrStdout(), status)
-			} else {
-				page := newPage(cmd.OutOrStdout())
-				page.status(status)
-				err = page.printTo(cmd.OutOrStdout())
-			}
+			err = answer(cmd, output, status, func(p *page) { p.status(status) })
 			if err == nil && check && !judge(status).healthy {
 				err = errNo
 			}
@@ -59,7 +53,7 @@ func newStatusCommand(o *options) *cobra.Command {
 
 func (p *page) status(s view.Status) {
 	verdict := judge(s)
-	p.text("", verdict.headline)
+	p.verdict(verdict)
 	p.remedy("", verdict.remedy)
 	p.space()
 	p.facts(nodeFacts(s))
@@ -77,8 +71,8 @@ func (p *page) status(s view.Status) {
 		p.waiting("", s.Rotation.Waiting)
 	}
 	problems, warnings := sortProblems(s.Problems)
-	p.problems("problem", problems)
-	p.problems("warning", warnings)
+	p.problems("problem", red, problems)
+	p.problems("warning", yellow, warnings)
 }
 
 func nodeFacts(s view.Status) [][2]string {
@@ -243,12 +237,12 @@ func (p *page) waiting(indent string, peers []view.RotationPeer) {
 	}
 }
 
-func (p *page) problems(what string, problems []view.Problem) {
+func (p *page) problems(what string, c colour, problems []view.Problem) {
 	if len(problems) == 0 {
 		return
 	}
 	p.space()
-	p.text("", count(len(problems), what)+":")
+	p.flow("", "", []string{p.paint(c, count(len(problems), what)+":")})
 	for _, problem := range problems {
 		p.text(indentStep, problem.Subject+": "+problem.Message)
 		p.remedy(indentStep+indentStep, problem.Remedy)

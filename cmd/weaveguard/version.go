@@ -32,15 +32,12 @@ func newVersionCommand(o *options) *cobra.Command {
 			} else {
 				v.Agent = status.Version
 			}
-			if output == formatJSON {
-				return printJSON(cmd.OutOrStdout(), v)
-			}
-			if err != nil {
-				v.Agent = "not known: " + v.Error
-			}
-			page := newPage(cmd.OutOrStdout())
-			page.facts([][2]string{{"client", v.Client}, {"agent", v.Agent}})
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, v, func(p *page) {
+				if err != nil {
+					v.Agent = "not known: " + v.Error
+				}
+				p.facts([][2]string{{"client", v.Client}, {"agent", v.Agent}})
+			})
 		},
 	}
 	addFormatFlag(cmd, &output)
