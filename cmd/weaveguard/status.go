@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -171,25 +170,21 @@ func (p *page) devices(devices []view.DeviceStatus) {
 func (p *page) peers(peers []view.PeerStatus) {
 	var rows [][]string
 	for _, peer := range peers {
-		state, handshake, mtu := "down", "never", "-"
-		if peer.Up {
-			state = "up"
-		}
-		if !peer.LastHandshake.IsZero() {
-			handshake = age(time.Duration(peer.HandshakeAge*float64(time.Second))) + " ago"
-		}
-		if peer.MTU > 0 {
-			mtu = strconv.Itoa(peer.MTU)
-		}
-		rows = append(rows, []string{peer.Node, state, orDash(peer.Endpoint), orDash(peer.Device), handshake,
-			size(peer.ReceivedBytes), size(peer.SentBytes), mtu})
+		rows = append(rows, []string{peer.Node, upOrDown(peer.Up), orDash(peer.Endpoint), orDash(peer.Device),
+			handshake(peer.LastHandshake, peer.HandshakeAge), size(peer.ReceivedBytes), size(peer.SentBytes), numberOrDash(peer.MTU)})
 	}
 	p.table([]string{"PEER", "STATE", "ENDPOINT", "DEVICE", "HANDSHAKE", "RX", "TX", "MTU"}, rows)
-	if down := downPeers(peers); len(down) > 0 {
+	p.downPeers(peers)
+}
+
+// downPeers tells why peers aren't up, if any.
+func (p *page) downPeers(peers []view.PeerStatus) {
+	down := downPeers(peers)
+	if len(down) > 0 {
 		p.space()
-		for _, peer := range down {
-			p.text("", peer.Node+" isn't up: "+reason(peer))
-		}
+	}
+	for _, peer := range down {
+		p.text("", peer.Node+" isn't up: "+reason(peer))
 	}
 }
 
