@@ -100,7 +100,7 @@ func newCommand(o *options) *cobra.Command {
 	complete(cmd, "color", string(colourAuto), string(colourAlways), string(colourNever))
 	cmd.PersistentFlags().IntVar(&o.width, "width", 0, "columns of the output")
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
-	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o))
+	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newWGCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o))
 	return cmd
 }
 

@@ -38,11 +38,13 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"agent":   startAgent,
-			"old":     startOldAgent,
-			"columns": checkColumns,
-			"closed":  runClosed,
-			"socket":  leaveSocket,
+			"agent":     startAgent,
+			"old":       startOldAgent,
+			"columns":   checkColumns,
+			"closed":    runClosed,
+			"socket":    leaveSocket,
+			"wireguard": startWireGuard,
+			"isolated":  runIsolated,
 		},
 	})
 }
