@@ -190,8 +190,9 @@ func newKeyringUseCommand(f *keyringFlags) *cobra.Command {
 		Short: "Encrypt gossip with a key that all agents know",
 		Long: "use makes a key of the keyring the one that encrypts. See before that all agents\n" +
 			"have it: `weaveguard status` of a node lists its gossip keys.",
-		Example: "  weaveguard keyring use 1f2e3d4c",
-		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: f.completeKey,
+		Example:           "  weaveguard keyring use 1f2e3d4c",
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.edit(cmd, func(ring keys.Keyring) (keys.Keyring, string, error) {
 				used, err := ring.Use(args[0])
@@ -212,8 +213,9 @@ func newKeyringRemoveCommand(f *keyringFlags) *cobra.Command {
 		Long: "remove takes a key out of the keyring. It refuses the one that encrypts. See\n" +
 			"before that no agent encrypts with it: it isn't the first of the gossip keys in\n" +
 			"`weaveguard status` of any node. Whoever has this key alone is shut out.",
-		Example: "  weaveguard keyring remove 99aabbcc",
-		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: f.completeKey,
+		Example:           "  weaveguard keyring remove 99aabbcc",
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.edit(cmd, func(ring keys.Keyring) (keys.Keyring, string, error) {
 				left, err := ring.Remove(args[0])
@@ -224,6 +226,18 @@ func newKeyringRemoveCommand(f *keyringFlags) *cobra.Command {
 			})
 		},
 	}
+}
+
+// completeKey completes the fingerprint of a key.
+func (f *keyringFlags) completeKey(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ring, err := f.store().load(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return ring.Fingerprints(), cobra.ShellCompDirectiveNoFileComp
 }
 
 // aboutKey says which key can't be used or removed.

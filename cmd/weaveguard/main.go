@@ -91,7 +91,7 @@ func newCommand(o *options) *cobra.Command {
 		SilenceUsage:       true,
 		SilenceErrors:      true,
 		DisableSuggestions: true,
-		CompletionOptions:  cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions:  cobra.CompletionOptions{DisableDefaultCmd: true}, // it has one of its own
 	}
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
@@ -99,8 +99,14 @@ func newCommand(o *options) *cobra.Command {
 	cmd.PersistentFlags().Var(&o.colour, "color", "auto, always or never; auto: on a terminal, unless $NO_COLOR is set")
 	complete(cmd, "color", string(colourAuto), string(colourAlways), string(colourNever))
 	cmd.PersistentFlags().IntVar(&o.width, "width", 0, "columns of the output")
+	complete(cmd, "width")
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
-	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newWGCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o))
+	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newWGCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand())
+	cmd.InitDefaultHelpCmd()
+	if help, _, err := cmd.Find([]string{"help"}); err == nil {
+		help.Example = "  weaveguard help status"
+	}
+	completeNoFiles(cmd)
 	return cmd
 }
 
