@@ -12,8 +12,9 @@ func shells() []string { return []string{"bash", "zsh", "fish"} }
 
 func newCompletionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "completion " + strings.Join(shells(), "|"),
-		Short: "Print a script by which a shell completes commands and names",
+		Use:         "completion " + strings.Join(shells(), "|"),
+		Annotations: inPlace(placeHere),
+		Short:       "Print a script by which a shell completes commands and names",
 		Long: "completion prints a script for a shell, which then completes commands, flags,\n" +
 			"and what they take: names of nodes, for instance, are asked of the agent. Bash\n" +
 			"needs the package bash-completion.\n\n" +

@@ -44,8 +44,9 @@ func (f *keyringFlags) store() ringStore {
 func newKeyringCommand() *cobra.Command {
 	var f keyringFlags
 	cmd := &cobra.Command{
-		Use:   "keyring",
-		Short: "See and change the keys that gossip is encrypted with",
+		Use:         "keyring",
+		Annotations: inPlace(placeHere),
+		Short:       "See and change the keys that gossip is encrypted with",
 		Long: "keyring sees and changes the gossip keyring: the first key encrypts, all of them\n" +
 			"decrypt. With Kubernetes it is in the Secret weaveguard-gossip, and this command\n" +
 			"runs kubectl, with your own rights, to read and patch it. Without Kubernetes,\n" +
@@ -63,9 +64,7 @@ func newKeyringCommand() *cobra.Command {
 	}
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&f.file, "file", "", "file with the keyring, without Kubernetes")
-	flags.StringVarP(&f.kubectl.namespace, "namespace", "n", "kube-system", "namespace that Weaveguard is installed in")
-	flags.StringVar(&f.kubectl.kubeconfig, "kubeconfig", "", "kubeconfig file for kubectl")
-	flags.StringVar(&f.kubectl.context, "context", "", "context of the kubeconfig for kubectl")
+	f.kubectl.addFlags(flags)
 	cmd.AddCommand(newKeyringListCommand(&f), newKeyringAddCommand(&f), newKeyringUseCommand(&f), newKeyringRemoveCommand(&f))
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,24 +36,30 @@ const socketEnv = "WEAVEGUARD_SOCKET"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run runs one command line, and returns its exit code.
+// run runs one command line, which begins with the program's name, and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := &options{stdout: newScreen(stdout), stderr: newScreen(stderr)}
 	root := newCommand(o)
-	root.SetArgs(args)
+	if filepath.Base(args[0]) == pluginName {
+		o.asPlugin(root)
+	}
+	root.SetArgs(args[1:])
 	root.SetOut(o.stdout)
 	root.SetErr(o.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	var elsewhere *statusError
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errNo):
 		return exitNo
+	case errors.As(err, &elsewhere):
+		return elsewhere.code
 	}
 	message, remedy := explain(err)
 	if !o.understood {
@@ -68,10 +75,19 @@ type options struct {
 	colour         colouring
 	width          int
 	stdout, stderr *screen
-	understood     bool // the command line was fine
+	understood     bool    // the command line was fine
+	plugin         *plugin // nil: the agent is on this node
 }
 
 func (o *options) client() api.Client { return api.Client{Socket: o.socket} }
+
+// status asks the agent, wherever it is.
+func (o *options) status(ctx context.Context) (view.Status, error) {
+	if o.plugin != nil {
+		return o.plugin.status(ctx)
+	}
+	return o.client().Status(ctx)
+}
 
 func newCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
@@ -93,7 +109,8 @@ func newCommand(o *options) *cobra.Command {
 		DisableSuggestions: true,
 		CompletionOptions:  cobra.CompletionOptions{DisableDefaultCmd: true}, // it has one of its own
 	}
-	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
+	cmd.SetUsageTemplate(strings.NewReplacer(".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth),
+		" for more information about a command.", " tells more.").Replace(cmd.UsageTemplate()))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
 	o.colour = colourAuto
 	cmd.PersistentFlags().Var(&o.colour, "color", "auto, always or never; auto: on a terminal, unless $NO_COLOR is set")

@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"weaveguard": main, "kubectl": fakeKubectl})
+	testscript.Main(m, map[string]func(){"weaveguard": main, pluginName: main, "kubectl": fakeKubectl})
 }
 
 // TestScripts runs testdata/*.txtar, which are the specification of what operators see. After a change on purpose,
@@ -133,6 +133,15 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	visit(newCommand(&options{}))
+	visit(asPlugin())
+}
+
+// asPlugin is the command tree of `kubectl weaveguard`.
+func asPlugin() *cobra.Command {
+	o := &options{}
+	cmd := newCommand(o)
+	o.asPlugin(cmd)
+	return cmd
 }
 
 // The command stays small, and works where there is no Kubernetes.

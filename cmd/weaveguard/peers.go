@@ -23,8 +23,9 @@ type peerAnswer struct {
 func newPeersCommand(o *options) *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
-		Use:   "peers [NODE]",
-		Short: "Show the links to the other nodes, or all of one",
+		Use:         "peers [NODE]",
+		Annotations: inPlace(placeAnyNode),
+		Short:       "Show the links to the other nodes, or all of one",
 		Long: "peers shows each other node as seen from this one: whether its link is up, how\n" +
 			"long ago its last handshake was, where packets to it go, the bytes that came\n" +
 			"(RX) and went (TX) through the tunnel, and the MTU in the tunnel. There is a\n" +
@@ -64,7 +65,7 @@ func (o *options) completePeer(cmd *cobra.Command, args []string, _ string) ([]s
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	status, err := o.client().Status(cmd.Context())
+	status, err := o.status(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

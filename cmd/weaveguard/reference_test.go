@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // The reference in docs/cli.md is written from the commands themselves. After a change of theirs, write it anew with:
@@ -42,6 +43,7 @@ func reference(root *cobra.Command) []byte {
 	var page bytes.Buffer
 	page.WriteString(referenceBegin)
 	page.WriteString(prose(root.Long))
+	page.WriteString("\n`kubectl weaveguard` runs these commands in the agents' pods: see [below](#kubectl-weaveguard).\n")
 	page.WriteString("\n| | |\n| --- | --- |\n")
 	all := visible(root)
 	for _, cmd := range all[1:] {
@@ -65,7 +67,21 @@ func reference(root *cobra.Command) []byte {
 			fmt.Fprintf(&page, "\n%s:\n\n```\n%s\n```\n", title, usages)
 		}
 	}
+	plugin := asPlugin()
+	fmt.Fprintf(&page, "\n## %s\n\n%s.\n\n%s\n```\n%s\n```\n\nFlags, beside those of `weaveguard`:\n\n```\n%s```\n", plugin.CommandPath(),
+		plugin.Short, prose(plugin.Long), unindented(plugin.Example), pluginFlags(plugin).FlagUsagesWrapped(defaultWidth))
 	return page.Bytes()
+}
+
+// pluginFlags are those that `kubectl weaveguard` has and weaveguard hasn't.
+func pluginFlags(plugin *cobra.Command) *pflag.FlagSet {
+	flags, own := pflag.NewFlagSet("", pflag.ContinueOnError), newCommand(&options{}).PersistentFlags()
+	plugin.PersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if own.Lookup(f.Name) == nil {
+			flags.AddFlag(f)
+		}
+	})
+	return flags
 }
 
 // visible are a command and all below it, but for those that are hidden.

@@ -17,8 +17,9 @@ func newStatusCommand(o *options) *cobra.Command {
 	var output format
 	var check bool
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show this node, its tunnel devices and its peers",
+		Use:         "status",
+		Annotations: inPlace(placeAnyNode),
+		Short:       "Show this node, its tunnel devices and its peers",
 		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
 			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
 			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +

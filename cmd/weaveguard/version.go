@@ -16,8 +16,9 @@ type versions struct {
 func newVersionCommand(o *options) *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Show the versions of this command and of the agent",
+		Use:         "version",
+		Annotations: inPlace(placeHere),
+		Short:       "Show the versions of this command and of the agent",
 		Long: "version shows the version of this command, and of the agent of this node where\n" +
 			"it can be asked.\n\n" +
 			"Exit status: 0, also when the agent couldn't be asked.",
@@ -26,7 +27,7 @@ func newVersionCommand(o *options) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versions{Client: view.Version()}
-			status, err := o.client().Status(cmd.Context())
+			status, err := o.status(cmd.Context())
 			if err != nil {
 				v.Error, _ = explain(err)
 			} else {

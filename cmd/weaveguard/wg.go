@@ -43,8 +43,9 @@ type wgPeer struct {
 func newWGCommand(o *options) *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
-		Use:   "wg",
-		Short: "Show the WireGuard devices, with the names of nodes beside keys",
+		Use:         "wg",
+		Annotations: inPlace(placeAnyNode),
+		Short:       "Show the WireGuard devices, with the names of nodes beside keys",
 		Long: "wg shows what `wg show` does of the tunnel devices of this node, read from\n" +
 			"WireGuard itself, with the names of nodes beside their keys, as the agent knows\n" +
 			"them. Without an agent there are no names. Private keys are never shown.\n\n" +
