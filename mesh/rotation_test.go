@@ -90,6 +90,15 @@ func mustRotate(t *testing.T, a *live, want string) {
 	}
 }
 
+// shownLinks are the links to b as status shows them: device, generations of both ends, and whether it has the traffic.
+func shownLinks(s view.Status) string {
+	var links []string
+	for _, l := range peer(s, "b").Links {
+		links = append(links, fmt.Sprintf("%s %d-%d %v", l.Device, l.OwnGeneration, l.Generation, l.Carries))
+	}
+	return strings.Join(links, ", ")
+}
+
 // A rotation from its request to its end, as the others, Kubernetes and operators see it.
 func TestRotation(t *testing.T) {
 	t.Parallel()
@@ -99,6 +108,9 @@ func TestRotation(t *testing.T) {
 		s := passes(a)
 		if s.Rotation.Phase != "switching" || !slices.Equal(announcedGenerations(t, w), []uint32{0, 1}) {
 			t.Errorf("it is %+v, and %v is announced", s.Rotation, announcedGenerations(t, w))
+		}
+		if got, want := shownLinks(s), "weave-wg0 0-0 false, weave-wg2 1-0 true"; got != want {
+			t.Errorf("the links to b are %s, want %s", got, want)
 		}
 		mustRotate(t, a, view.RotateQueued)
 		mustRotate(t, a, view.RotateAlreadyQueued)

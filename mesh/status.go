@@ -96,15 +96,18 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 			generations[g.Key] = g.Number
 		}
 	}
-	byNode := map[string]view.PeerStatus{}
+	byNode, links := map[string]view.PeerStatus{}, map[string][]view.LinkStatus{}
 	for _, d := range p.desired.Devices {
 		for _, peer := range d.Peers {
-			if l := carrying(p, peer.Node); l != nil && l.Device != d.Name {
-				continue // another link has the traffic
-			}
+			l := carrying(p, peer.Node)
 			id := linkID{d.Name, owns[d.Name], peer.PublicKey}
 			s := linkStatus(d, peer, states[id], p.tracks[id], now)
-			s.MTU, s.Gossip, s.Generation = routeMTU(p.desired, d, peer), alive[peer.Node], generations[peer.PublicKey]
+			s.Generation = generations[peer.PublicKey]
+			links[peer.Node] = append(links[peer.Node], oneLink(s, d.Generation, l != nil && l.Device == d.Name))
+			if l != nil && l.Device != d.Name {
+				continue // another link has the traffic
+			}
+			s.MTU, s.Gossip = routeMTU(p.desired, d, peer), alive[peer.Node]
 			s.PathMTU = pathMTU(p.desired, peer.Endpoint.Addr())
 			byNode[peer.Node] = s
 		}
@@ -129,7 +132,20 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 			byNode[n.Name] = s
 		}
 	}
+	for node, all := range links {
+		s := byNode[node]
+		s.Links = all
+		byNode[node] = s
+	}
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// oneLink is a link by itself: one of those to a peer, which has the peer's status when traffic takes it.
+func oneLink(s view.PeerStatus, own uint32, carries bool) view.LinkStatus {
+	return view.LinkStatus{
+		Device: s.Device, OwnGeneration: own, PublicKey: s.PublicKey, Generation: s.Generation, Endpoint: s.Endpoint, Carries: carries,
+		LastHandshake: s.LastHandshake, HandshakeAge: s.HandshakeAge, ReceivedBytes: s.ReceivedBytes, SentBytes: s.SentBytes,
+	}
 }
 
 // ofNetwork reports whether a prefix is a node's part of one of its networks.

@@ -60,8 +60,8 @@ func (f *fakeAgent) rotate(force bool) (view.RotateAnswer, error) {
 	return view.RotateAnswer{State: view.RotateStarted, Generation: newest + 1}, nil
 }
 
-// startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as an agent does: agent FILE... The statuses
-// after the first are for a rotation: see fakeAgent.
+// startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as it is then, as an agent does: agent FILE... The
+// statuses after the first are for a rotation: see fakeAgent.
 func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: agent FILE...")

@@ -10,8 +10,25 @@ import (
 // verdict is a status in one sentence.
 type verdict struct {
 	healthy  bool
+	flawed   bool // healthy, and there are problems all the same
 	headline string
 	remedy   string // "": nothing to do, or the headline says it
+}
+
+// verdict adds the headline, whose first words are coloured: healthy, or not healthy.
+func (p *page) verdict(v verdict) {
+	c, lead := red, 2
+	if v.healthy {
+		c, lead = green, 1
+	}
+	if v.flawed {
+		c = yellow
+	}
+	items := words(v.headline)
+	for i := range items[:lead] {
+		items[i] = p.paint(c, items[i])
+	}
+	p.flow("", indentStep, items)
 }
 
 // judge finds the most important thing about a node. A node is healthy when it can carry pod traffic and all its
@@ -32,6 +49,7 @@ func judge(s view.Status) verdict {
 	}
 	v := verdict{healthy: true, headline: "healthy"}
 	if len(problems) > 0 {
+		v.flawed = true
 		v.headline += ", with " + count(len(problems), "problem") + ": " + said(problems[0])
 		v.remedy = problems[0].Remedy
 		return v

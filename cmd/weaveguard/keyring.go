@@ -44,8 +44,9 @@ func (f *keyringFlags) store() ringStore {
 func newKeyringCommand() *cobra.Command {
 	var f keyringFlags
 	cmd := &cobra.Command{
-		Use:   "keyring",
-		Short: "See and change the keys that gossip is encrypted with",
+		Use:         "keyring",
+		Annotations: inPlace(placeHere),
+		Short:       "See and change the keys that gossip is encrypted with",
 		Long: "keyring sees and changes the gossip keyring: the first key encrypts, all of them\n" +
 			"decrypt. With Kubernetes it is in the Secret weaveguard-gossip, and this command\n" +
 			"runs kubectl, with your own rights, to read and patch it. Without Kubernetes,\n" +
@@ -63,9 +64,7 @@ func newKeyringCommand() *cobra.Command {
 	}
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&f.file, "file", "", "file with the keyring, without Kubernetes")
-	flags.StringVarP(&f.kubectl.namespace, "namespace", "n", "kube-system", "namespace that Weaveguard is installed in")
-	flags.StringVar(&f.kubectl.kubeconfig, "kubeconfig", "", "kubeconfig file for kubectl")
-	flags.StringVar(&f.kubectl.context, "context", "", "context of the kubeconfig for kubectl")
+	f.kubectl.addFlags(flags)
 	cmd.AddCommand(newKeyringListCommand(&f), newKeyringAddCommand(&f), newKeyringUseCommand(&f), newKeyringRemoveCommand(&f))
 	return cmd
 }
@@ -91,16 +90,11 @@ func newKeyringListCommand(f *keyringFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				all := []ringKey{}
-				for i, fingerprint := range ring.Fingerprints() {
-					all = append(all, ringKey{fingerprint, i == 0})
-				}
-				return printJSON(cmd.OutOrStdout(), all)
+			all := []ringKey{}
+			for i, fingerprint := range ring.Fingerprints() {
+				all = append(all, ringKey{fingerprint, i == 0})
 			}
-			page := newPage(cmd.OutOrStdout())
-			page.keyring(ring)
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, all, func(p *page) { p.keyring(ring) })
 		},
 	}
 	addFormatFlag(cmd, &output)
@@ -195,8 +189,9 @@ func newKeyringUseCommand(f *keyringFlags) *cobra.Command {
 		Short: "Encrypt gossip with a key that all agents know",
 		Long: "use makes a key of the keyring the one that encrypts. See before that all agents\n" +
 			"have it: `weaveguard status` of a node lists its gossip keys.",
-		Example: "  weaveguard keyring use 1f2e3d4c",
-		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: f.completeKey,
+		Example:           "  weaveguard keyring use 1f2e3d4c",
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.edit(cmd, func(ring keys.Keyring) (keys.Keyring, string, error) {
 				used, err := ring.Use(args[0])
@@ -217,8 +212,9 @@ func newKeyringRemoveCommand(f *keyringFlags) *cobra.Command {
 		Long: "remove takes a key out of the keyring. It refuses the one that encrypts. See\n" +
 			"before that no agent encrypts with it: it isn't the first of the gossip keys in\n" +
 			"`weaveguard status` of any node. Whoever has this key alone is shut out.",
-		Example: "  weaveguard keyring remove 99aabbcc",
-		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: f.completeKey,
+		Example:           "  weaveguard keyring remove 99aabbcc",
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.edit(cmd, func(ring keys.Keyring) (keys.Keyring, string, error) {
 				left, err := ring.Remove(args[0])
@@ -229,6 +225,18 @@ func newKeyringRemoveCommand(f *keyringFlags) *cobra.Command {
 			})
 		},
 	}
+}
+
+// completeKey completes the fingerprint of a key.
+func (f *keyringFlags) completeKey(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ring, err := f.store().load(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return ring.Fingerprints(), cobra.ShellCompDirectiveNoFileComp
 }
 
 // aboutKey says which key can't be used or removed.

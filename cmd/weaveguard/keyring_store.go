@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -59,49 +57,6 @@ func (f *ringFile) save(_ context.Context, ring keys.Keyring) error {
 	}
 	return ring.Save(path)
 }
-
-// kubectl runs kubectl with the operator's own rights.
-type kubectl struct {
-	namespace, kubeconfig, context string
-}
-
-// run returns what kubectl prints. What goes in goes by the standard input, so no secret is on a command line.
-func (k kubectl) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
-	args = append([]string{"--namespace", k.namespace}, args...)
-	if k.kubeconfig != "" {
-		args = append([]string{"--kubeconfig", k.kubeconfig}, args...)
-	}
-	if k.context != "" {
-		args = append([]string{"--context", k.context}, args...)
-	}
-	cmd := exec.CommandContext(ctx, "kubectl", args...)
-	cmd.Stdin = bytes.NewReader(stdin)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var failed *exec.ExitError
-	switch {
-	case err == nil:
-		return stdout.Bytes(), nil
-	case errors.As(err, &failed):
-		return nil, &kubectlError{hideKeys(strings.TrimSpace(stderr.String()))}
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, &adviceError{"there is no kubectl here",
-			"run this where kubectl reaches the cluster; without Kubernetes, name the keyring with --file"}
-	}
-	return nil, fmt.Errorf("running kubectl: %w", err)
-}
-
-// kubectlError is what kubectl said when it failed.
-type kubectlError struct{ said string }
-
-func (e *kubectlError) Error() string { return "kubectl: " + e.said }
-
-// secretLike is base64 as long as a key's, or longer.
-var secretLike = regexp.MustCompile(`[A-Za-z0-9+/]{40,}=*`)
-
-// hideKeys keeps keys that somebody else's message quotes from being printed.
-func hideKeys(text string) string { return secretLike.ReplaceAllString(text, "(hidden)") }
 
 // ringSecret is a keyring in a Secret of a cluster.
 type ringSecret struct {

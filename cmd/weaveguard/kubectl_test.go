@@ -1,23 +1,50 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // fakeKubectl is kubectl and an API server with one Secret, in secret.json. It patches that by resource version alone,
 // and appends its command lines to kubectl.log. It fails with what is in $KUBECTL_FAILS, and with $KUBECTL_RACES
-// somebody changes the Secret after each time that it is read.
+// somebody changes the Secret after each time that it is read. It lists the pods that are in pods.json, and runs
+// commands in them: here, with the pod's name and .sock as the agent's socket. It runs its plugins, too.
 func fakeKubectl() {
-	if err := kubectlOn("secret.json", os.Args[1:], os.Stdin, os.Stdout); err != nil {
+	err := kubectlOn("secret.json", os.Args[1:], os.Stdin, os.Stdout)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if os.Args[1] != "weaveguard" {
+			fmt.Fprintf(os.Stderr, "command terminated with exit code %d\n", exit.ExitCode())
+		}
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// inPod runs a command in a pod that is in pods.json.
+func inPod(pod string, command []string, stdout io.Writer) error {
+	pods, err := os.ReadFile("pods.json")
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(pods, []byte(`"name": "`+pod+`"`)) {
+		return fmt.Errorf("Error from server (NotFound): pods %q not found", pod)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), socketEnv+"="+pod+".sock", "COLUMNS=") // a container has an environment of its own
+	cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+	return cmd.Run()
 }
 
 func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) error {
@@ -33,8 +60,26 @@ func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) er
 	if fails := os.Getenv("KUBECTL_FAILS"); fails != "" {
 		return fmt.Errorf("%s", fails)
 	}
+	if args[0] == "weaveguard" {
+		plugin := exec.Command(pluginName, args[1:]...)
+		plugin.Stdin, plugin.Stdout, plugin.Stderr = stdin, stdout, os.Stderr
+		return plugin.Run()
+	}
+	if i := slices.Index(args, "exec"); i >= 0 {
+		if strings.Join(args[i+2:i+5], " ") != "--container weave --" {
+			return fmt.Errorf("error: unknown container in %q", line)
+		}
+		return inPod(args[i+1], args[i+5:], stdout)
+	}
 	has, err := os.ReadFile(path)
 	switch {
+	case strings.HasSuffix(line, "get pods --selector app.kubernetes.io/name=weaveguard,app.kubernetes.io/component=agent --output json"):
+		pods, err := os.ReadFile("pods.json")
+		if err != nil {
+			return err
+		}
+		_, err = stdout.Write(pods)
+		return err
 	case strings.HasSuffix(line, "get secret weaveguard-gossip --ignore-not-found --output json"):
 		if err != nil {
 			return nil

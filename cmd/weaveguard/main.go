@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,40 +36,58 @@ const socketEnv = "WEAVEGUARD_SOCKET"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run runs one command line, and returns its exit code.
+// run runs one command line, which begins with the program's name, and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := &options{}
+	o := &options{stdout: newScreen(stdout), stderr: newScreen(stderr)}
 	root := newCommand(o)
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	if filepath.Base(args[0]) == pluginName {
+		o.asPlugin(root)
+	}
+	root.SetArgs(args[1:])
+	root.SetOut(o.stdout)
+	root.SetErr(o.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	var elsewhere *statusError
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errNo):
 		return exitNo
+	case errors.As(err, &elsewhere):
+		return elsewhere.code
 	}
 	message, remedy := explain(err)
 	if !o.understood {
 		remedy = fmt.Sprintf("see `%s --help`", cmd.CommandPath())
 	}
-	complain(stderr, message, remedy)
+	complain(o.stderr, message, remedy)
 	return exitError
 }
 
 // options are what all commands have in common.
 type options struct {
-	socket     string
-	understood bool // the command line was fine
+	socket         string
+	colour         colouring
+	width          int
+	stdout, stderr *screen
+	understood     bool    // the command line was fine
+	plugin         *plugin // nil: the agent is on this node
 }
 
 func (o *options) client() api.Client { return api.Client{Socket: o.socket} }
+
+// status asks the agent, wherever it is.
+func (o *options) status(ctx context.Context) (view.Status, error) {
+	if o.plugin != nil {
+		return o.plugin.status(ctx)
+	}
+	return o.client().Status(ctx)
+}
 
 func newCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
@@ -80,15 +99,31 @@ func newCommand(o *options) *cobra.Command {
 			"(as by status --check), 2 when it couldn't be answered, or was refused.",
 		Example: "  weaveguard status\n" +
 			"  kubectl exec -n kube-system ds/weaveguard -c weave -- weaveguard status",
-		PersistentPreRun:   func(*cobra.Command, []string) { o.understood = true },
+		PersistentPreRun: func(*cobra.Command, []string) {
+			o.understood = true
+			o.stdout.set(o.colour, o.width)
+			o.stderr.set(o.colour, o.width)
+		},
 		SilenceUsage:       true,
 		SilenceErrors:      true,
 		DisableSuggestions: true,
-		CompletionOptions:  cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions:  cobra.CompletionOptions{DisableDefaultCmd: true}, // it has one of its own
 	}
-	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
+	cmd.SetUsageTemplate(strings.NewReplacer(".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth),
+		" for more information about a command.", " tells more.").Replace(cmd.UsageTemplate()))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
-	cmd.AddCommand(newStatusCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o))
+	o.colour = colourAuto
+	cmd.PersistentFlags().Var(&o.colour, "color", "auto, always or never; auto: on a terminal, unless $NO_COLOR is set")
+	complete(cmd, "color", string(colourAuto), string(colourAlways), string(colourNever))
+	cmd.PersistentFlags().IntVar(&o.width, "width", 0, "columns of the output")
+	complete(cmd, "width")
+	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
+	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newWGCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand())
+	cmd.InitDefaultHelpCmd()
+	if help, _, err := cmd.Find([]string{"help"}); err == nil {
+		help.Example = "  weaveguard help status"
+	}
+	completeNoFiles(cmd)
 	return cmd
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"flag"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"weaveguard": main, "kubectl": fakeKubectl})
+	testscript.Main(m, map[string]func(){"weaveguard": main, pluginName: main, "kubectl": fakeKubectl})
 }
 
 // TestScripts runs testdata/*.txtar, which are the specification of what operators see. After a change on purpose,
@@ -36,9 +38,13 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"agent":   startAgent,
-			"old":     startOldAgent,
-			"columns": checkColumns,
+			"agent":     startAgent,
+			"old":       startOldAgent,
+			"columns":   checkColumns,
+			"closed":    runClosed,
+			"socket":    leaveSocket,
+			"wireguard": startWireGuard,
+			"isolated":  runIsolated,
 		},
 	})
 }
@@ -62,6 +68,52 @@ func checkColumns(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// runClosed runs a command whose output nobody reads, and checks that SIGPIPE ends it, as it does most programs (Go sees
+// to that for the standard output, also where a parent has it ignored), and that it says nothing: closed COMMAND ARG...
+func runClosed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: closed COMMAND ARG...")
+	}
+	read, write, err := os.Pipe()
+	ts.Check(err)
+	ts.Check(read.Close())
+	var stderr strings.Builder
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = ts.Getenv("WORK"), environment(ts), write, &stderr
+	err = cmd.Run()
+	ts.Check(write.Close())
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		ts.Fatalf("it ended with %v, want a failure", err)
+	}
+	if status := exit.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGPIPE {
+		ts.Fatalf("it ended with %v, want SIGPIPE", err)
+	}
+	if stderr.Len() > 0 {
+		ts.Fatalf("it said: %s", &stderr)
+	}
+}
+
+// environment is what commands of the script need of its environment.
+func environment(ts *testscript.TestScript) []string {
+	env := os.Environ()
+	for _, name := range []string{"PATH", "WORK", socketEnv, "COLUMNS"} {
+		env = append(env, name+"="+ts.Getenv(name))
+	}
+	return env
+}
+
+// leaveSocket leaves a socket that nobody listens on: socket PATH.
+func leaveSocket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: socket PATH")
+	}
+	listener, err := net.Listen("unix", ts.MkAbs(args[0]))
+	ts.Check(err)
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	ts.Check(listener.Close())
+}
+
 // Help is part of what a command is: each has an example, and fits a terminal.
 func TestHelp(t *testing.T) {
 	var visit func(cmd *cobra.Command)
@@ -81,6 +133,15 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	visit(newCommand(&options{}))
+	visit(asPlugin())
+}
+
+// asPlugin is the command tree of `kubectl weaveguard`.
+func asPlugin() *cobra.Command {
+	o := &options{}
+	cmd := newCommand(o)
+	o.asPlugin(cmd)
+	return cmd
 }
 
 // The command stays small, and works where there is no Kubernetes.
@@ -93,6 +154,9 @@ func TestDependencies(t *testing.T) {
 		t.Fatalf("the list lacks mesh/api:\n%s", out)
 	}
 	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "sigs.k8s.io/yaml") {
+			continue // a codec
+		}
 		for _, forbidden := range []string{"k8s.io/", "sigs.k8s.io/", "vishvananda/netlink", "hashicorp/memberlist"} {
 			if strings.Contains(line, forbidden) {
 				t.Errorf("the command links %s", strings.TrimSpace(line))

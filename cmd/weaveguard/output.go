@@ -2,21 +2,16 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
-	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/weaveguard/weaveguard/mesh/api"
 )
@@ -30,34 +25,18 @@ const (
 
 // page collects what a command says, in lines of a limited width, to print it at once.
 type page struct {
-	width int
-	buf   bytes.Buffer
+	width  int
+	colour bool
+	buf    bytes.Buffer
 }
 
-func newPage(out io.Writer) *page { return &page{width: widthOf(out)} }
-
-// widthOf is how many columns a terminal has, else what $COLUMNS says, else 80.
-func widthOf(out io.Writer) int {
-	width := 0
-	if file, ok := out.(*os.File); ok {
-		width, _, _ = term.GetSize(int(file.Fd())) // an error means: not a terminal
-	}
-	if width == 0 {
-		width, _ = strconv.Atoi(os.Getenv("COLUMNS"))
-	}
-	if width == 0 {
-		width = defaultWidth
-	}
-	return max(width, minWidth)
+func newPage(out io.Writer) *page {
+	s := newScreen(out)
+	return &page{width: s.width, colour: s.colour}
 }
 
 // printTo ends the page.
-func (p *page) printTo(out io.Writer) error {
-	if _, err := out.Write(p.buf.Bytes()); err != nil {
-		return fmt.Errorf("printing: %w", err)
-	}
-	return nil
-}
+func (p *page) printTo(out io.Writer) error { return printed(out.Write(p.buf.Bytes())) }
 
 // space leaves a line empty, but not the first one.
 func (p *page) space() {
@@ -102,7 +81,7 @@ func (p *page) flow(first, rest string, items []string) {
 }
 
 // columns is how wide a text is on a terminal.
-func columns(text string) int { return utf8.RuneCountInString(text) }
+func columns(text string) int { return utf8.RuneCountInString(painted.ReplaceAllString(text, "")) }
 
 // printable keeps what other hosts wrote from steering the terminal.
 func printable(text string) string {
@@ -132,29 +111,34 @@ func (p *page) facts(facts [][2]string) {
 // table adds rows below a header, or, where that is too wide, a paragraph for each row: its first cell, and below it
 // the others with the names of their columns.
 func (p *page) table(header []string, rows [][]string) {
-	var buf bytes.Buffer
-	w := tabwriter.NewWriter(&buf, 0, 0, columnGap, ' ', 0)
+	widths := make([]int, len(header))
+	cells := make([][]string, 0, len(rows)+1)
 	for _, row := range append([][]string{header}, rows...) {
-		cells := make([]string, len(row))
+		line := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = printable(cell)
+			cell = printable(cell)
+			widths[i] = max(widths[i], columns(cell))
+			line[i] = p.paint(cellColour(header[i], cell), cell)
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
+		cells = append(cells, line)
 	}
-	_ = w.Flush() // a bytes.Buffer takes everything
-	fits := true
-	for line := range strings.Lines(buf.String()) {
-		fits = fits && columns(strings.TrimRight(line, " \n")) <= p.width
+	lines, fits := make([]string, len(cells)), true
+	for i, row := range cells {
+		for j, cell := range row {
+			lines[i] += cell + strings.Repeat(" ", widths[j]-columns(cell)+columnGap)
+		}
+		lines[i] = strings.TrimRight(lines[i], " ")
+		fits = fits && columns(lines[i]) <= p.width
 	}
 	if fits {
-		p.buf.Write(buf.Bytes())
+		p.buf.WriteString(strings.Join(lines, "\n") + "\n")
 		return
 	}
-	for _, row := range rows {
-		p.text("", row[0])
+	for _, row := range cells[1:] {
+		p.flow("", indentStep, []string{row[0]})
 		var items []string
 		for i, cell := range row[1:] {
-			item := printable(label(header[i+1]) + " " + cell)
+			item := label(header[i+1]) + " " + cell
 			if i < len(row)-2 {
 				item += ","
 			}
@@ -170,17 +154,6 @@ func label(title string) string {
 		return title
 	}
 	return strings.ToLower(title)
-}
-
-// printJSON prints a value for programs.
-func printJSON(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", indentStep)
-	if err := encoder.Encode(value); err != nil {
-		return fmt.Errorf("printing JSON: %w", err)
-	}
-	return nil
 }
 
 // explain takes an error apart into what is wrong and, if it is known, what to do.
@@ -215,31 +188,6 @@ func (p *page) remedy(indent, remedy string) {
 	if remedy != "" {
 		p.text(indent, "what to do: "+remedy)
 	}
-}
-
-// format is the value of -o.
-type format string
-
-const (
-	formatText format = "text"
-	formatJSON format = "json"
-)
-
-// String, Set and Type make it a flag's value.
-func (f *format) String() string { return string(*f) }
-func (f *format) Type() string   { return "format" }
-func (f *format) Set(value string) error {
-	switch v := format(value); v {
-	case formatText, formatJSON:
-		*f = v
-		return nil
-	}
-	return errors.New("it takes text or json")
-}
-
-func addFormatFlag(cmd *cobra.Command, f *format) {
-	*f = formatText
-	cmd.Flags().VarP(f, "output", "o", "text or json")
 }
 
 // size is a number of bytes in few characters, in powers of 1000.

@@ -62,21 +62,15 @@ func (f *rotateFlags) check(timeoutGiven bool) error {
 }
 
 func (f *rotateFlags) rotate(cmd *cobra.Command, o *options) error {
-	answer, err := o.client().Rotate(cmd.Context(), f.force)
+	noted, err := o.client().Rotate(cmd.Context(), f.force)
 	if err != nil {
 		return err
 	}
-	if f.output == formatJSON {
-		err = printJSON(cmd.OutOrStdout(), answer)
-	} else {
-		page := newPage(cmd.OutOrStdout())
-		page.text("", inWords(answer))
-		err = page.printTo(cmd.OutOrStdout())
-	}
+	err = answer(cmd, f.output, noted, func(p *page) { p.text("", inWords(noted)) })
 	if err != nil || !f.wait {
 		return err
 	}
-	w := waiter{ask: o.client().Status, wanted: answer.Generation, timeout: f.timeout, stderr: cmd.ErrOrStderr()}
+	w := waiter{ask: o.client().Status, wanted: noted.Generation, timeout: f.timeout, stderr: cmd.ErrOrStderr()}
 	return w.run(cmd.Context())
 }
 

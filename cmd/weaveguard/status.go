@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,8 +17,9 @@ func newStatusCommand(o *options) *cobra.Command {
 	var output format
 	var check bool
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show this node, its tunnel devices and its peers",
+		Use:         "status",
+		Annotations: inPlace(placeAnyNode),
+		Short:       "Show this node, its tunnel devices and its peers",
 		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
 			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
 			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +
@@ -39,13 +39,7 @@ func newStatusCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				err = printJSON(cmd.OutOrStdout(), status)
-			} else {
-				page := newPage(cmd.OutOrStdout())
-				page.status(status)
-				err = page.printTo(cmd.OutOrStdout())
-			}
+			err = answer(cmd, output, status, func(p *page) { p.status(status) })
 			if err == nil && check && !judge(status).healthy {
 				err = errNo
 			}
@@ -59,7 +53,7 @@ func newStatusCommand(o *options) *cobra.Command {
 
 func (p *page) status(s view.Status) {
 	verdict := judge(s)
-	p.text("", verdict.headline)
+	p.verdict(verdict)
 	p.remedy("", verdict.remedy)
 	p.space()
 	p.facts(nodeFacts(s))
@@ -77,8 +71,8 @@ func (p *page) status(s view.Status) {
 		p.waiting("", s.Rotation.Waiting)
 	}
 	problems, warnings := sortProblems(s.Problems)
-	p.problems("problem", problems)
-	p.problems("warning", warnings)
+	p.problems("problem", red, problems)
+	p.problems("warning", yellow, warnings)
 }
 
 func nodeFacts(s view.Status) [][2]string {
@@ -177,25 +171,21 @@ func (p *page) devices(devices []view.DeviceStatus) {
 func (p *page) peers(peers []view.PeerStatus) {
 	var rows [][]string
 	for _, peer := range peers {
-		state, handshake, mtu := "down", "never", "-"
-		if peer.Up {
-			state = "up"
-		}
-		if !peer.LastHandshake.IsZero() {
-			handshake = age(time.Duration(peer.HandshakeAge*float64(time.Second))) + " ago"
-		}
-		if peer.MTU > 0 {
-			mtu = strconv.Itoa(peer.MTU)
-		}
-		rows = append(rows, []string{peer.Node, state, orDash(peer.Endpoint), orDash(peer.Device), handshake,
-			size(peer.ReceivedBytes), size(peer.SentBytes), mtu})
+		rows = append(rows, []string{peer.Node, upOrDown(peer.Up), orDash(peer.Endpoint), orDash(peer.Device),
+			handshake(peer.LastHandshake, peer.HandshakeAge), size(peer.ReceivedBytes), size(peer.SentBytes), numberOrDash(peer.MTU)})
 	}
 	p.table([]string{"PEER", "STATE", "ENDPOINT", "DEVICE", "HANDSHAKE", "RX", "TX", "MTU"}, rows)
-	if down := downPeers(peers); len(down) > 0 {
+	p.downPeers(peers)
+}
+
+// downPeers tells why peers aren't up, if any.
+func (p *page) downPeers(peers []view.PeerStatus) {
+	down := downPeers(peers)
+	if len(down) > 0 {
 		p.space()
-		for _, peer := range down {
-			p.text("", peer.Node+" isn't up: "+reason(peer))
-		}
+	}
+	for _, peer := range down {
+		p.text("", peer.Node+" isn't up: "+reason(peer))
 	}
 }
 
@@ -243,12 +233,12 @@ func (p *page) waiting(indent string, peers []view.RotationPeer) {
 	}
 }
 
-func (p *page) problems(what string, problems []view.Problem) {
+func (p *page) problems(what string, c colour, problems []view.Problem) {
 	if len(problems) == 0 {
 		return
 	}
 	p.space()
-	p.text("", count(len(problems), what)+":")
+	p.flow("", "", []string{p.paint(c, count(len(problems), what)+":")})
 	for _, problem := range problems {
 		p.text(indentStep, problem.Subject+": "+problem.Message)
 		p.remedy(indentStep+indentStep, problem.Remedy)

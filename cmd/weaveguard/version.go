@@ -16,8 +16,9 @@ type versions struct {
 func newVersionCommand(o *options) *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Show the versions of this command and of the agent",
+		Use:         "version",
+		Annotations: inPlace(placeHere),
+		Short:       "Show the versions of this command and of the agent",
 		Long: "version shows the version of this command, and of the agent of this node where\n" +
 			"it can be asked.\n\n" +
 			"Exit status: 0, also when the agent couldn't be asked.",
@@ -26,21 +27,18 @@ func newVersionCommand(o *options) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versions{Client: view.Version()}
-			status, err := o.client().Status(cmd.Context())
+			status, err := o.status(cmd.Context())
 			if err != nil {
 				v.Error, _ = explain(err)
 			} else {
 				v.Agent = status.Version
 			}
-			if output == formatJSON {
-				return printJSON(cmd.OutOrStdout(), v)
-			}
-			if err != nil {
-				v.Agent = "not known: " + v.Error
-			}
-			page := newPage(cmd.OutOrStdout())
-			page.facts([][2]string{{"client", v.Client}, {"agent", v.Agent}})
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, v, func(p *page) {
+				if err != nil {
+					v.Agent = "not known: " + v.Error
+				}
+				p.facts([][2]string{{"client", v.Client}, {"agent", v.Agent}})
+			})
 		},
 	}
 	addFormatFlag(cmd, &output)

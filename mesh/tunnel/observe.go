@@ -44,7 +44,7 @@ func (a *Applier) Observe(ctx context.Context) ([]view.DeviceState, error) {
 
 func toState(name string, device *wgtypes.Device) view.DeviceState {
 	state := view.DeviceState{
-		Name: name, Kind: kindOf(device), ListenPort: uint16(device.ListenPort), PublicKey: keys.PublicKey(device.PublicKey),
+		Name: name, Kind: KindOf(device), ListenPort: uint16(device.ListenPort), PublicKey: keys.PublicKey(device.PublicKey),
 	}
 	for _, peer := range device.Peers {
 		state.Peers = append(state.Peers, view.PeerState{

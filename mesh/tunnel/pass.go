@@ -145,7 +145,7 @@ func (p *pass) setPort(ctx context.Context, desired uint16) {
 		return
 	}
 	if err := p.write(wgtypes.Config{ListenPort: &port}); err != nil {
-		if old := p.current.ListenPort; old != 0 && kindOf(p.current) == Userspace {
+		if old := p.current.ListenPort; old != 0 && KindOf(p.current) == Userspace {
 			// The kernel keeps the old port then; in userspace the device is left with no port, and no sessions.
 			err = errors.Join(err, p.write(wgtypes.Config{ListenPort: &old}))
 		}

@@ -169,7 +169,7 @@ func (a *Applier) applyDevice(ctx context.Context, desired view.Device, part fun
 		return made, err
 	}
 	defer client.Close() // it only lets go of a socket
-	if kind := kindOf(current); kind != a.config.Kind {
+	if kind := KindOf(current); kind != a.config.Kind {
 		return made, fmt.Errorf("it is a %s WireGuard device, and this agent makes %s ones; remove it, or start the agent "+
 			"with --wireguard=%s", kind, a.config.Kind, kind)
 	}
@@ -257,7 +257,8 @@ func read(client Client, name string) (*wgtypes.Device, error) {
 	return device, nil
 }
 
-func kindOf(device *wgtypes.Device) string {
+// KindOf is Kernel or Userspace.
+func KindOf(device *wgtypes.Device) string {
 	if device.Type == wgtypes.Userspace {
 		return Userspace
 	}

@@ -136,8 +136,26 @@ type PeerStatus struct {
 	Gossip  bool `json:"gossip"` // gossip sees it now
 	// Networks are those beside the default one of its document in force that count, sorted by name.
 	Networks []Network `json:"networks,omitempty"`
+	// Links are all links to it, also those that traffic doesn't take, sorted by device: there are several while this node
+	// or that one changes its key.
+	Links []LinkStatus `json:"links,omitempty"`
 	// Document says, in words, why its latest document isn't in force; "": it is, or there is none.
 	Document string `json:"document,omitempty"`
+}
+
+// LinkStatus is one link to another node.
+type LinkStatus struct {
+	Device        string         `json:"device"`
+	OwnGeneration uint32         `json:"ownGeneration"` // of this node's key
+	PublicKey     keys.PublicKey `json:"publicKey"`     // of the other node
+	Generation    uint32         `json:"generation"`    // of that key
+	Endpoint      string         `json:"endpoint"`
+	Carries       bool           `json:"carries"` // traffic takes this link
+	LastHandshake time.Time      `json:"lastHandshake,omitzero"`
+	// HandshakeAge is in seconds; negative when there was none.
+	HandshakeAge  float64 `json:"handshakeAgeSeconds"`
+	ReceivedBytes int64   `json:"receivedBytes"`
+	SentBytes     int64   `json:"sentBytes"`
 }
 
 // GossipStatus is the state of the gossip.
