@@ -23,6 +23,7 @@ import (
 type fakeAgent struct {
 	mu       sync.Mutex
 	statuses []view.Status
+	topology view.Topology
 	rotates  bool
 }
 
@@ -61,13 +62,19 @@ func (f *fakeAgent) rotate(force bool) (view.RotateAnswer, error) {
 }
 
 // startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as it is then, as an agent does: agent FILE... The
-// statuses after the first are for a rotation: see fakeAgent.
+// statuses after the first are for a rotation: see fakeAgent. One of them, named topology.json, is its topology.
 func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: agent FILE...")
 	}
 	f := &fakeAgent{}
 	for _, file := range args {
+		if file == "topology.json" {
+			if err := json.Unmarshal([]byte(ts.ReadFile(file)), &f.topology); err != nil {
+				ts.Fatalf("%s: %v", file, err)
+			}
+			continue
+		}
 		var status view.Status
 		if err := json.Unmarshal([]byte(ts.ReadFile(file)), &status); err != nil {
 			ts.Fatalf("%s: %v", file, err)
@@ -75,7 +82,7 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 		f.statuses = append(f.statuses, status)
 	}
 	socket := ts.MkAbs(ts.Getenv(socketEnv))
-	server := api.New(api.Config{Socket: socket, Status: f.status, Rotate: f.rotate, Log: slog.New(slog.DiscardHandler)})
+	server := api.New(api.Config{Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Rotate: f.rotate, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
