@@ -118,8 +118,10 @@ func newCommand(o *options) *cobra.Command {
 	cmd.PersistentFlags().IntVar(&o.width, "width", 0, "columns of the output")
 	complete(cmd, "width")
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
-	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newWGCommand(o),
-		newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand())
+	cmd.AddCommand(
+		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newPingCommand(o), newWGCommand(o),
+		newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand(),
+	)
 	cmd.InitDefaultHelpCmd()
 	if help, _, err := cmd.Find([]string{"help"}); err == nil {
 		help.Example = "  weaveguard help status"

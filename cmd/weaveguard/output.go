@@ -113,12 +113,14 @@ func (p *page) facts(facts [][2]string) {
 func (p *page) table(header []string, rows [][]string) {
 	widths := make([]int, len(header))
 	cells := make([][]string, 0, len(rows)+1)
-	for _, row := range append([][]string{header}, rows...) {
+	for n, row := range append([][]string{header}, rows...) {
 		line := make([]string, len(row))
 		for i, cell := range row {
 			cell = printable(cell)
 			widths[i] = max(widths[i], columns(cell))
-			line[i] = p.paint(cellColour(header[i], cell), cell)
+			if line[i] = cell; n > 0 {
+				line[i] = p.paint(cellColour(header[i], cell), cell)
+			}
 		}
 		cells = append(cells, line)
 	}

@@ -88,16 +88,16 @@ func (p *page) paint(c colour, text string) string {
 
 var painted = regexp.MustCompile("\x1b\\[[0-9]*m")
 
-// cellColour is the colour of a table's cell: what is good or bad is told by the column of states alone.
+// cellColour is the colour of a table's cell, in those columns that tell what is good and what is bad.
 func cellColour(title, cell string) colour {
-	if title != "STATE" {
-		return ""
-	}
-	switch cell {
-	case "up":
+	switch title + " " + cell {
+	case "STATE up", "LOSS 0%":
 		return green
-	case "down":
+	case "STATE down", "LOSS 100%":
 		return red
+	}
+	if title == "LOSS" {
+		return yellow
 	}
 	return ""
 }
