@@ -88,7 +88,8 @@ func newCommand(o *options) *cobra.Command {
 	}
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
-	cmd.AddCommand(newStatusCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o))
+	cmd.AddCommand(newStatusCommand(o), newRotateCommand(o), newAttachCommand(o), newDetachCommand(o),
+		newKeyringCommand(), newVersionCommand(o))
 	return cmd
 }
 
