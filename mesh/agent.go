@@ -107,8 +107,9 @@ type Agent struct {
 	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
 	housed      bool                // the host had the address of gossip
 
-	mu       sync.Mutex // guards counters
+	mu       sync.Mutex // guards counters and forgets
 	counters view.Counters
+	forgets  []*forgetRequest // asked for since the last pass
 	last     atomic.Pointer[pass]
 	lastRun  atomic.Int64  // unix nanoseconds
 	force    atomic.Uint64 // see forcing; 0: nothing is forced
@@ -151,6 +152,9 @@ func New(c Config) *Agent {
 		if err := a.documents.load(node, r.Document, a.book.entries[node].record.Identity); err != nil {
 			c.Log.Warn("a remembered document isn't used", "node", node, "error", err)
 		}
+	}
+	for _, f := range c.Remembered.Forgotten {
+		a.book.forgotten[claimant{f.Node, f.Identity}] = f
 	}
 	if err := a.resume(c.Remembered.Document); err != nil {
 		c.Log.Warn("this node's remembered document isn't used", "error", err)
@@ -367,6 +371,7 @@ func (a *Agent) publish(p *pass) {
 	a.mu.Unlock()
 	a.forget()
 	a.lastRun.Store(time.Now().UnixNano())
+	p.answerForgets(a.unsaved)
 }
 
 // Alive returns an error when the loop hasn't run for much longer than it should.

@@ -35,6 +35,8 @@ func (a *Agent) look(p *pass) {
 		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
 	}
 	changed = a.book.take(heard, p.cluster, p.began) || changed
+	changed = a.heed(p, heard) || changed
+	a.rememberForgotten()
 	changed = a.documents.follow(a.book.entries, p.began) || changed
 	changed = a.listen(p.began) || changed
 	alive := map[string]bool{}
@@ -105,8 +107,8 @@ func (a *Agent) notice(p *pass) {
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.disputed)) {
 		no := a.book.disputed[node]
-		remedy := "if its disk was wiped: stop this agent, remove " + a.CachePath + " and start it again; if not, somebody else " +
-			"speaks for it"
+		remedy := "if its disk was wiped: `weaveguard forget " + node + "` here, and on each other host that says so; if not, somebody " +
+			"else speaks for it"
 		if no.word == backwardsWord {
 			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + view.StateDir + "/" + keys.FileName +
 				" away there, and restart its agent"
@@ -125,6 +127,7 @@ func (a *Agent) notice(p *pass) {
 			break // the count of refused records says how many
 		}
 	}
+	a.noticeForgotten(p)
 	a.accuse(p)
 	p.problems = append(p.problems, a.Gossip.Problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
