@@ -55,8 +55,9 @@ type Config struct {
 	Silent time.Duration
 	// RotateEvery is how old this node's key gets before it is changed; 0: any age.
 	RotateEvery time.Duration
-	Seeds       []netip.Addr   // where to find other nodes' gossip, beside what is known
-	PodRanges   []netip.Prefix // as configured; none: what is seen
+	// Hosts are where to find other nodes' gossip, beside what is known; nil: nowhere.
+	Hosts     *Hosts
+	PodRanges []netip.Prefix // as configured; none: what is seen
 	// PodRangeSource says where PodRanges were configured, for operators.
 	PodRangeSource string
 	// AllowPodsTo and OwnPorts are those of view.Self.

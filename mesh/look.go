@@ -130,6 +130,7 @@ func (a *Agent) notice(p *pass) {
 	a.noticeForgotten(p)
 	a.accuse(p)
 	p.problems = append(p.problems, a.Gossip.Problems()...)
+	p.problems = append(p.problems, a.Hosts.problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
 }
 

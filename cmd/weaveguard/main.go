@@ -1,6 +1,6 @@
 // Command weaveguard is the operator's command line: it asks the agent of this node over its unix socket, and says
-// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to. The
-// exception is the gossip keyring, which is the operator's: the agents follow it. It talks to Kubernetes by running
+// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to, or, to
+// attach a network namespace, the CNI plugin. The exception is the gossip keyring, which is the operator's: the agents follow it. It talks to Kubernetes by running
 // kubectl, and only for that.
 //
 // There is one file for each command. All that is printed goes through output.go.
@@ -89,6 +89,7 @@ func newCommand(o *options) *cobra.Command {
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", defaultWidth)))
 	cmd.PersistentFlags().StringVar(&o.socket, "socket", defaultSocket(), "unix socket of the agent, also $"+socketEnv)
 	cmd.AddCommand(newStatusCommand(o), newRotateCommand(o), newAttachCommand(o), newDetachCommand(o),
+		newForgetCommand(o), newJoinCommand(o),
 		newKeyringCommand(), newVersionCommand(o))
 	return cmd
 }
