@@ -56,8 +56,9 @@ type Config struct {
 	Silent time.Duration
 	// RotateEvery is how old this node's key gets before it is changed; 0: any age.
 	RotateEvery time.Duration
-	Seeds       []netip.Addr   // where to find other nodes' gossip, beside what is known
-	PodRanges   []netip.Prefix // as configured; none: what is seen
+	// Hosts are where to find other nodes' gossip, beside what is known; nil: nowhere.
+	Hosts     *Hosts
+	PodRanges []netip.Prefix // as configured; none: what is seen
 	// PodRangeSource says where PodRanges were configured, for operators.
 	PodRangeSource string
 	// AllowPodsTo and OwnPorts are those of view.Self.
@@ -111,8 +112,9 @@ type Agent struct {
 	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
 	housed      bool                // the host had the address of gossip
 
-	mu       sync.Mutex // guards counters
+	mu       sync.Mutex // guards counters and forgets
 	counters view.Counters
+	forgets  []*forgetRequest // asked for since the last pass
 	last     atomic.Pointer[pass]
 	lastRun  atomic.Int64  // unix nanoseconds
 	force    atomic.Uint64 // see forcing; 0: nothing is forced
@@ -158,6 +160,9 @@ func New(c Config) *Agent {
 		if err := a.documents.load(node, r.Document, a.book.entries[node].record.Identity); err != nil {
 			c.Log.Warn("a remembered document isn't used", "node", node, "error", err)
 		}
+	}
+	for _, f := range c.Remembered.Forgotten {
+		a.book.forgotten[claimant{f.Node, f.Identity}] = f
 	}
 	if err := a.resume(c.Remembered.Document); err != nil {
 		c.Log.Warn("this node's remembered document isn't used", "error", err)
@@ -377,6 +382,7 @@ func (a *Agent) publish(p *pass) {
 	a.mu.Unlock()
 	a.forget()
 	a.lastRun.Store(time.Now().UnixNano())
+	p.answerForgets(a.unsaved)
 }
 
 // Alive returns an error when the loop hasn't run for much longer than it should.

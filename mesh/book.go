@@ -98,6 +98,10 @@ type book struct {
 	suspects       map[suspect]suspicion
 	newSuspects    int                   // how many of them aren't among the last ones
 	suspectsBefore map[suspect]suspicion // the last ones of those that stood within the last minute
+
+	forgotten map[claimant]Forgotten
+	running   map[string][]netip.Addr // forgotten nodes → where members announce what they had said
+	returned  []string                // forgotten nodes that count again, and nobody was told yet
 }
 
 func newBook(self string, identity keys.PublicIdentity) *book {
@@ -106,6 +110,7 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 		entries: map[string]entry{}, waiting: map[string]string{},
 		judged: map[candidate]verdict{}, refused: map[string]uint64{},
 		former: map[claimant]time.Time{}, suspectsBefore: map[suspect]suspicion{},
+		forgotten: map[claimant]Forgotten{},
 	}
 }
 
@@ -137,10 +142,10 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change 
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
-	b.disputed, b.strangers = map[string]refusal{}, nil
+	b.disputed, b.strangers, b.running = map[string]refusal{}, nil, map[string][]netip.Addr{}
 	b.expect(cluster)
 	for _, h := range heard {
-		id := candidate(sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw)))
+		id := candidateOf(h)
 		v, seen := before[id]
 		if !seen {
 			v.record, v.err = record.Open(h.Node, h.Raw)
@@ -164,8 +169,12 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change 
 
 // note keeps why a candidate doesn't count, and counts it when that is new. It returns the word.
 func (b *book) note(h Heard, v *verdict, no *refusal) string {
-	if no == nil {
+	switch {
+	case no == nil:
 		return ""
+	case no.word == forgottenWord: // others that haven't forgotten it hand it on
+		b.running[h.Node] = append(b.running[h.Node], without(h.At, b.running[h.Node])...)
+		return no.word
 	}
 	b.suspected(h, v, *no)
 	late := v.taken && (no.word == oldWord || no.word == replayWord)
@@ -264,6 +273,9 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (change, *refusa
 	if counts && bytes.Equal(known.raw, h.Raw) {
 		return nothing, b.replayed(h)
 	}
+	if no := b.saidBefore(h.Node, r); cluster == nil && !counts && no != nil {
+		return nothing, no
+	}
 	age, no := b.pinned(h, r, known, counts, cluster)
 	if no != nil {
 		return nothing, no
@@ -286,6 +298,9 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (change, *refusa
 		from = h.At[0]
 	}
 	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age, since: since, from: from}
+	if !counts {
+		b.back(h.Node, r.Identity)
+	}
 	if age != known.age {
 		return everything, nil
 	}

@@ -262,10 +262,22 @@ func (a *air) count() int {
 }
 
 func (a *air) Share(records map[string][]byte) { a.shared = records }
-func (a *air) Seek(seeds []mesh.Seed)          { a.seeds = seeds }
-func (a *air) Status() view.GossipStatus       { return view.GossipStatus{} }
-func (a *air) Refused() map[string]uint64      { return nil }
-func (a *air) Problems() []view.Problem        { return nil }
+func (a *air) Seek(seeds []mesh.Seed) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seeds = seeds
+}
+
+// sought is where the agent looks for others.
+func (a *air) sought() []mesh.Seed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seeds
+}
+
+func (a *air) Status() view.GossipStatus  { return view.GossipStatus{} }
+func (a *air) Refused() map[string]uint64 { return nil }
+func (a *air) Problems() []view.Problem   { return nil }
 
 func (a *air) Send(node string, message []byte) error {
 	a.mu.Lock()

@@ -35,7 +35,9 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 	if a.GossipAddress.IsValid() {
 		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
 	}
-	changed = max(changed, a.book.take(heard, p.cluster, p.began), a.documents.follow(a.book.entries, p.began), a.listen(p.began))
+	changed = max(changed, a.book.take(heard, p.cluster, p.began), changeOf(a.heed(p, heard)))
+	a.rememberForgotten()
+	changed = max(changed, a.documents.follow(a.book.entries, p.began), a.listen(p.began))
 	alive := map[string]bool{}
 	for _, h := range heard {
 		alive[h.Node] = alive[h.Node] || h.Alive
@@ -114,8 +116,8 @@ func (a *Agent) notice(p *pass) {
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.disputed)) {
 		no := a.book.disputed[node]
-		remedy := "if its disk was wiped: stop this agent, remove " + a.CachePath + " and start it again; if not, somebody else " +
-			"speaks for it"
+		remedy := "if its disk was wiped: `weaveguard forget " + node + "` here, and on each other host that says so; if not, somebody " +
+			"else speaks for it"
 		if no.word == backwardsWord {
 			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + view.StateDir + "/" + keys.FileName +
 				" away there, and restart its agent"
@@ -134,8 +136,10 @@ func (a *Agent) notice(p *pass) {
 			break // the count of refused records says how many
 		}
 	}
+	a.noticeForgotten(p)
 	a.accuse(p)
 	p.problems = append(p.problems, a.Gossip.Problems()...)
+	p.problems = append(p.problems, a.Hosts.problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
 }
 

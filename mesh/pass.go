@@ -31,5 +31,6 @@ type pass struct {
 	failed    bool
 	untold    bool // the log doesn't tell of a problem yet
 	repairs   []string
+	forgets   []*forgetRequest
 	fought    bool // somebody undoes what is repaired, again and again
 }

@@ -72,6 +72,17 @@ func (b *board) rotate(force bool) (view.RotateAnswer, error) {
 	return agent.Rotate(force)
 }
 
+// forget asks the agent to forget a node.
+func (b *board) forget(ctx context.Context, node string, force bool) (view.ForgetAnswer, error) {
+	b.mu.Lock()
+	agent, waiting := b.agent, b.waiting
+	b.mu.Unlock()
+	if agent == nil {
+		return view.ForgetAnswer{}, fmt.Errorf("the agent is starting, and can't forget a node yet: %s", waiting)
+	}
+	return agent.Forget(ctx, node, force)
+}
+
 // alive is for the liveness probe: waiting for something outside is no reason to be restarted.
 func (b *board) alive() error {
 	b.mu.Lock()

@@ -1,6 +1,6 @@
 // Command weaveguard is the operator's command line: it asks the agent of this node over its unix socket, and says
-// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to. The
-// exception is the gossip keyring, which is the operator's: the agents follow it. It talks to Kubernetes by running
+// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to, or, to
+// attach a network namespace, the CNI plugin. The exception is the gossip keyring, which is the operator's: the agents follow it. It talks to Kubernetes by running
 // kubectl, and only for that.
 //
 // There is one file for each command. All that is printed goes through output.go.
@@ -120,7 +120,8 @@ func newCommand(o *options) *cobra.Command {
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
 	cmd.AddCommand(
 		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newPingCommand(o), newWGCommand(o),
-		newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand(),
+		newRotateCommand(o), newKeyringCommand(), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
+		newVersionCommand(o), newCompletionCommand(),
 	)
 	cmd.InitDefaultHelpCmd()
 	if help, _, err := cmd.Find([]string{"help"}); err == nil {

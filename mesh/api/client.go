@@ -76,15 +76,7 @@ func (c Client) Reconcile(ctx context.Context) error {
 // 5 s at most: an agent that answers later has taken the request all the same. What fails is an *AgentError; where the
 // agent refuses, its Message is the agent's own.
 func (c Client) Rotate(ctx context.Context, force bool) (view.RotateAnswer, error) {
-	request, err := json.Marshal(rotateRequest{Force: force})
-	if err != nil {
-		return view.RotateAnswer{}, fmt.Errorf("preparing a request to rotate: %w", err)
-	}
-	body, err := c.do(ctx, http.MethodPost, rotatePath, request)
-	if err != nil {
-		return view.RotateAnswer{}, err
-	}
-	return decode[view.RotateAnswer](body)
+	return ask[view.RotateAnswer](ctx, c, rotatePath, rotateRequest{Force: force})
 }
 
 func (c Client) do(ctx context.Context, method, path string, content []byte) ([]byte, error) {

@@ -22,6 +22,8 @@ const (
 	reconcilePath = "/v1/reconcile"
 	rotatePath    = "/v1/rotate"
 	topologyPath  = "/v1/topology"
+	forgetPath    = "/v1/forget"
+	joinPath      = "/v1/join"
 
 	defaultRetry = 5 * time.Second
 	// shutdownTime is how long a request that is under way may take when the agent ends.
@@ -43,6 +45,10 @@ type Config struct {
 	// Rotate asks for a rotation, and returns when the request is on disk; an error says why it is refused. With force
 	// the rotation under way ends without waiting for its peers.
 	Rotate func(force bool) (view.RotateAnswer, error)
+	// Forget takes a node out of the data plane and forgets its identity, and returns when that is done and on disk; Join has
+	// further hosts looked at, and returns when they are on disk. An error says why it is refused.
+	Forget func(ctx context.Context, node string, force bool) (view.ForgetAnswer, error)
+	Join   func(ctx context.Context, hosts []string) (view.JoinAnswer, error)
 	Log    *slog.Logger
 }
 
@@ -119,6 +125,8 @@ func (s *Server) apiRoutes() http.Handler {
 		w.WriteHeader(http.StatusAccepted)
 	})
 	mux.HandleFunc("POST "+rotatePath, s.rotate)
+	mux.HandleFunc("POST "+forgetPath, s.forget)
+	mux.HandleFunc("POST "+joinPath, s.join)
 	return mux
 }
 

@@ -65,6 +65,8 @@ const (
 	NetworksDir = "/etc/weaveguard/networks"
 	// CacheFile is the view cache in the state directory.
 	CacheFile = "view.json"
+	// HostsFile has, in the state directory, the hosts that were joined by hand.
+	HostsFile = "hosts"
 )
 
 // DeviceName is the name of tunnel device number, from 0 to MaxDevices-1.

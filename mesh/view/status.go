@@ -104,6 +104,27 @@ const (
 	RotateForced        = "forced"
 )
 
+// ForgetAnswer is what became of a request to forget a node.
+type ForgetAnswer struct {
+	State    string              `json:"state"` // forgotten, or already forgotten
+	Node     string              `json:"node"`
+	Identity keys.PublicIdentity `json:"identity"` // the last one that was forgotten
+	// PodCIDRs are those that it had; none: it was forgotten before.
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+}
+
+// The states of a ForgetAnswer.
+const (
+	ForgotNode      = "forgotten"
+	ForgottenBefore = "already forgotten"
+)
+
+// JoinAnswer is what became of a request to join hosts.
+type JoinAnswer struct {
+	Added []string `json:"added"` // those that weren't joined before
+	Hosts []string `json:"hosts"` // all that were joined since the agent's state directory was made, sorted
+}
+
 // DeviceStatus is a tunnel device.
 type DeviceStatus struct {
 	Name       string         `json:"name"`
