@@ -35,6 +35,7 @@ func (a *Agent) look(p *pass) {
 		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
 	}
 	changed = a.book.take(heard, p.cluster, p.began) || changed
+	a.changes.heard(a.book.taken)
 	changed = a.documents.follow(a.book.entries, p.began) || changed
 	changed = a.listen(p.began) || changed
 	alive := map[string]bool{}

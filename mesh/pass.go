@@ -27,7 +27,9 @@ type pass struct {
 	documents map[string]string
 	writes    int
 	failed    bool
-	untold    bool // the log doesn't tell of a problem yet
+	errors    map[string]uint64 // failures by kind
+	untold    bool              // the log doesn't tell of a problem yet
 	repairs   []string
-	fought    bool // somebody undoes what is repaired, again and again
+	repaired  map[string]uint64 // repairs by kind
+	fought    bool              // somebody undoes what is repaired, again and again
 }

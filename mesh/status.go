@@ -45,7 +45,11 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	if s.Attachments, err = a.Attach.Attached(ctx); err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
 	}
+	if s.Addresses, err = a.addresses(ctx, self); err != nil {
+		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error()})
+	}
 	s.Devices = deviceStatus(p.desired, devices)
+	a.addTraffic(ctx, s.Devices)
 	s.Peers = peerStatus(p, devices, now)
 	return s
 }
@@ -54,7 +58,7 @@ func (a *Agent) count() view.Counters {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.counters
-	c.Refused = maps.Clone(c.Refused)
+	c.Refused, c.ErrorsByKind, c.RepairsByKind = maps.Clone(c.Refused), maps.Clone(c.ErrorsByKind), maps.Clone(c.RepairsByKind)
 	if c.Refused == nil {
 		c.Refused = map[string]uint64{}
 	}
