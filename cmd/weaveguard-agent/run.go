@@ -42,7 +42,8 @@ const (
 type starter struct {
 	options
 	*board
-	group *errgroup.Group
+	group   *errgroup.Group
+	timings *api.Timings
 
 	store      *keys.Store
 	remembered mesh.Remembered
@@ -64,17 +65,18 @@ type starter struct {
 // can't go on. What can't be had yet is waited for, with the status API up to say so.
 func run(ctx context.Context, o options, log *slog.Logger) error {
 	log.Info("weaveguard-agent starts", "version", view.Version(), "node", o.NodeName)
-	latch := mesh.NewLatch()
+	latch, timings := mesh.NewLatch(), api.NewTimings()
 	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
 	var server *api.Server
 	server = api.New(api.Config{
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
 		Status:    func() view.Status { return b.status(server.Problems) },
-		Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log,
+		Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log, Timings: timings,
+		Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })
-	s := &starter{options: o, board: b, group: group}
+	s := &starter{options: o, board: b, group: group, timings: timings}
 	group.Go(func() error {
 		defer s.stop()
 		if err := s.start(ctx); err != nil {
@@ -305,6 +307,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
 		Attach:   attachAdapter{files},
+		Timings:  s.timings, Usage: files, Traffic: network,
 	}
 	if s.kube != nil {
 		config.Cluster = &clusterAdapter{Kube: s.kube}
