@@ -81,6 +81,9 @@ type Config struct {
 	Attach   Attach
 	Paths    Paths    // nil: the ways to peers aren't probed
 	Networks Networks // nil: the default one is the only one
+	Timings  Timings  // nil: nobody wants to know
+	Usage    Usage    // nil: it isn't known
+	Traffic  Traffic  // nil: it isn't known
 }
 
 // Agent is the loop of one node's agent.
@@ -93,6 +96,7 @@ type Agent struct {
 	documents  documents
 	answers    answers
 	losses     losses
+	changes    changes
 	document   ownDocument
 	links      links
 	rotation   rotation
@@ -136,6 +140,9 @@ func New(c Config) *Agent {
 	}
 	if ready := c.Attach.Open(); ready != nil {
 		a.ready, a.open = true, ready.Networks
+	}
+	if c.Timings == nil {
+		a.Timings = untimed{}
 	}
 	if c.Silent == 0 {
 		a.Silent = defaultSilent
@@ -303,6 +310,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		a.follow(p.desired.Paths)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
+		a.changes.applied(p, a.Timings, time.Now())
 		if ctx.Err() == nil { // what was broken off says nothing
 			// In this order: a key that the rotation drops isn't announced after that.
 			if err := a.announce(p.desired.Announce); err != nil {
@@ -321,6 +329,10 @@ func (a *Agent) run(ctx context.Context) *pass {
 
 func (p *pass) fail(what string, err error) {
 	p.failed = true
+	if p.errors == nil {
+		p.errors = map[string]uint64{}
+	}
+	p.errors[what]++
 	p.problems = append(p.problems, view.Problem{Subject: what, Message: oneLine(err)})
 }
 
@@ -375,12 +387,15 @@ func (a *Agent) publish(p *pass) {
 	a.counters.Refused = maps.Clone(a.book.refused)
 	a.counters.KernelWrites += uint64(p.writes)
 	a.counters.Repairs += uint64(len(p.repairs))
+	a.counters.ErrorsByKind = added(a.counters.ErrorsByKind, p.errors)
+	a.counters.RepairsByKind = added(a.counters.RepairsByKind, p.repaired)
 	a.counters.Rotations = a.rotation.completed
 	if p.failed {
 		a.counters.ReconcileErrors++
 	}
 	a.mu.Unlock()
 	a.forget()
+	a.Timings.Reconciled(time.Since(p.began))
 	a.lastRun.Store(time.Now().UnixNano())
 	p.answerForgets(a.unsaved)
 }

@@ -88,9 +88,10 @@ type book struct {
 	settle       time.Duration
 	ownSequence  uint64 // of the record that others were told last
 
-	// What take was given.
+	// What take was given, and when what it took was heard.
 	now     time.Time
 	cluster *ClusterState
+	taken   []time.Time
 
 	started        time.Time              // of this agent
 	former         map[claimant]time.Time // identities that nodes had before → when they were seen to have lost them
@@ -133,7 +134,7 @@ func (b *book) load(node string, known RememberedRecord) error {
 
 // take judges what was heard against the pins, and returns what of the book changed.
 func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change {
-	b.now, b.cluster = now, cluster
+	b.now, b.cluster, b.taken = now, cluster, nil
 	if b.started.IsZero() {
 		b.started = now
 	}
@@ -152,6 +153,9 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change 
 		}
 		took, no := b.judge(h, v, cluster)
 		changed = max(changed, took)
+		if took == everything {
+			b.taken = append(b.taken, firstHeard(h, now))
+		}
 		switch counts := bytes.Equal(b.entries[h.Node].raw, h.Raw); {
 		case counts:
 			v.taken, v.left = true, time.Time{}

@@ -37,6 +37,7 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 	}
 	changed = max(changed, a.book.take(heard, p.cluster, p.began), changeOf(a.heed(p, heard)))
 	a.rememberForgotten()
+	a.changes.heard(a.book.taken)
 	changed = max(changed, a.documents.follow(a.book.entries, p.began), a.listen(p.began))
 	alive := map[string]bool{}
 	for _, h := range heard {

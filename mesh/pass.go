@@ -29,8 +29,10 @@ type pass struct {
 	rosters   map[string]attachments // by node
 	writes    int
 	failed    bool
-	untold    bool // the log doesn't tell of a problem yet
+	errors    map[string]uint64 // failures by kind
+	untold    bool              // the log doesn't tell of a problem yet
 	repairs   []string
 	forgets   []*forgetRequest
-	fought    bool // somebody undoes what is repaired, again and again
+	repaired  map[string]uint64 // repairs by kind
+	fought    bool              // somebody undoes what is repaired, again and again
 }

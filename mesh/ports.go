@@ -29,6 +29,8 @@ type Heard struct {
 	Alive bool       // the node is a live member now
 	// At are the addresses of the live members that announce it now, in this node's name of others alone.
 	At []netip.Addr
+	// Since is when it was heard first; zero: not known.
+	Since time.Time
 }
 
 // Seed is an address where gossip may find a node; Node is "" when it isn't known which.

@@ -46,7 +46,11 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	if s.Attachments = len(attached); err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
 	}
+	if s.Addresses, err = a.addresses(ctx, self); err != nil {
+		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error()})
+	}
 	s.Devices = deviceStatus(p.desired, devices)
+	a.addTraffic(ctx, s.Devices)
 	s.Peers = peerStatus(p, devices, now)
 	return s
 }
@@ -55,7 +59,7 @@ func (a *Agent) count() view.Counters {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.counters
-	c.Refused = maps.Clone(c.Refused)
+	c.Refused, c.ErrorsByKind, c.RepairsByKind = maps.Clone(c.Refused), maps.Clone(c.ErrorsByKind), maps.Clone(c.RepairsByKind)
 	if c.Refused == nil {
 		c.Refused = map[string]uint64{}
 	}

@@ -29,7 +29,7 @@ func (g gossipAdapter) Heard() []mesh.Heard {
 	heard := g.Gossip.Heard()
 	all := make([]mesh.Heard, len(heard))
 	for i, h := range heard {
-		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, At: h.At, Alive: h.Alive}
+		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, At: h.At, Since: h.Since, Alive: h.Alive}
 	}
 	return all
 }
@@ -43,7 +43,7 @@ func (g gossipAdapter) Seek(seeds []mesh.Seed) {
 }
 
 func (g gossipAdapter) Status() view.GossipStatus {
-	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members()), Keys: g.Keys()}
+	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members()), Keys: g.Keys(), Traffic: g.Traffic()}
 }
 
 func (g gossipAdapter) Problems() []view.Problem {

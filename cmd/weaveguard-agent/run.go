@@ -42,7 +42,8 @@ const (
 type starter struct {
 	options
 	*board
-	group *errgroup.Group
+	group   *errgroup.Group
+	timings *api.Timings
 
 	store      *keys.Store
 	remembered mesh.Remembered
@@ -64,7 +65,7 @@ type starter struct {
 // can't go on. What can't be had yet is waited for, with the status API up to say so.
 func run(ctx context.Context, o options, log *slog.Logger) error {
 	log.Info("weaveguard-agent starts", "version", view.Version(), "node", o.NodeName)
-	latch := mesh.NewLatch()
+	latch, timings := mesh.NewLatch(), api.NewTimings()
 	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
 	hosts := mesh.NewHosts(mesh.HostsConfig{
 		Configured: o.Peers, Path: filepath.Join(o.StateDir, view.HostsFile), Lookup: lookUp, Changed: latch.Set, Log: log,
@@ -74,10 +75,11 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
 		Status:   func() view.Status { return b.status(server.Problems) },
 		Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log,
+		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })
-	s := &starter{options: o, board: b, group: group, hosts: hosts}
+	s := &starter{options: o, board: b, group: group, hosts: hosts, timings: timings}
 	group.Go(func() error {
 		defer s.stop()
 		if err := s.start(ctx); err != nil {
@@ -308,6 +310,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
 		Attach:   attachAdapter{files},
+		Timings:  s.timings, Usage: files, Traffic: network,
 	}
 	if s.kube != nil {
 		config.Cluster = &clusterAdapter{Kube: s.kube}

@@ -50,6 +50,11 @@ type Config struct {
 	Forget func(ctx context.Context, node string, force bool) (view.ForgetAnswer, error)
 	Join   func(ctx context.Context, hosts []string) (view.JoinAnswer, error)
 	Log    *slog.Logger
+
+	// Timings are served among the metrics; nil: with nothing in them.
+	Timings *Timings
+	// Kinds and Reasons are the words of the counters by kind, and of the refused, that metrics have from the beginning on.
+	Kinds, Reasons []string
 }
 
 // Server serves the status API, the metrics and the probes.
@@ -62,6 +67,9 @@ type Server struct {
 func New(cfg Config) *Server {
 	if cfg.Retry == 0 {
 		cfg.Retry = defaultRetry
+	}
+	if cfg.Timings == nil {
+		cfg.Timings = NewTimings()
 	}
 	s := &Server{cfg: cfg}
 	if cfg.MetricsAddr != "" {

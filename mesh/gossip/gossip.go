@@ -76,7 +76,9 @@ type Gossip struct {
 	keys   inspector
 
 	transport *transport
-	current   atomic.Pointer[membership]
+	// Messages of this agent and others, of whatever size.
+	receivedMessages, sentMessages atomic.Uint64
+	current                        atomic.Pointer[membership]
 
 	deliveries chan delivery
 

@@ -48,8 +48,10 @@ type Status struct {
 	Peers          []PeerStatus       `json:"peers"`
 	Gossip         GossipStatus       `json:"gossip"`
 	Attachments    int                `json:"attachments"` // interfaces of pods that are attached on this node
-	Problems       []Problem          `json:"problems"`
-	Counters       Counters           `json:"counters"`
+	// Addresses are those that this node gives to pods, sorted by network, the default one first.
+	Addresses []AddressStatus `json:"addresses,omitempty"`
+	Problems  []Problem       `json:"problems"`
+	Counters  Counters        `json:"counters"`
 }
 
 // GenerationStatus is one of this node's WireGuard keys.
@@ -134,6 +136,7 @@ type DeviceStatus struct {
 	ListenPort uint16         `json:"listenPort"`
 	MTU        int            `json:"mtu"`
 	Peers      int            `json:"peers"`
+	Traffic    *LinkTraffic   `json:"traffic,omitempty"` // nil: not known
 }
 
 // PeerStatus is another node, as seen from this one.
@@ -184,7 +187,8 @@ type GossipStatus struct {
 	Address string `json:"address"`
 	Members int    `json:"members"` // alive, this node among them
 	// Keys are the fingerprints of the gossip keys that this node has, as of keys.Fingerprint; the first encrypts.
-	Keys []string `json:"keys,omitempty"`
+	Keys    []string      `json:"keys,omitempty"`
+	Traffic GossipTraffic `json:"traffic,omitzero"`
 }
 
 // Counters grow from the agent's start.
@@ -195,4 +199,8 @@ type Counters struct {
 	Repairs         uint64            `json:"repairs"`      // of those, what somebody else had changed
 	Rotations       uint64            `json:"rotations"`    // of this node's keys that ended well
 	Refused         map[string]uint64 `json:"refused"`      // records and packets that were refused, by reason
+	// ErrorsByKind are the failures that ReconcileErrors counts the runs of, and RepairsByKind are Repairs, by the part of
+	// what is applied; both as of mesh.Kinds.
+	ErrorsByKind  map[string]uint64 `json:"errorsByKind,omitempty"`
+	RepairsByKind map[string]uint64 `json:"repairsByKind,omitempty"`
 }
