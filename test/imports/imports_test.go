@@ -46,7 +46,7 @@ var rows = []row{
 	{name: "cni/bridge", modules: []string{"github.com/vishvananda", "github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cni", modules: []string{"github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cmd/weaveguard-cni", modules: []string{"github.com/containernetworking"}},
-	{name: "cmd/weaveguard", modules: []string{"github.com/spf13", "github.com/containernetworking/cni", "github.com/dustin/go-humanize", "sigs.k8s.io/yaml", "golang.zx2c4.com/wireguard/wgctrl", "golang.org/x"}},
+	{name: "cmd/weaveguard", modules: []string{"github.com/spf13", "github.com/vishvananda/netlink", "github.com/containernetworking/cni", "github.com/dustin/go-humanize", "sigs.k8s.io/yaml", "golang.zx2c4.com/wireguard/wgctrl", "golang.org/x"}},
 	{name: "cmd/weaveguard-agent", modules: []string{"github.com/spf13", "k8s.io/api", "k8s.io/apimachinery", "golang.org/x"}},
 }
 
