@@ -16,7 +16,7 @@ import (
 // fakeKubectl is kubectl and an API server with one Secret, in secret.json. It patches that by resource version alone,
 // and appends its command lines to kubectl.log. It fails with what is in $KUBECTL_FAILS, and with $KUBECTL_RACES
 // somebody changes the Secret after each time that it is read. It lists the pods that are in pods.json, and runs
-// commands in them: here, with the pod's name and .sock as the agent's socket. It runs its plugins, too.
+// commands in them: here, with the pod's name and .sock as the agent's socket, and .log as its log. It runs its plugins, too.
 func fakeKubectl() {
 	err := kubectlOn("secret.json", os.Args[1:], os.Stdin, os.Stdout)
 	var exit *exec.ExitError
@@ -33,7 +33,7 @@ func fakeKubectl() {
 }
 
 // inPod runs a command in a pod that is in pods.json.
-func inPod(pod string, command []string, stdout io.Writer) error {
+func inPod(pod string, command []string, stdin io.Reader, stdout io.Writer) error {
 	pods, err := os.ReadFile("pods.json")
 	if err != nil {
 		return err
@@ -43,7 +43,7 @@ func inPod(pod string, command []string, stdout io.Writer) error {
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), socketEnv+"="+pod+".sock", "COLUMNS=") // a container has an environment of its own
-	cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, os.Stderr
 	return cmd.Run()
 }
 
@@ -65,11 +65,24 @@ func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) er
 		plugin.Stdin, plugin.Stdout, plugin.Stderr = stdin, stdout, os.Stderr
 		return plugin.Run()
 	}
+	if i := slices.Index(args, "logs"); i >= 0 {
+		log, err := os.ReadFile(args[i+1] + ".log")
+		if err != nil {
+			return err
+		}
+		_, err = stdout.Write(log)
+		return err
+	}
 	if i := slices.Index(args, "exec"); i >= 0 {
-		if strings.Join(args[i+2:i+5], " ") != "--container weave --" {
+		end := slices.Index(args, "--")
+		switch strings.Join(args[i+2:end], " ") {
+		case "--container weave":
+			stdin = strings.NewReader("")
+		case "--container weave --stdin":
+		default:
 			return fmt.Errorf("error: unknown container in %q", line)
 		}
-		return inPod(args[i+1], args[i+5:], stdout)
+		return inPod(args[i+1], args[end+1:], stdin, stdout)
 	}
 	has, err := os.ReadFile(path)
 	switch {

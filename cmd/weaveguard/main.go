@@ -1,7 +1,7 @@
 // Command weaveguard is the operator's command line: it asks the agent of this node over its unix socket, and says
 // in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to, or, to
-// attach a network namespace, the CNI plugin. The exception is the gossip keyring, which is the operator's: the agents follow it. It talks to Kubernetes by running
-// kubectl, and only for that.
+// attach a network namespace, the CNI plugin. The exception is the gossip keyring, which is the operator's: the agents follow
+// it. It talks to Kubernetes by running kubectl: for the keyring, and when it is kubectl's plugin, to run in the agents' pods.
 //
 // There is one file for each command. All that is printed goes through output.go.
 package main
@@ -120,6 +120,7 @@ func newCommand(o *options) *cobra.Command {
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
 	cmd.AddCommand(
 		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newRoutesCommand(o), newPingCommand(o), newWGCommand(o),
+		newReportCommand(o),
 		newRotateCommand(o), newKeyringCommand(), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
 		newVersionCommand(o), newCompletionCommand(),
 	)

@@ -139,20 +139,29 @@ type statusError struct{ code int }
 
 func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
-// exec runs weaveguard in a pod. It returns an statusError when that, or kubectl, fails and has said why.
+// exec runs weaveguard in the pod of the node. It returns an statusError when that, or kubectl, fails and has said why.
 func (pl *plugin) exec(ctx context.Context, stdout, stderr io.Writer, args ...string) error {
 	pod, err := pl.pod(ctx)
 	if err != nil {
 		return err
 	}
-	line := append([]string{"exec", pod.Metadata.Name, "--container", agentContainer, "--", "weaveguard"}, args...)
-	cmd := pl.kubectl.command(ctx, line...)
+	return pl.execIn(ctx, pod, nil, stdout, stderr, args...)
+}
+
+// execIn is like exec, in a certain pod, and with a standard input, or none.
+func (pl *plugin) execIn(ctx context.Context, pod agentPod, stdin io.Reader, stdout, stderr io.Writer, args ...string) error {
+	line := []string{"exec", pod.Metadata.Name, "--container", agentContainer}
+	if stdin != nil {
+		line = append(line, "--stdin")
+	}
+	cmd := pl.kubectl.command(ctx, append(append(line, "--", "weaveguard"), args...)...)
+	cmd.Stdin = stdin
 	ended := &terminations{out: stderr}
 	cmd.Stdout, cmd.Stderr = stdout, ended
 	if s, ok := stdout.(*screen); ok {
 		cmd.Stdout = s.Writer // kubectl itself writes to the file, if it is one
 	}
-	err = cmd.Run()
+	err := cmd.Run()
 	ended.flush()
 	var failed *exec.ExitError
 	switch {
@@ -164,6 +173,11 @@ func (pl *plugin) exec(ctx context.Context, stdout, stderr io.Writer, args ...st
 		return &statusError{exitError}
 	}
 	return explainKubectl(err)
+}
+
+// log is the end of the log of an agent.
+func (pl *plugin) log(ctx context.Context, pod agentPod) ([]byte, error) {
+	return pl.kubectl.run(ctx, nil, "logs", pod.Metadata.Name, "--container", agentContainer, "--tail", logLines)
 }
 
 // terminations passes on what kubectl says, but for the line by which it tells how a command ended.

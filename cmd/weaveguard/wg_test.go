@@ -72,11 +72,13 @@ func answerWireGuard(conn net.Conn, text string) {
 	_, _ = io.WriteString(conn, "errno=0\n\n")
 }
 
-// isolated are the arguments of unshare(1) for a command that sees the script's WireGuard devices, and no network.
+// isolated are the arguments of unshare(1) for a command that sees the script's WireGuard devices, nothing else in /run,
+// and no network.
 func isolated(ts *testscript.TestScript) []string {
 	dir := ts.MkAbs("wireguard")
 	ts.Check(os.MkdirAll(dir, 0o755))
-	return []string{"--mount", "--net", "sh", "-ec", `mkdir -p ` + wireGuardDir + `; mount --bind "$0" ` + wireGuardDir + `; exec "$@"`, dir}
+	return []string{"--mount", "--net", "sh", "-ec", `run=$(readlink -f /var/run); mount -t tmpfs tmpfs "$run"; mkdir ` + wireGuardDir +
+		`; mount --bind "$0" ` + wireGuardDir + `; exec "$@"`, dir}
 }
 
 // runIsolated runs a command so: isolated COMMAND ARG... The output is compared by `cmp stdout`, as of exec. This test

@@ -46,7 +46,8 @@ var rows = []row{
 	{name: "cni/bridge", modules: []string{"github.com/vishvananda", "github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cni", modules: []string{"github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cmd/weaveguard-cni", modules: []string{"github.com/containernetworking"}},
-	{name: "cmd/weaveguard", modules: []string{"github.com/spf13", "github.com/vishvananda/netlink", "github.com/containernetworking/cni", "github.com/dustin/go-humanize", "sigs.k8s.io/yaml", "golang.zx2c4.com/wireguard/wgctrl", "golang.org/x"}},
+	{name: "cmd/weaveguard", modules: []string{"github.com/spf13", "github.com/containernetworking/cni", "github.com/dustin/go-humanize", "sigs.k8s.io/yaml",
+		"golang.zx2c4.com/wireguard/wgctrl", "github.com/vishvananda/netlink", "github.com/google/nftables", "golang.org/x"}},
 	{name: "cmd/weaveguard-agent", modules: []string{"github.com/spf13", "k8s.io/api", "k8s.io/apimachinery", "golang.org/x"}},
 }
 
@@ -165,7 +166,7 @@ func TestSmallProgramsLinkNoClientGo(t *testing.T) {
 }
 
 // The product speaks to the kernel by itself: it never runs ip, wg, nft or anything else. The operator's CLI alone runs
-// something: kubectl, with the operator's own rights.
+// something: kubectl, with the operator's own rights, and journalctl, for the agent's log in a report.
 func TestProductRunsNoPrograms(t *testing.T) {
 	t.Parallel()
 	const cli = "github.com/weaveguard/weaveguard/cmd/weaveguard"
