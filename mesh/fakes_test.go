@@ -265,6 +265,7 @@ func (a *air) Share(records map[string][]byte) { a.shared = records }
 func (a *air) Seek(seeds []mesh.Seed)          { a.seeds = seeds }
 func (a *air) Status() view.GossipStatus       { return view.GossipStatus{} }
 func (a *air) Refused() map[string]uint64      { return nil }
+func (a *air) Pulses() map[string]view.Pulse   { return nil }
 func (a *air) Problems() []view.Problem        { return nil }
 
 func (a *air) Send(node string, message []byte) error {

@@ -47,7 +47,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
 	}
 	s.Devices = deviceStatus(p.desired, devices)
-	s.Peers = peerStatus(p, devices, now)
+	s.Peers = withPulses(peerStatus(p, devices, now), a.Gossip.Pulses())
 	return s
 }
 
@@ -138,6 +138,22 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 		byNode[node] = s
 	}
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// withPulses adds to peers what pings told of those that gossip sees.
+func withPulses(peers []view.PeerStatus, pulses map[string]view.Pulse) []view.PeerStatus {
+	for i := range peers {
+		pulse, pinged := pulses[peers[i].Node]
+		if !pinged || !peers[i].Gossip {
+			continue
+		}
+		peers[i].RTT = pulse.RTT.Seconds()
+		if pulse.ClockKnown {
+			offset := pulse.ClockOffset.Seconds()
+			peers[i].ClockOffset = &offset
+		}
+	}
+	return peers
 }
 
 // oneLink is a link by itself: one of those to a peer, which has the peer's status when traffic takes it.
