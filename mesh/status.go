@@ -47,6 +47,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
 	}
 	s.Devices = deviceStatus(p.desired, devices)
+	s.Repairs = a.recentRepairs(now)
 	s.Peers = withPulses(peerStatus(p, devices, now), a.Gossip.Pulses())
 	return s
 }

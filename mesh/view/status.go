@@ -50,6 +50,16 @@ type Status struct {
 	Attachments    int                `json:"attachments"` // interfaces of pods that are attached on this node
 	Problems       []Problem          `json:"problems"`
 	Counters       Counters           `json:"counters"`
+	// Repairs are what somebody else changed of late, and was put right, the latest first.
+	Repairs []Repair `json:"repairs,omitempty"`
+}
+
+// Repair is something that somebody else changed, and that was put right.
+type Repair struct {
+	What  string    `json:"what"`  // was done, such as "setting net/ipv4/ip_forward to 1"
+	Times uint64    `json:"times"` // since First
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
 }
 
 // GenerationStatus is one of this node's WireGuard keys.
