@@ -119,6 +119,7 @@ func newCommand(o *options) *cobra.Command {
 	complete(cmd, "width")
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
 	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newWGCommand(o),
+		newDoctorCommand(o),
 		newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand())
 	cmd.InitDefaultHelpCmd()
 	if help, _, err := cmd.Find([]string{"help"}); err == nil {

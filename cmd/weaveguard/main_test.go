@@ -157,7 +157,7 @@ func TestDependencies(t *testing.T) {
 		if strings.HasPrefix(line, "sigs.k8s.io/yaml") {
 			continue // a codec
 		}
-		for _, forbidden := range []string{"k8s.io/", "sigs.k8s.io/", "vishvananda/netlink", "hashicorp/memberlist"} {
+		for _, forbidden := range []string{"k8s.io/", "sigs.k8s.io/", "hashicorp/memberlist"} {
 			if strings.Contains(line, forbidden) {
 				t.Errorf("the command links %s", strings.TrimSpace(line))
 			}
