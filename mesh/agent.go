@@ -116,9 +116,10 @@ type Agent struct {
 	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
 	housed      bool                // the host had the address of gossip
 
-	mu       sync.Mutex // guards counters and forgets
+	mu       sync.Mutex // guards counters, forgets and repaired
 	counters view.Counters
-	forgets  []*forgetRequest // asked for since the last pass
+	forgets  []*forgetRequest       // asked for since the last pass
+	repaired map[string]view.Repair // by what was done; see recentRepairs
 	last     atomic.Pointer[pass]
 	lastRun  atomic.Int64  // unix nanoseconds
 	force    atomic.Uint64 // see forcing; 0: nothing is forced

@@ -275,9 +275,10 @@ func (a *air) sought() []mesh.Seed {
 	return a.seeds
 }
 
-func (a *air) Status() view.GossipStatus  { return view.GossipStatus{} }
-func (a *air) Refused() map[string]uint64 { return nil }
-func (a *air) Problems() []view.Problem   { return nil }
+func (a *air) Status() view.GossipStatus     { return view.GossipStatus{} }
+func (a *air) Refused() map[string]uint64    { return nil }
+func (a *air) Pulses() map[string]view.Pulse { return nil }
+func (a *air) Problems() []view.Problem      { return nil }
 
 func (a *air) Send(node string, message []byte) error {
 	a.mu.Lock()

@@ -55,6 +55,7 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 		p.view.NodeAddresses = a.remembered.NodeAddresses
 	}
 	changed = max(changed, a.lookAtNetworks(ctx, p), changeOf(a.rememberRecords()))
+	p.countAddresses()
 	p.changed = changed
 	if changed == everything || a.unsaved || a.last.Load() == nil || a.saveRosters(changed, p.began) {
 		a.remember(p)

@@ -48,6 +48,8 @@ type Gossip interface {
 	Status() view.GossipStatus
 	Refused() map[string]uint64
 	Problems() []view.Problem
+	// Pulses is what the last ping of each node told, by node.
+	Pulses() map[string]view.Pulse
 	// Send sends a message to the agent of a node. It may get lost.
 	Send(node string, message []byte) error
 	// Deliver sends a message of up to 64 KiB and one byte to the agent of a node. It may get lost too. The message isn't

@@ -51,7 +51,8 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	}
 	s.Devices = deviceStatus(p.desired, devices)
 	a.addTraffic(ctx, s.Devices)
-	s.Peers = peerStatus(p, devices, now)
+	s.Repairs = a.recentRepairs(now)
+	s.Peers = withPulses(peerStatus(p, devices, now), a.Gossip.Pulses())
 	return s
 }
 
@@ -142,6 +143,22 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 		byNode[node] = s
 	}
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// withPulses adds to peers what pings told of those that gossip sees.
+func withPulses(peers []view.PeerStatus, pulses map[string]view.Pulse) []view.PeerStatus {
+	for i := range peers {
+		pulse, pinged := pulses[peers[i].Node]
+		if !pinged || !peers[i].Gossip {
+			continue
+		}
+		peers[i].RTT = pulse.RTT.Seconds()
+		if pulse.ClockKnown {
+			offset := pulse.ClockOffset.Seconds()
+			peers[i].ClockOffset = &offset
+		}
+	}
+	return peers
 }
 
 // oneLink is a link by itself: one of those to a peer, which has the peer's status when traffic takes it.

@@ -117,7 +117,11 @@ func (b *board) await(ctx context.Context, subject string, step func(context.Con
 			return errors.Join(ctx.Err(), err)
 		}
 		text := err.Error()
-		b.wait(view.Problem{Subject: subject, Message: text})
+		waiting := view.Problem{Subject: subject, Message: text}
+		if known := (problemError{}); errors.As(err, &known) {
+			waiting.Message, waiting.Remedy = known.Subject+": "+known.Message, known.Remedy
+		}
+		b.wait(waiting)
 		if text == heard && text != said && time.Since(begin) >= patience { // what passes by itself soon is no news
 			b.log.Error("the start waits", "subject", subject, "error", text)
 			said = text
@@ -130,6 +134,11 @@ func (b *board) await(ctx context.Context, subject string, step func(context.Con
 		}
 	}
 }
+
+// problemError is a problem that is why a step of the start fails.
+type problemError struct{ view.Problem }
+
+func (e problemError) Error() string { return e.String() }
 
 func (b *board) wait(p view.Problem) {
 	b.mu.Lock()

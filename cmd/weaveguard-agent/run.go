@@ -263,6 +263,7 @@ func (s *starter) findWireGuard(ctx context.Context) error {
 func (s *starter) startGossip(context.Context) error {
 	g, err := gossip.Start(gossip.Config{
 		Node: s.NodeName, Advertise: s.addresses[0], Port: view.GossipPort, Keyring: s.ring.Ring(), Log: s.log, Changed: s.latch.Set,
+		ClockOffset: s.ClockOffset,
 	})
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func (s *starter) findSelf(ctx context.Context) error {
 		return nil
 	}
 	if len(snapshot.Problems) > 0 {
-		return errors.New(snapshot.Problems[0].String())
+		return problemError{snapshot.Problems[0]}
 	}
 	return errors.New("the Kubernetes API hasn't told of the Nodes yet")
 }

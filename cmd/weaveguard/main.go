@@ -120,7 +120,7 @@ func newCommand(o *options) *cobra.Command {
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
 	cmd.AddCommand(
 		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newRoutesCommand(o), newPingCommand(o), newWGCommand(o),
-		newReportCommand(o),
+		newDoctorCommand(o), newReportCommand(o),
 		newRotateCommand(o), newKeyringCommand(), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
 		newVersionCommand(o), newCompletionCommand(),
 	)

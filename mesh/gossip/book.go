@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const (
@@ -65,6 +67,10 @@ type member struct {
 	raw   []byte // its metadata; shared with candidates, never written to
 	since time.Time
 	turn  uint64 // order of joining
+
+	pulse      view.Pulse // of the last ping
+	pinged     bool       // there was one
+	toldOffset time.Duration
 }
 
 type candidate struct {
@@ -278,13 +284,7 @@ func (b *book) members() []Member {
 	defer b.mu.Unlock()
 	var all []Member
 	for node, e := range b.nodes {
-		var best member
-		self := false
-		for name, m := range e.members {
-			if name == b.self || !self && m.turn >= best.turn {
-				best, self = m, name == b.self
-			}
-		}
+		best, self := e.latest(b.self)
 		if len(e.members) > 0 {
 			all = append(all, Member{Node: node, Addr: best.addr, Self: self})
 		}

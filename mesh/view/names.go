@@ -63,6 +63,8 @@ const (
 	NetworksFile = "networks.json"
 	// NetworksDir has the configuration of networks beside the default one.
 	NetworksDir = "/etc/weaveguard/networks"
+	// ConflistName is the file of our network configuration. Runtimes take the first of the directory.
+	ConflistName = "05-weaveguard.conflist"
 	// CacheFile is the view cache in the state directory.
 	CacheFile = "view.json"
 	// HostsFile has, in the state directory, the hosts that were joined by hand.

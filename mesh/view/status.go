@@ -52,6 +52,16 @@ type Status struct {
 	Addresses []AddressStatus `json:"addresses,omitempty"`
 	Problems  []Problem       `json:"problems"`
 	Counters  Counters        `json:"counters"`
+	// Repairs are what somebody else changed of late, and was put right, the latest first.
+	Repairs []Repair `json:"repairs,omitempty"`
+}
+
+// Repair is something that somebody else changed, and that was put right.
+type Repair struct {
+	What  string    `json:"what"`  // was done, such as "setting net/ipv4/ip_forward to 1"
+	Times uint64    `json:"times"` // since First
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
 }
 
 // GenerationStatus is one of this node's WireGuard keys.
@@ -158,6 +168,10 @@ type PeerStatus struct {
 	// PathMTU is what probes found that the underlay carries to it, in bytes; 0: as much as it seems to.
 	PathMTU int  `json:"pathMTU,omitempty"`
 	Gossip  bool `json:"gossip"` // gossip sees it now
+	// RTT is how long gossip's last ping of its agent took, there and back, in seconds; 0: there was none.
+	RTT float64 `json:"rttSeconds,omitempty"`
+	// ClockOffset is how far its clock is ahead of this node's, in seconds, as it says; nil: it doesn't say.
+	ClockOffset *float64 `json:"clockOffsetSeconds,omitempty"`
 	// Networks are those beside the default one of its document in force that count, sorted by name.
 	Networks []Network `json:"networks,omitempty"`
 	// Links are all links to it, also those that traffic doesn't take, sorted by device: there are several while this node
@@ -180,6 +194,14 @@ type LinkStatus struct {
 	HandshakeAge  float64 `json:"handshakeAgeSeconds"`
 	ReceivedBytes int64   `json:"receivedBytes"`
 	SentBytes     int64   `json:"sentBytes"`
+}
+
+// Pulse is what a ping of another node's agent told.
+type Pulse struct {
+	RTT time.Duration
+	// ClockOffset is how far the node's clock is ahead of this one's, as it says, if ClockKnown.
+	ClockOffset time.Duration
+	ClockKnown  bool
 }
 
 // GossipStatus is the state of the gossip.
