@@ -15,21 +15,6 @@ const (
 	manyAddresses = 32
 )
 
-// podAddresses is how many addresses of a pod CIDR pods can have: neither the first one nor the gateway, nor in IPv4 the
-// broadcast address. Of more than can be counted, it is very many.
-func podAddresses(cidr netip.Prefix) uint64 {
-	const most = 62
-	bits := cidr.Addr().BitLen() - cidr.Bits()
-	if bits > most {
-		return 1 << most
-	}
-	kept := uint64(2)
-	if cidr.Addr().Is4() {
-		kept++
-	}
-	return max(1<<bits, kept) - kept
-}
-
 // countAddresses reports CIDRs of this node that have no address left for pods, or soon won't.
 func (p *pass) countAddresses() {
 	self := p.view.Self
@@ -53,7 +38,7 @@ func (p *pass) countAddresses() {
 
 // addressProblem says that a CIDR is used up, or nearly.
 func addressProblem(network string, cidr netip.Prefix, used uint64) (view.Problem, bool) {
-	all := podAddresses(cidr)
+	all := view.PodAddresses(cidr)
 	problem := view.Problem{
 		Subject: "pod CIDR " + cidr.String(),
 		Remedy:  "move pods to other nodes (`kubectl cordon` keeps new ones away), or give this node a larger pod CIDR once it has none",

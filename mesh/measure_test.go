@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -74,7 +75,7 @@ func TestConvergenceIsMeasured(t *testing.T) {
 		w.kernel.mu.Lock()
 		w.kernel.slow = 300 * time.Millisecond
 		w.kernel.mu.Unlock()
-		w.air.say(b.says(t, nil)) // nobody knows since when
+		w.air.say(b.says(t, func(r *record.Record) { r.MTU = 1400 })) // nobody knows since when
 		a.pass()
 		reconciled, converged, _ = timings.all()
 		if len(converged) != 2 || converged[1] < 300*time.Millisecond || converged[1] > time.Second {
