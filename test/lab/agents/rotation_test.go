@@ -19,10 +19,13 @@ const rotationDeadline = 2 * time.Minute
 
 // inARow is how many rotations follow each other.
 func inARow() int {
-	if shortened() {
+	switch {
+	case full.Wanted():
+		return 10
+	case emulated():
 		return 2
 	}
-	return 10
+	return 4
 }
 
 // shortened reports whether this is an emulated machine, on which each rotation takes long, and the tests don't run in full.
@@ -31,6 +34,7 @@ func shortened() bool { return emulated() && !full.Wanted() }
 // Keys change under traffic, and nothing is lost: by one node, by all at once, again and again, with agents that are
 // killed at each step, that are away, and that join.
 func TestRotation(t *testing.T) {
+	t.Parallel() // it mostly waits
 	m := agents.Up(t, 3)
 	r := &rotations{Mesh: m, pods: podsOn(t, m.Nodes, "pod")}
 	t.Run("one node rotates", r.testOne)
