@@ -48,11 +48,11 @@ func newCommand() *cobra.Command {
 			if err := o.complete(); err != nil {
 				return err
 			}
-			log, err := o.logger()
+			log, level, err := o.logger()
 			if err != nil {
 				return err
 			}
-			return run(cmd.Context(), o, log)
+			return run(cmd.Context(), o, log, level)
 		},
 	}
 	o.register(cmd.Flags())
@@ -62,18 +62,18 @@ func newCommand() *cobra.Command {
 	return cmd
 }
 
-// logger writes to standard error, as the flags say.
-func (o *options) logger() (*slog.Logger, error) {
-	var level slog.Level
+// logger writes to standard error, as the flags say. How much, can be changed.
+func (o *options) logger() (*slog.Logger, *slog.LevelVar, error) {
+	level := &slog.LevelVar{}
 	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
-		return nil, fmt.Errorf("--log-level is %q: it takes debug, info, warn or error", o.LogLevel)
+		return nil, nil, fmt.Errorf("--log-level is %q: it takes debug, info, warn or error", o.LogLevel)
 	}
 	handler := slog.HandlerOptions{Level: level}
 	switch strings.ToLower(o.LogFormat) {
 	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, &handler)), nil
+		return slog.New(slog.NewTextHandler(os.Stderr, &handler)), level, nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, &handler)), nil
+		return slog.New(slog.NewJSONHandler(os.Stderr, &handler)), level, nil
 	}
-	return nil, fmt.Errorf("--log-format is %q: it takes text or json", o.LogFormat)
+	return nil, nil, fmt.Errorf("--log-format is %q: it takes text or json", o.LogFormat)
 }

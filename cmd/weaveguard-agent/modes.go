@@ -28,7 +28,7 @@ func newUserspaceCommand(o *options) *cobra.Command {
 		Example: "  weaveguard-agent userspace",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := o.logger()
+			log, _, err := o.logger()
 			if err != nil {
 				return err
 			}
@@ -50,7 +50,7 @@ func newCleanupCommand(o *options) *cobra.Command {
 		Example: "  weaveguard-agent cleanup",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := o.logger()
+			log, _, err := o.logger()
 			if err != nil {
 				return err
 			}

@@ -63,7 +63,7 @@ type starter struct {
 
 // run starts the parts in the order in which they need each other, and returns when the context ends or a part
 // can't go on. What can't be had yet is waited for, with the status API up to say so.
-func run(ctx context.Context, o options, log *slog.Logger) error {
+func run(ctx context.Context, o options, log *slog.Logger, level *slog.LevelVar) error {
 	log.Info("weaveguard-agent starts", "version", view.Version(), "node", o.NodeName)
 	latch, timings := mesh.NewLatch(), api.NewTimings()
 	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
@@ -74,7 +74,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	server = api.New(api.Config{
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
 		Status:   func() view.Status { return b.status(server.Problems) },
-		Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log,
+		Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log, LogLevel: level,
 		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)

@@ -115,7 +115,7 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	socket := ts.MkAbs(ts.Getenv(socketEnv))
 	server := api.New(api.Config{
 		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Rotate: f.rotate, Forget: f.forget, Join: f.join,
-		Log: slog.New(slog.DiscardHandler),
+		Log: slog.New(slog.DiscardHandler), LogLevel: &slog.LevelVar{},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -121,7 +121,7 @@ func newCommand(o *options) *cobra.Command {
 	cmd.AddCommand(
 		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newRoutesCommand(o), newPingCommand(o), newWGCommand(o),
 		newDoctorCommand(o), newReportCommand(o),
-		newRotateCommand(o), newKeyringCommand(), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
+		newRotateCommand(o), newKeyringCommand(), newLogLevelCommand(o), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
 		newVersionCommand(o), newCompletionCommand(),
 	)
 	cmd.InitDefaultHelpCmd()

@@ -22,6 +22,7 @@ const (
 	reconcilePath = "/v1/reconcile"
 	rotatePath    = "/v1/rotate"
 	topologyPath  = "/v1/topology"
+	logLevelPath  = "/v1/log-level"
 	forgetPath    = "/v1/forget"
 	joinPath      = "/v1/join"
 
@@ -50,6 +51,8 @@ type Config struct {
 	Forget func(ctx context.Context, node string, force bool) (view.ForgetAnswer, error)
 	Join   func(ctx context.Context, hosts []string) (view.JoinAnswer, error)
 	Log    *slog.Logger
+	// LogLevel is how much Log takes; it is changed on request. nil: nobody may.
+	LogLevel *slog.LevelVar
 
 	// Timings are served among the metrics; nil: with nothing in them.
 	Timings *Timings
@@ -133,6 +136,8 @@ func (s *Server) apiRoutes() http.Handler {
 		w.WriteHeader(http.StatusAccepted)
 	})
 	mux.HandleFunc("POST "+rotatePath, s.rotate)
+	mux.HandleFunc("GET "+logLevelPath, s.getLogLevel)
+	mux.HandleFunc("POST "+logLevelPath, s.setLogLevel)
 	mux.HandleFunc("POST "+forgetPath, s.forget)
 	mux.HandleFunc("POST "+joinPath, s.join)
 	return mux
