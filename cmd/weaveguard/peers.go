@@ -159,7 +159,7 @@ func rotates(peer peerAnswer) string {
 
 // onePeer is what `weaveguard peers NODE` shows.
 func (p *page) onePeer(s view.Status, peer peerAnswer) {
-	state := []string{peer.Node, "is", p.paint(cellColour("STATE", upOrDown(peer.Up)), upOrDown(peer.Up))}
+	state := append(words(peer.Node), "is", p.paint(cellColour("STATE", upOrDown(peer.Up)), upOrDown(peer.Up)))
 	if !peer.Up {
 		state[len(state)-1] += ":"
 		state = append(state, words(reason(peer.PeerStatus))...)
