@@ -69,7 +69,8 @@ func (o *options) completePeer(cmd *cobra.Command, args []string, _ string) ([]s
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return peerNames(status), cobra.ShellCompDirectiveNoFileComp
+	names := slices.DeleteFunc(peerNames(status), func(name string) bool { return name != printable(name) }) // they go to a shell
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func peerNames(s view.Status) []string {
