@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -100,7 +99,7 @@ func (a *Agent) acknowledge(p *pass, now time.Time) {
 				t.generation, t.times = l.Peer, 0
 			}
 			t.times++
-			t.again = now.Add(ackPause(t.times))
+			t.again = now.Add(a.ackPause(t.times))
 			spoke = true
 			a.sendAck(n, l.Peer)
 		}
@@ -139,12 +138,12 @@ func (t toldAck) due(g record.Generation, now time.Time) bool {
 
 // ackPause is the time after which a peer is told again, at random up to the interval: others tell it too. The loop comes by once
 // in ackInterval.
-func ackPause(times int) time.Duration {
+func (a *Agent) ackPause(times int) time.Duration {
 	interval := ackInterval
 	if times >= ackOften {
 		interval = ackSlowly
 	}
-	return interval - rand.N(interval/4)
+	return interval - a.Jitter(interval/4)
 }
 
 // sendAck drops errors of sending: it is sent again, and a peer without an agent needs no word.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -55,8 +56,9 @@ type Config struct {
 	Silent time.Duration
 	// RotateEvery is how old this node's key gets before it is changed; 0: any age.
 	RotateEvery time.Duration
-	Seeds       []netip.Addr   // where to find other nodes' gossip, beside what is known
-	PodRanges   []netip.Prefix // as configured; none: what is seen
+	// Hosts are where to find other nodes' gossip, beside what is known; nil: nowhere.
+	Hosts     *Hosts
+	PodRanges []netip.Prefix // as configured; none: what is seen
 	// PodRangeSource says where PodRanges were configured, for operators.
 	PodRangeSource string
 	// AllowPodsTo and OwnPorts are those of view.Self.
@@ -65,8 +67,10 @@ type Config struct {
 	CachePath   string
 	Remembered  Remembered
 	Version     string
-	Log         *slog.Logger
-	Latch       Latch
+	// Jitter is a time at random from 0 to under the most; nil: of math/rand.
+	Jitter func(most time.Duration) time.Duration
+	Log    *slog.Logger
+	Latch  Latch
 
 	Keys     Keys
 	Gossip   Gossip
@@ -77,6 +81,9 @@ type Config struct {
 	Attach   Attach
 	Paths    Paths    // nil: the ways to peers aren't probed
 	Networks Networks // nil: the default one is the only one
+	Timings  Timings  // nil: nobody wants to know
+	Usage    Usage    // nil: it isn't known
+	Traffic  Traffic  // nil: it isn't known
 }
 
 // Agent is the loop of one node's agent.
@@ -89,13 +96,15 @@ type Agent struct {
 	documents  documents
 	answers    answers
 	losses     losses
+	changes    changes
 	document   ownDocument
 	links      links
 	rotation   rotation
 	alive      map[string]bool // nodes that gossip saw in the last pass
 	remembered Remembered
 	announced  announced
-	unsaved    bool // what is remembered isn't on disk as it is
+	unsaved    bool      // what is remembered isn't on disk as it is
+	saveDue    time.Time // when rosters that changed are to be on disk; zero: they are
 	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
 	foundBefore map[netip.Addr]int
 	unclaimed   map[keys.PublicKey]bool // see settling
@@ -107,8 +116,10 @@ type Agent struct {
 	open        []view.ReadyNetwork // that pods could be attached to when everything stood last
 	housed      bool                // the host had the address of gossip
 
-	mu       sync.Mutex // guards counters
+	mu       sync.Mutex // guards counters, forgets and repaired
 	counters view.Counters
+	forgets  []*forgetRequest       // asked for since the last pass
+	repaired map[string]view.Repair // by what was done; see recentRepairs
 	last     atomic.Pointer[pass]
 	lastRun  atomic.Int64  // unix nanoseconds
 	force    atomic.Uint64 // see forcing; 0: nothing is forced
@@ -117,6 +128,9 @@ type Agent struct {
 
 // New returns an agent that has taken in what is remembered. Run it once.
 func New(c Config) *Agent {
+	if c.Jitter == nil {
+		c.Jitter = rand.N[time.Duration]
+	}
 	if c.Settle == 0 {
 		c.Settle = defaultSettle
 	}
@@ -127,6 +141,9 @@ func New(c Config) *Agent {
 	}
 	if ready := c.Attach.Open(); ready != nil {
 		a.ready, a.open = true, ready.Networks
+	}
+	if c.Timings == nil {
+		a.Timings = untimed{}
 	}
 	if c.Silent == 0 {
 		a.Silent = defaultSilent
@@ -151,6 +168,9 @@ func New(c Config) *Agent {
 		if err := a.documents.load(node, r.Document, a.book.entries[node].record.Identity); err != nil {
 			c.Log.Warn("a remembered document isn't used", "node", node, "error", err)
 		}
+	}
+	for _, f := range c.Remembered.Forgotten {
+		a.book.forgotten[claimant{f.Node, f.Identity}] = f
 	}
 	if err := a.resume(c.Remembered.Document); err != nil {
 		c.Log.Warn("this node's remembered document isn't used", "error", err)
@@ -184,8 +204,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		// As long as the pass took: what changes without end, by a routing daemon or somebody who undoes what is done
 		// here, then costs half of a processor at most.
 		took := time.Since(begin)
-		if p.fought {
+		switch {
+		case p.fought:
 			took = maxRest
+		case p.changed == rosters && p.writes == 0:
+			took = max(took, rostersRest)
 		}
 		if !rest(ctx, min(took, maxRest)) {
 			return nil
@@ -212,7 +235,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	case rotating:
 		pause = heldUpInterval
 	}
-	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due} {
+	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue} {
 		if !next.IsZero() {
 			pause = min(pause, max(0, next.Sub(now)))
 		}
@@ -272,7 +295,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		a.links.follow(devices, now, now)
 	}
 	p.tracks = maps.Clone(a.links.tracks)
-	a.look(p)
+	a.look(ctx, p)
 	p.settling = a.settling(time.Now())
 	host, err := a.Network.Observe(ctx, endpoints(p.view))
 	if err != nil {
@@ -288,6 +311,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		a.follow(p.desired.Paths)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
+		a.changes.applied(p, a.Timings, time.Now())
 		if ctx.Err() == nil { // what was broken off says nothing
 			// In this order: a key that the rotation drops isn't announced after that.
 			if err := a.announce(p.desired.Announce); err != nil {
@@ -306,6 +330,10 @@ func (a *Agent) run(ctx context.Context) *pass {
 
 func (p *pass) fail(what string, err error) {
 	p.failed = true
+	if p.errors == nil {
+		p.errors = map[string]uint64{}
+	}
+	p.errors[what]++
 	p.problems = append(p.problems, view.Problem{Subject: what, Message: oneLine(err)})
 }
 
@@ -360,13 +388,17 @@ func (a *Agent) publish(p *pass) {
 	a.counters.Refused = maps.Clone(a.book.refused)
 	a.counters.KernelWrites += uint64(p.writes)
 	a.counters.Repairs += uint64(len(p.repairs))
+	a.counters.ErrorsByKind = added(a.counters.ErrorsByKind, p.errors)
+	a.counters.RepairsByKind = added(a.counters.RepairsByKind, p.repaired)
 	a.counters.Rotations = a.rotation.completed
 	if p.failed {
 		a.counters.ReconcileErrors++
 	}
 	a.mu.Unlock()
 	a.forget()
+	a.Timings.Reconciled(time.Since(p.began))
 	a.lastRun.Store(time.Now().UnixNano())
+	p.answerForgets(a.unsaved)
 }
 
 // Alive returns an error when the loop hasn't run for much longer than it should.

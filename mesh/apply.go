@@ -109,6 +109,7 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 	if of.all == nil || last == nil || !slices.Contains(last.stood, what) || len(changes.Made)+len(changes.Texts) == 0 {
 		return
 	}
+	before := len(p.repairs)
 	same := func(part func(view.Desired) any) bool { return reflect.DeepEqual(part(last.desired), part(p.desired)) }
 	whole := same(of.all)
 	if whole || of.made != nil && same(of.made) {
@@ -116,6 +117,9 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 	}
 	if whole {
 		p.repairs = append(p.repairs, changes.Texts...)
+	}
+	if n := len(p.repairs) - before; n > 0 {
+		p.repaired = added(p.repaired, map[string]uint64{what: uint64(n)})
 	}
 }
 

@@ -88,9 +88,10 @@ type book struct {
 	settle       time.Duration
 	ownSequence  uint64 // of the record that others were told last
 
-	// What take was given.
+	// What take was given, and when what it took was heard.
 	now     time.Time
 	cluster *ClusterState
+	taken   []time.Time
 
 	started        time.Time              // of this agent
 	former         map[claimant]time.Time // identities that nodes had before → when they were seen to have lost them
@@ -98,6 +99,10 @@ type book struct {
 	suspects       map[suspect]suspicion
 	newSuspects    int                   // how many of them aren't among the last ones
 	suspectsBefore map[suspect]suspicion // the last ones of those that stood within the last minute
+
+	forgotten map[claimant]Forgotten
+	running   map[string][]netip.Addr // forgotten nodes → where members announce what they had said
+	returned  []string                // forgotten nodes that count again, and nobody was told yet
 }
 
 func newBook(self string, identity keys.PublicIdentity) *book {
@@ -106,6 +111,7 @@ func newBook(self string, identity keys.PublicIdentity) *book {
 		entries: map[string]entry{}, waiting: map[string]string{},
 		judged: map[candidate]verdict{}, refused: map[string]uint64{},
 		former: map[claimant]time.Time{}, suspectsBefore: map[suspect]suspicion{},
+		forgotten: map[claimant]Forgotten{},
 	}
 }
 
@@ -126,27 +132,30 @@ func (b *book) load(node string, known RememberedRecord) error {
 	return nil
 }
 
-// take judges what was heard against the pins, and returns whether the book changed.
-func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
-	b.now, b.cluster = now, cluster
+// take judges what was heard against the pins, and returns what of the book changed.
+func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change {
+	b.now, b.cluster, b.taken = now, cluster, nil
 	if b.started.IsZero() {
 		b.started = now
 	}
 	b.recall()
-	changed := b.prune(cluster)
+	changed := changeOf(b.prune(cluster))
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
-	b.disputed, b.strangers = map[string]refusal{}, nil
+	b.disputed, b.strangers, b.running = map[string]refusal{}, nil, map[string][]netip.Addr{}
 	b.expect(cluster)
 	for _, h := range heard {
-		id := candidate(sha256.Sum256(slices.Concat([]byte(h.Node), []byte{0}, h.Raw)))
+		id := candidateOf(h)
 		v, seen := before[id]
 		if !seen {
 			v.record, v.err = record.Open(h.Node, h.Raw)
 		}
 		took, no := b.judge(h, v, cluster)
-		changed = changed || took
+		changed = max(changed, took)
+		if took == everything {
+			b.taken = append(b.taken, firstHeard(h, now))
+		}
 		switch counts := bytes.Equal(b.entries[h.Node].raw, h.Raw); {
 		case counts:
 			v.taken, v.left = true, time.Time{}
@@ -164,8 +173,12 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) bool {
 
 // note keeps why a candidate doesn't count, and counts it when that is new. It returns the word.
 func (b *book) note(h Heard, v *verdict, no *refusal) string {
-	if no == nil {
+	switch {
+	case no == nil:
 		return ""
+	case no.word == forgottenWord: // others that haven't forgotten it hand it on
+		b.running[h.Node] = append(b.running[h.Node], without(h.At, b.running[h.Node])...)
+		return no.word
 	}
 	b.suspected(h, v, *no)
 	late := v.taken && (no.word == oldWord || no.word == replayWord)
@@ -252,30 +265,33 @@ func (b *book) prune(cluster *ClusterState) bool {
 }
 
 // judge takes in a candidate, or says why not.
-func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal) {
+func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (change, *refusal) {
 	r := v.record
 	if v.err != nil {
-		return false, &refusal{record.Reason(v.err), v.err.Error()}
+		return nothing, &refusal{record.Reason(v.err), v.err.Error()}
 	}
 	if h.Node == b.self {
-		return false, b.judgeOwn(h, r)
+		return nothing, b.judgeOwn(h, r)
 	}
 	known, counts := b.entries[h.Node]
 	if counts && bytes.Equal(known.raw, h.Raw) {
-		return false, b.replayed(h)
+		return nothing, b.replayed(h)
+	}
+	if no := b.saidBefore(h.Node, r); cluster == nil && !counts && no != nil {
+		return nothing, no
 	}
 	age, no := b.pinned(h, r, known, counts, cluster)
 	if no != nil {
-		return false, no
+		return nothing, no
 	}
 	if no := outdated(known, r); counts && no != nil {
-		return false, no
+		return nothing, no
 	}
 	if why := goesBack(known, r); counts && why != "" {
-		return false, &refusal{backwardsWord, why}
+		return nothing, &refusal{backwardsWord, why}
 	}
 	if owner := b.keyOwner(h.Node, r); owner != "" {
-		return false, &refusal{keyWord, fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
+		return nothing, &refusal{keyWord, fmt.Sprintf("it announces a WireGuard key of node %s", owner)}
 	}
 	since := b.now
 	if counts && subset(r.PodCIDRs(), known.record.PodCIDRs()) {
@@ -286,7 +302,13 @@ func (b *book) judge(h Heard, v verdict, cluster *ClusterState) (bool, *refusal)
 		from = h.At[0]
 	}
 	b.entries[h.Node] = entry{raw: h.Raw, record: r, age: age, since: since, from: from}
-	return true, nil
+	if !counts {
+		b.back(h.Node, r.Identity)
+	}
+	if age != known.age {
+		return everything, nil
+	}
+	return changeOfRecord(known.record, r), nil
 }
 
 // outdated says what is wrong with the sequence number of a record, if anything.

@@ -37,6 +37,8 @@ type Remembered struct {
 	Paths map[netip.Addr]int `json:"paths,omitempty"`
 	// Document is this node's own, as it was signed.
 	Document []byte `json:"document,omitempty"`
+	// Forgotten are identities that operators had forgotten on this node.
+	Forgotten []Forgotten `json:"forgotten,omitempty"`
 }
 
 // RememberedSelf is what Kubernetes said of this node last.

@@ -77,13 +77,13 @@ func (d *documents) load(node string, raw []byte, identity keys.PublicIdentity) 
 }
 
 // follow wants what the records that count say there is, and drops what they say there isn't any more. What is in force
-// stays until its successor is here. It returns whether what is in force changed.
-func (d *documents) follow(entries map[string]entry, now time.Time) bool {
-	changed := false
+// stays until its successor is here. It returns what of that which is in force changed.
+func (d *documents) follow(entries map[string]entry, now time.Time) change {
+	changed := nothing
 	drop := func(node string) {
 		if _, held := d.held[node]; held {
+			changed = max(changed, changeOfDocument(d.held[node].document, record.Document{}))
 			delete(d.held, node)
-			changed = true
 		}
 	}
 	for node := range d.held {
@@ -111,9 +111,9 @@ func (d *documents) follow(entries map[string]entry, now time.Time) bool {
 	return changed
 }
 
-// take takes in a document that came. It returns whether it is in force now, and an error when it isn't what somebody's
-// record says.
-func (d *documents) take(raw []byte) (bool, error) {
+// take takes in a document that came. It returns what changes by it, if it is in force now, and an error when it isn't what
+// somebody's record says.
+func (d *documents) take(raw []byte) (change, error) {
 	hash := record.HashDocument(raw)
 	err := fmt.Errorf("a document of %d bytes: no node's record that counts says that there is one", len(raw))
 	for node, w := range d.wanted { // several may say that they have it
@@ -128,16 +128,17 @@ func (d *documents) take(raw []byte) (bool, error) {
 			w.refused, err = no.Error(), no
 			continue
 		}
+		changed := changeOfDocument(d.held[node].document, document)
 		d.held[node] = heldDocument{raw: raw, hash: hash, identity: w.identity, document: document}
 		delete(d.wanted, node)
-		return true, nil
+		return changed, nil
 	}
 	for _, h := range d.held {
 		if h.hash == hash {
-			return false, nil // it came twice
+			return nothing, nil // it came twice
 		}
 	}
-	return false, err
+	return nothing, err
 }
 
 // due are the nodes whose document is to be asked for now, those that have waited longest first.

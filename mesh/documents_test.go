@@ -46,13 +46,19 @@ func subnet(name string, number, node int) view.Network {
 // writes is a new document of the node, and a record that says so.
 func (s *speaker) writes(t *testing.T, networks ...view.Network) (document []byte, said mesh.Heard) {
 	t.Helper()
-	version, err := s.store.NextSequence()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := record.Document{Version: version}
+	var d record.Document
 	for _, n := range networks {
 		d.Networks = append(d.Networks, record.Network{Name: n.Name, Ranges: n.Ranges, CIDRs: n.CIDRs})
+	}
+	return s.signs(t, d)
+}
+
+// signs is that document with a new version, and a record that says so.
+func (s *speaker) signs(t *testing.T, d record.Document) (document []byte, said mesh.Heard) {
+	t.Helper()
+	var err error
+	if d.Version, err = s.store.NextSequence(); err != nil {
+		t.Fatal(err)
 	}
 	raw, err := record.SignDocument(s.name, d, s.store.Identity())
 	if err != nil {

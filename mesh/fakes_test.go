@@ -30,6 +30,7 @@ type kernel struct {
 	keyOf    func(generation uint32) keys.PublicKey
 	muted    map[string]bool // links without a session, by device and key
 	ready    *view.Ready
+	attached []view.Attachment
 	undone   string         // a step that somebody undoes again and again
 	foreign  keys.PublicKey // that somebody gave the first device; zero: nobody did
 }
@@ -217,7 +218,11 @@ func (f files) Open() *view.Ready {
 	return f.ready
 }
 
-func (f files) Attached(context.Context) (int, error) { return 0, nil }
+func (f files) Attachments(context.Context) ([]view.Attachment, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.attached), nil
+}
 
 // air is a fake gossip: what was said, and what this node announced.
 type air struct {
@@ -257,10 +262,23 @@ func (a *air) count() int {
 }
 
 func (a *air) Share(records map[string][]byte) { a.shared = records }
-func (a *air) Seek(seeds []mesh.Seed)          { a.seeds = seeds }
-func (a *air) Status() view.GossipStatus       { return view.GossipStatus{} }
-func (a *air) Refused() map[string]uint64      { return nil }
-func (a *air) Problems() []view.Problem        { return nil }
+func (a *air) Seek(seeds []mesh.Seed) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seeds = seeds
+}
+
+// sought is where the agent looks for others.
+func (a *air) sought() []mesh.Seed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seeds
+}
+
+func (a *air) Status() view.GossipStatus     { return view.GossipStatus{} }
+func (a *air) Refused() map[string]uint64    { return nil }
+func (a *air) Pulses() map[string]view.Pulse { return nil }
+func (a *air) Problems() []view.Problem      { return nil }
 
 func (a *air) Send(node string, message []byte) error {
 	a.mu.Lock()

@@ -21,6 +21,8 @@ const (
 	hopelessAfter = 2 * time.Minute
 	// doubtFor is how long a session that looks too old at first sight isn't started afresh: keepalives come in that time.
 	doubtFor = 30 * time.Second
+	// doubtAfter is how old a session must be for the peer to be asked whether it has lost it, and how often it is asked.
+	doubtAfter = time.Second
 	// ripeAfter is how long this end of a link has to stand before the other end is thought to stand too: gossip is
 	// faster than that.
 	ripeAfter = 300 * time.Millisecond
@@ -43,6 +45,8 @@ type linkTrack struct {
 	heard     time.Time // when something came from the peer last, or since when it is watched
 	down      time.Time // since when there is no session; zero: there is one
 	disowned  bool      // the peer has lost the session of that handshake
+	asked     uint64    // the number of the question whether it has; 0: it wasn't asked since that handshake
+	askedAt   time.Time // when it was asked
 }
 
 // age is how long ago the handshake was; without one it is longer than any session.
@@ -100,7 +104,7 @@ func firstSight(p view.PeerState, now, wall time.Time) linkTrack {
 // see takes in what a link shows now.
 func (t *linkTrack) see(p view.PeerState, now time.Time) {
 	if !p.LastHandshake.Equal(t.handshake) {
-		t.handshake, t.shaken, t.disowned = p.LastHandshake, now, false
+		t.handshake, t.shaken, t.disowned, t.asked = p.LastHandshake, now, false, 0
 		if p.LastHandshake.IsZero() { // the peer was removed and added again
 			t.shaken = time.Time{}
 		}
@@ -127,7 +131,7 @@ func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 		s.Disowned = t.handshake
 	}
 	if !s.Established {
-		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, attempts(now.Sub(t.down))
+		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, t.attempt(now)
 	}
 	return s
 }
@@ -158,17 +162,33 @@ func (l *links) returned(key keys.PublicKey, now time.Time) {
 	}
 }
 
-// disown ends the session of a link between this node's key own and a peer's key: the peer has had none for so long. It reports
-// whether there was one.
-func (l *links) disown(own, key keys.PublicKey, lasted time.Duration, now time.Time) bool {
-	found := false
+// between finds the link between this node's key own and a peer's key.
+func (l *links) between(own, key keys.PublicKey) (linkID, linkTrack, bool) {
 	for id, t := range l.tracks {
-		if id.own == own && id.key == key && !t.disowned && !t.handshake.IsZero() && t.age(now) > lasted {
-			t.disowned, t.shaken, t.down, found = true, now.Add(-establishedFor), now, true
-			l.tracks[id] = t
+		if id.own == own && id.key == key {
+			return id, t, true
 		}
 	}
-	return found
+	return linkID{}, linkTrack{}, false
+}
+
+// attempt is at which attempt to get a session a link is; 0: it has one, or WireGuard's first one is under way.
+func (t linkTrack) attempt(now time.Time) int {
+	if t.down.IsZero() {
+		return 0
+	}
+	return attempts(now.Sub(t.down))
+}
+
+// doubtful reports whether a peer may be asked if it has lost the session of this link: not one that it may not have seen yet,
+// and not all the time.
+func (t linkTrack) doubtful(now time.Time) bool {
+	return !t.handshake.IsZero() && !t.disowned && t.age(now) >= doubtAfter && now.Sub(t.askedAt) >= doubtAfter
+}
+
+// disown ends the session of a link: the peer has lost it.
+func (t *linkTrack) disown(now time.Time) {
+	t.disowned, t.asked, t.shaken, t.down = true, 0, now.Add(-establishedFor), now
 }
 
 // attempts is how often the handshake should have been started afresh after so long without one: after 1 s, and

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -20,13 +21,13 @@ const maxUnknown = 5
 const seenSource = "pod CIDRs seen so far"
 
 // look takes a fresh view of the mesh.
-func (a *Agent) look(p *pass) {
-	changed := false
+func (a *Agent) look(ctx context.Context, p *pass) {
+	changed := nothing
 	if a.Cluster != nil {
 		state := a.Cluster.State()
 		p.cluster = &state
 		p.problems = append(p.problems, state.Problems...)
-		changed = a.rememberCluster(p.cluster) // before this node is looked at, which is as it is remembered
+		changed = changeOf(a.rememberCluster(p.cluster)) // before this node is looked at, which is as it is remembered
 	}
 	heard := a.Gossip.Heard()
 	self := a.self()
@@ -34,9 +35,10 @@ func (a *Agent) look(p *pass) {
 	if a.GossipAddress.IsValid() {
 		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
 	}
-	changed = a.book.take(heard, p.cluster, p.began) || changed
-	changed = a.documents.follow(a.book.entries, p.began) || changed
-	changed = a.listen(p.began) || changed
+	changed = max(changed, a.book.take(heard, p.cluster, p.began), changeOf(a.heed(p, heard)))
+	a.rememberForgotten()
+	a.changes.heard(a.book.taken)
+	changed = max(changed, a.documents.follow(a.book.entries, p.began), a.listen(p.began))
 	alive := map[string]bool{}
 	for _, h := range heard {
 		alive[h.Node] = alive[h.Node] || h.Alive
@@ -52,15 +54,26 @@ func (a *Agent) look(p *pass) {
 	if a.Cluster != nil {
 		p.view.NodeAddresses = a.remembered.NodeAddresses
 	}
-	changed = a.lookAtNetworks(p) || changed
-	if a.rememberRecords() || changed || a.unsaved || a.last.Load() == nil {
+	changed = max(changed, a.lookAtNetworks(ctx, p), changeOf(a.rememberRecords()))
+	p.countAddresses()
+	p.changed = changed
+	if changed == everything || a.unsaved || a.last.Load() == nil || a.saveRosters(changed, p.began) {
 		a.remember(p)
 	}
+}
+
+// saveRosters reports whether it is time to write the cache for the sake of what changed of rosters.
+func (a *Agent) saveRosters(changed change, now time.Time) bool {
+	if changed == rosters && a.saveDue.IsZero() {
+		a.saveDue = now.Add(rostersSaved)
+	}
+	return !a.saveDue.IsZero() && !a.saveDue.After(now)
 }
 
 // remember writes what is known to disk.
 func (a *Agent) remember(p *pass) {
 	err := a.remembered.save(a.CachePath)
+	a.saveDue = time.Time{}
 	if a.unsaved = err != nil; a.unsaved {
 		p.problems = append(p.problems, view.Problem{
 			Subject: "view cache", Message: err.Error(),
@@ -105,8 +118,8 @@ func (a *Agent) notice(p *pass) {
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.book.disputed)) {
 		no := a.book.disputed[node]
-		remedy := "if its disk was wiped: stop this agent, remove " + a.CachePath + " and start it again; if not, somebody else " +
-			"speaks for it"
+		remedy := "if its disk was wiped: `weaveguard forget " + node + "` here, and on each other host that says so; if not, somebody " +
+			"else speaks for it"
 		if no.word == backwardsWord {
 			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + view.StateDir + "/" + keys.FileName +
 				" away there, and restart its agent"
@@ -125,8 +138,10 @@ func (a *Agent) notice(p *pass) {
 			break // the count of refused records says how many
 		}
 	}
+	a.noticeForgotten(p)
 	a.accuse(p)
 	p.problems = append(p.problems, a.Gossip.Problems()...)
+	p.problems = append(p.problems, a.Hosts.problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
 }
 

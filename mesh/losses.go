@@ -56,12 +56,10 @@ func (a *Agent) complain(p *pass, now time.Time) {
 	told := map[linkID]int{}
 	for _, l := range p.desired.Links {
 		id := linkID{device: l.Device, own: generationKey(p.view.Self, l.Own), key: l.Peer.Key}
-		t, known := p.tracks[id]
-		if !known || t.down.IsZero() {
+		attempt := p.tracks[id].attempt(now)
+		if attempt == 0 {
 			continue
 		}
-		lasted := now.Sub(t.down)
-		attempt := attempts(lasted)
 		if told[id] = attempt; attempt <= a.losses.told[id] {
 			continue
 		}
@@ -69,7 +67,7 @@ func (a *Agent) complain(p *pass, now time.Time) {
 		if i < 0 || !p.view.Peers[i].Alive {
 			continue
 		}
-		if err := a.sendLoss(p.view.Peers[i], record.Loss{From: a.Node, Own: id.own, Peer: id.key, For: lasted}); err != nil {
+		if _, err := a.sendLoss(l.Node, record.Loss{Own: id.own, Peer: id.key}); err != nil {
 			a.Log.Debug("a peer isn't told that there is no session with it", "node", l.Node, "error", err)
 		}
 	}
@@ -86,19 +84,25 @@ func generationKey(n view.Self, number uint32) keys.PublicKey {
 	return keys.PublicKey{}
 }
 
-func (a *Agent) sendLoss(to view.Node, l record.Loss) error {
+// sendLoss signs a word to a node, and sends it. It returns its sequence number.
+func (a *Agent) sendLoss(to string, l record.Loss) (uint64, error) {
+	identity, _ := a.identityOf(to)
 	var err error
 	if l.Sequence, err = a.Keys.NextSequence(); err != nil {
-		return err
+		return 0, err
 	}
-	raw, err := record.SignLoss(l, to.Name, to.Identity, a.Keys.Identity())
+	l.From = a.Node
+	raw, err := record.SignLoss(l, to, identity, a.Keys.Identity())
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return a.Gossip.Send(to.Name, raw)
+	return l.Sequence, a.Gossip.Send(to, raw)
 }
 
-// hearLoss starts a link afresh whose session the peer has lost. A handshake since is another session.
+// hearLoss takes a peer's word that it has lost a session, or answers its question whether this node has.
+//
+// A word may have been on its way for long, and speak of the time before a session. So the peer is asked whether it is still
+// so, and its answer counts if there was no handshake since: then it has lost that session.
 func (a *Agent) hearLoss(raw []byte, now time.Time) error {
 	l, err := record.OpenLoss(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 	if err != nil {
@@ -114,9 +118,23 @@ func (a *Agent) hearLoss(raw []byte, now time.Time) error {
 	if !a.losses.heard.newer(l.From, e.record.Identity, l.Sequence) {
 		return errReplay
 	}
-	if a.links.disown(l.Peer, l.Own, l.For, now) {
+	id, t, known := a.links.between(l.Peer, l.Own)
+	switch {
+	case !known:
+		return nil
+	case l.Asks:
+		if t.attempt(now) > 0 {
+			_, err = a.sendLoss(l.From, record.Loss{Own: id.own, Peer: id.key, Answers: l.Sequence})
+		}
+		return err
+	case l.Answers != 0 && l.Answers == t.asked:
+		t.disown(now)
 		a.Log.Info("a peer has lost its session with this node: starting afresh", "node", l.From)
 		a.Latch.Set()
+	case t.doubtful(now):
+		t.asked, err = a.sendLoss(l.From, record.Loss{Own: id.own, Peer: id.key, Asks: true})
+		t.askedAt = now
 	}
-	return nil
+	a.links.tracks[id] = t
+	return err
 }

@@ -127,7 +127,9 @@ func (n *modelNode) Share(records map[string][]byte) {
 func (n *modelNode) Seek([]Seed)                {}
 func (n *modelNode) Status() view.GossipStatus  { return view.GossipStatus{} }
 func (n *modelNode) Refused() map[string]uint64 { return nil }
-func (n *modelNode) Problems() []view.Problem   { return nil }
+
+func (n *modelNode) Pulses() map[string]view.Pulse { return nil }
+func (n *modelNode) Problems() []view.Problem      { return nil }
 
 // Send sends an acknowledgement, which may get lost, come late, or come twice.
 func (n *modelNode) Send(node string, message []byte) error {

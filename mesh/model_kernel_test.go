@@ -378,4 +378,4 @@ func (a modelAttach) Open() *view.Ready {
 	}
 	return &view.Ready{}
 }
-func (a modelAttach) Attached(context.Context) (int, error) { return 0, nil }
+func (a modelAttach) Attachments(context.Context) ([]view.Attachment, error) { return nil, nil }

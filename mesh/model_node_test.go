@@ -94,7 +94,8 @@ func (n *modelNode) start() {
 	n.life++
 	log := slog.New(slog.DiscardHandler)
 	n.agent = New(Config{
-		Node: n.name, Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: wgtunnel.Kernel,
+		Jitter: func(most time.Duration) time.Duration { return n.w.between(0, most-1) },
+		Node:   n.name, Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: wgtunnel.Kernel,
 		PodCIDRs: []netip.Prefix{n.cidr}, Addresses: []netip.Addr{n.address}, GossipAddress: n.address,
 		PodRanges: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, 0, 0}), 16)}, PodRangeSource: "the model",
 		CachePath:  "/dev/null/view.json", // what is remembered is taken from the agent: files are slow

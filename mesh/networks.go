@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -151,15 +152,16 @@ func (r *networkRules) clash(c networkClaim) string {
 }
 
 // lookAtNetworks brings the networks of all nodes that count into the view, says which don't, and makes this node's document.
-// It returns whether that is another one than before.
-func (a *Agent) lookAtNetworks(p *pass) bool {
+// It returns what changes by that.
+func (a *Agent) lookAtNetworks(ctx context.Context, p *pass) change {
 	var own []view.Network
 	if a.Networks != nil {
 		var problems []view.Problem
 		own, problems = a.Networks.Configured()
 		p.problems = append(p.problems, problems...)
 	}
-	changed, err := a.say(own, p.began)
+	p.rosters = a.rosters(ctx, own)
+	changed, err := a.say(own, p.rosters[a.Node].roster, p.began)
 	if err != nil {
 		p.fail("networks", err)
 	}

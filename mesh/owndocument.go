@@ -37,41 +37,43 @@ func (a *Agent) resume(raw []byte) error {
 	return err
 }
 
-// say makes the document of these networks, if it isn't that already and if it is time, and returns whether it did.
-func (a *Agent) say(networks []view.Network, now time.Time) (bool, error) {
+// say makes the document of these networks and this roster, if it isn't that already and if it is time, and returns what
+// changes by it.
+func (a *Agent) say(networks []view.Network, roster []record.Attachment, now time.Time) (change, error) {
 	wanted := make([]record.Network, 0, len(networks))
 	for _, n := range networks {
 		wanted = append(wanted, record.Network{Name: n.Name, Ranges: n.Ranges, CIDRs: n.CIDRs})
 	}
 	own := &a.document
 	own.due = time.Time{}
-	if slices.EqualFunc(own.document.Networks, wanted, equalNetworks) {
-		return false, nil
+	if slices.EqualFunc(own.document.Networks, wanted, equalNetworks) && tells(own.document, roster) {
+		return nothing, nil
 	}
 	interval := max(documentInterval, documentScale*time.Duration(len(a.book.entries)+1))
 	if next := own.changed.Add(interval); !own.changed.IsZero() && next.After(now) {
 		own.due = next
-		return false, nil
+		return nothing, nil
 	}
-	if len(wanted) == 0 {
+	if len(wanted)+len(roster) == 0 {
+		changed := changeOfDocument(own.document, record.Document{})
 		*own = ownDocument{changed: now}
-		return true, nil
+		return changed, nil
 	}
 	version, err := a.Keys.NextSequence()
 	if err != nil {
-		return false, err
+		return nothing, err
 	}
-	document := record.Document{Version: version, Networks: wanted}
+	document, err := record.FitRoster(record.Document{Version: version, Networks: wanted, Roster: roster})
+	if err != nil {
+		return nothing, err
+	}
 	raw, err := record.SignDocument(a.Node, document, a.Keys.Identity())
 	if err != nil {
-		return false, err
+		return nothing, err
 	}
+	changed := changeOfDocument(own.document, document)
 	*own = ownDocument{raw: raw, hash: record.HashDocument(raw), document: document, changed: now}
-	return true, nil
-}
-
-func equalNetworks(a, b record.Network) bool {
-	return a.Name == b.Name && slices.Equal(a.Ranges, b.Ranges) && slices.Equal(a.CIDRs, b.CIDRs)
+	return changed, nil
 }
 
 // in completes a record with what it says of the document.

@@ -14,6 +14,7 @@ type pass struct {
 	cluster  *ClusterState
 	problems []view.Problem
 	ready    bool
+	changed  change
 	settling bool     // the tunnels are left as they are
 	blind    bool     // the tunnels can't be read
 	standing bool     // rules, settings, tunnels and routes are as desired
@@ -25,9 +26,13 @@ type pass struct {
 	tracks   map[linkID]linkTrack
 	// documents says of nodes whose latest document isn't here why.
 	documents map[string]string
+	rosters   map[string]attachments // by node
 	writes    int
 	failed    bool
-	untold    bool // the log doesn't tell of a problem yet
+	errors    map[string]uint64 // failures by kind
+	untold    bool              // the log doesn't tell of a problem yet
 	repairs   []string
-	fought    bool // somebody undoes what is repaired, again and again
+	forgets   []*forgetRequest
+	repaired  map[string]uint64 // repairs by kind
+	fought    bool              // somebody undoes what is repaired, again and again
 }

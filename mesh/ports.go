@@ -29,6 +29,8 @@ type Heard struct {
 	Alive bool       // the node is a live member now
 	// At are the addresses of the live members that announce it now, in this node's name of others alone.
 	At []netip.Addr
+	// Since is when it was heard first; zero: not known.
+	Since time.Time
 }
 
 // Seed is an address where gossip may find a node; Node is "" when it isn't known which.
@@ -46,6 +48,8 @@ type Gossip interface {
 	Status() view.GossipStatus
 	Refused() map[string]uint64
 	Problems() []view.Problem
+	// Pulses is what the last ping of each node told, by node.
+	Pulses() map[string]view.Pulse
 	// Send sends a message to the agent of a node. It may get lost.
 	Send(node string, message []byte) error
 	// Deliver sends a message of up to 64 KiB and one byte to the agent of a node. It may get lost too. The message isn't
@@ -171,6 +175,7 @@ type Attach interface {
 	Problems() []view.Problem
 	// Open returns what pods could be attached to before this agent; nil: to nothing.
 	Open() *view.Ready
-	// Attached is how many interfaces of pods are attached on this node.
-	Attached(ctx context.Context) (int, error)
+	// Attachments are the interfaces of pods that are attached on this node, in any order. Both results may be non-nil: what
+	// can't be read doesn't hide the rest.
+	Attachments(ctx context.Context) ([]view.Attachment, error)
 }

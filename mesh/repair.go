@@ -1,7 +1,9 @@
 package mesh
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,11 +28,52 @@ const (
 	repairBurst = 100
 )
 
+// Of repairs the status tells those of repairsKept, and at most maxRepairs.
+const (
+	repairsKept = 10 * time.Minute
+	maxRepairs  = 16
+)
+
+// keepRepairs notes for the status what was put right.
+func (a *Agent) keepRepairs(texts []string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.repaired == nil {
+		a.repaired = make(map[string]view.Repair)
+	}
+	maps.DeleteFunc(a.repaired, func(_ string, r view.Repair) bool { return now.Sub(r.Last) > repairsKept })
+	for _, what := range texts {
+		r, again := a.repaired[what]
+		if !again {
+			r = view.Repair{What: what, First: now}
+		}
+		r.Last, r.Times = now, r.Times+1
+		a.repaired[what] = r
+	}
+	for len(a.repaired) > maxRepairs {
+		delete(a.repaired, latestFirst(a.repaired)[maxRepairs].What)
+	}
+}
+
+// recentRepairs are what somebody else changed of late.
+func (a *Agent) recentRepairs(now time.Time) []view.Repair {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.DeleteFunc(latestFirst(a.repaired), func(r view.Repair) bool { return now.Sub(r.Last) > repairsKept })
+}
+
+func latestFirst(repaired map[string]view.Repair) []view.Repair {
+	return slices.SortedFunc(maps.Values(repaired), func(x, y view.Repair) int {
+		return cmp.Or(y.Last.Compare(x.Last), cmp.Compare(y.Times, x.Times), strings.Compare(x.What, y.What))
+	})
+}
+
 // narrateRepairs logs what was found changed, and was put right.
 func (a *Agent) narrateRepairs(p *pass) {
 	if len(p.repairs) == 0 {
 		return
 	}
+	a.keepRepairs(p.repairs, time.Now())
 	if p.fought = !a.told.repairs.Allow(); p.fought {
 		a.told.unsaid++
 		return

@@ -30,6 +30,14 @@ func TestRepairsAreTold(t *testing.T) {
 		s.Counters.Repairs != 2 {
 		t.Errorf("the log tells %d times of it, %d repairs are counted:\n%s", lines, s.Counters.Repairs, w.log)
 	}
+	if len(s.Repairs) != 2 || s.Repairs[0].What != "making firewall" || s.Repairs[0].Times != 1 || s.Repairs[0].Last.IsZero() {
+		t.Errorf("the status tells of %+v, want of both", s.Repairs)
+	}
+	w.kernel.forget("routes")
+	a.pass()
+	if s = a.pass(); len(s.Repairs) != 2 || s.Repairs[0].What != "making routes" || s.Repairs[0].Times != 2 || !s.Repairs[0].First.Before(s.Repairs[0].Last) {
+		t.Errorf("the status tells of %+v, want of the routes twice", s.Repairs)
+	}
 }
 
 // What is wrong with one part keeps no repair of another from being told.

@@ -66,10 +66,10 @@ func (k *answers) prune(entries map[string]entry) {
 	})
 }
 
-// listen takes what came from other agents: acknowledgements, losses, documents, and requests for documents. It returns whether a
-// document came into force.
-func (a *Agent) listen(now time.Time) bool {
-	changed := false
+// listen takes what came from other agents: acknowledgements, losses, documents, and requests for documents. It returns what
+// changes by documents that came into force.
+func (a *Agent) listen(now time.Time) change {
+	changed := nothing
 	var acks [][]byte
 	a.answers.prune(a.book.entries)
 	a.losses.heard.prune(a.book.entries)
@@ -81,7 +81,7 @@ func (a *Agent) listen(now time.Time) bool {
 				a.book.refused[documentRefused]++
 				a.Log.Debug("a document isn't taken", "error", err)
 			}
-			changed = changed || took
+			changed = max(changed, took)
 		case len(raw) > 0 && raw[0] == record.RequestKind:
 			if err := a.answer(raw, now); err != nil {
 				a.Log.Debug("a request for a document isn't answered", "error", err)

@@ -273,6 +273,7 @@ func (a *Agent) narrateEnd(generation uint32, now time.Time) {
 	took := ""
 	if !a.rotation.began.IsZero() {
 		took = fmt.Sprintf(", after %s", now.Sub(a.rotation.began).Round(100*time.Millisecond))
+		a.Timings.Rotated(now.Sub(a.rotation.began))
 	}
 	a.Log.Info("rotation: done"+took+"; the old key is erased", "generation", generation)
 	a.event(RotationFinished, fmt.Sprintf("The WireGuard key is of generation %d now%s; key %d is erased", generation, took, generation-1))

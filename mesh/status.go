@@ -42,11 +42,17 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	if err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error()})
 	}
-	if s.Attachments, err = a.Attach.Attached(ctx); err != nil {
+	attached, err := a.Attach.Attachments(ctx)
+	if s.Attachments = len(attached); err != nil {
 		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
 	}
+	if s.Addresses, err = a.addresses(ctx, self); err != nil {
+		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error()})
+	}
 	s.Devices = deviceStatus(p.desired, devices)
-	s.Peers = peerStatus(p, devices, now)
+	a.addTraffic(ctx, s.Devices)
+	s.Repairs = a.recentRepairs(now)
+	s.Peers = withPulses(peerStatus(p, devices, now), a.Gossip.Pulses())
 	return s
 }
 
@@ -54,7 +60,7 @@ func (a *Agent) count() view.Counters {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.counters
-	c.Refused = maps.Clone(c.Refused)
+	c.Refused, c.ErrorsByKind, c.RepairsByKind = maps.Clone(c.Refused), maps.Clone(c.ErrorsByKind), maps.Clone(c.RepairsByKind)
 	if c.Refused == nil {
 		c.Refused = map[string]uint64{}
 	}
@@ -137,6 +143,22 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 		byNode[node] = s
 	}
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// withPulses adds to peers what pings told of those that gossip sees.
+func withPulses(peers []view.PeerStatus, pulses map[string]view.Pulse) []view.PeerStatus {
+	for i := range peers {
+		pulse, pinged := pulses[peers[i].Node]
+		if !pinged || !peers[i].Gossip {
+			continue
+		}
+		peers[i].RTT = pulse.RTT.Seconds()
+		if pulse.ClockKnown {
+			offset := pulse.ClockOffset.Seconds()
+			peers[i].ClockOffset = &offset
+		}
+	}
+	return peers
 }
 
 // oneLink is a link by itself: one of those to a peer, which has the peer's status when traffic takes it.

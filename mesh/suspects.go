@@ -249,8 +249,7 @@ func (s suspicion) problem() view.Problem {
 		p.Remedy = "bring all agents to the same version"
 	case cidrWord:
 		p.Remedy = "compare the pod CIDRs of the node with what its agent was given; if they are right, somebody has the gossip " +
-			"key and this node's identity: change both; without Kubernetes, if the other node gave them up, stop this agent, remove " +
-			view.StateDir + "/" + view.CacheFile + " and start it"
+			"key and this node's identity: change both; without Kubernetes, if the other node is gone for good, `weaveguard forget` it here"
 	case keyWord:
 		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
 			"its agent; if not, somebody has the gossip key and this node's identity, and announces another node's key: change both"

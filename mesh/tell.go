@@ -76,7 +76,7 @@ func (a *Agent) seeds(p *pass) []Seed {
 			seeds = append(seeds, s)
 		}
 	}
-	for _, address := range a.Seeds {
+	for _, address := range a.Hosts.Addresses() {
 		if !slices.Contains(p.view.Self.Addresses, address) {
 			add("", address)
 		}

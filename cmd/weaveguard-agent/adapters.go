@@ -8,11 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/attach"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/kube"
+	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -27,7 +29,7 @@ func (g gossipAdapter) Heard() []mesh.Heard {
 	heard := g.Gossip.Heard()
 	all := make([]mesh.Heard, len(heard))
 	for i, h := range heard {
-		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, At: h.At, Alive: h.Alive}
+		all[i] = mesh.Heard{Node: h.Node, Raw: h.Raw, From: h.From, At: h.At, Since: h.Since, Alive: h.Alive}
 	}
 	return all
 }
@@ -41,7 +43,7 @@ func (g gossipAdapter) Seek(seeds []mesh.Seed) {
 }
 
 func (g gossipAdapter) Status() view.GossipStatus {
-	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members()), Keys: g.Keys()}
+	return view.GossipStatus{Address: g.address.String(), Members: len(g.Members()), Keys: g.Keys(), Traffic: g.Traffic()}
 }
 
 func (g gossipAdapter) Problems() []view.Problem {
@@ -55,9 +57,28 @@ type attachAdapter struct {
 	*attach.Attach
 }
 
-func (a attachAdapter) Attached(ctx context.Context) (int, error) {
-	attachments, err := a.Attachments(ctx)
-	return len(attachments), err
+func (a attachAdapter) Attachments(ctx context.Context) ([]view.Attachment, error) {
+	attachments, err := a.Attach.Attachments(ctx)
+	all := make([]view.Attachment, len(attachments))
+	for i, at := range attachments {
+		all[i] = rosterEntry(at)
+	}
+	return all, err
+}
+
+// rosterEntry is an attachment as the mesh knows it. What runtimes call things without Kubernetes need not be what a roster can
+// have.
+func rosterEntry(at store.Attachment) view.Attachment {
+	entry := view.Attachment{Bridge: at.Bridge, Attachment: record.Attachment{
+		Name: record.RosterName(at.PodName), Interface: record.RosterName(at.IfName), Network: at.Network, Addresses: at.Addresses,
+	}}
+	if at.PodNamespace != "" {
+		entry.Namespace = record.RosterName(at.PodNamespace)
+	}
+	if at.PodName == "" {
+		entry.Name = record.RosterName(at.ContainerID)
+	}
+	return entry
 }
 
 // clusterAdapter is Kubernetes as the loop wants it.

@@ -27,13 +27,14 @@ type board struct {
 	waiting view.Problem
 }
 
+// askTime is how long the agent may take to look at what it tells.
+const askTime = 5 * time.Second
+
 func (b *board) status(problems func() []view.Problem) view.Status {
-	b.mu.Lock()
-	agent, waiting := b.agent, b.waiting
-	b.mu.Unlock()
+	agent, waiting := b.now()
 	var s view.Status
 	if agent != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), askTime)
 		defer cancel()
 		s = agent.Status(ctx)
 	} else {
@@ -44,15 +45,42 @@ func (b *board) status(problems func() []view.Problem) view.Status {
 	return s
 }
 
+// now is the agent, or what its start waits for.
+func (b *board) now() (*mesh.Agent, view.Problem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.agent, b.waiting
+}
+
+// topology is that which the agent knows: nothing while it is starting.
+func (b *board) topology() view.Topology {
+	agent, _ := b.now()
+	if agent == nil {
+		return view.Topology{Time: time.Now(), Node: b.node, Nodes: []view.TopologyNode{}}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	return agent.Topology(ctx)
+}
+
 // rotate asks the agent for a new key.
 func (b *board) rotate(force bool) (view.RotateAnswer, error) {
-	b.mu.Lock()
-	agent, waiting := b.agent, b.waiting
-	b.mu.Unlock()
+	agent, waiting := b.now()
 	if agent == nil {
 		return view.RotateAnswer{}, fmt.Errorf("the agent is starting, and can't rotate yet: %s", waiting)
 	}
 	return agent.Rotate(force)
+}
+
+// forget asks the agent to forget a node.
+func (b *board) forget(ctx context.Context, node string, force bool) (view.ForgetAnswer, error) {
+	b.mu.Lock()
+	agent, waiting := b.agent, b.waiting
+	b.mu.Unlock()
+	if agent == nil {
+		return view.ForgetAnswer{}, fmt.Errorf("the agent is starting, and can't forget a node yet: %s", waiting)
+	}
+	return agent.Forget(ctx, node, force)
 }
 
 // alive is for the liveness probe: waiting for something outside is no reason to be restarted.
@@ -89,7 +117,11 @@ func (b *board) await(ctx context.Context, subject string, step func(context.Con
 			return errors.Join(ctx.Err(), err)
 		}
 		text := err.Error()
-		b.wait(view.Problem{Subject: subject, Message: text})
+		waiting := view.Problem{Subject: subject, Message: text}
+		if known := (problemError{}); errors.As(err, &known) {
+			waiting.Message, waiting.Remedy = known.Subject+": "+known.Message, known.Remedy
+		}
+		b.wait(waiting)
 		if text == heard && text != said && time.Since(begin) >= patience { // what passes by itself soon is no news
 			b.log.Error("the start waits", "subject", subject, "error", text)
 			said = text
@@ -102,6 +134,11 @@ func (b *board) await(ctx context.Context, subject string, step func(context.Con
 		}
 	}
 }
+
+// problemError is a problem that is why a step of the start fails.
+type problemError struct{ view.Problem }
+
+func (e problemError) Error() string { return e.String() }
 
 func (b *board) wait(p view.Problem) {
 	b.mu.Lock()

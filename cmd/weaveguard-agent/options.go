@@ -47,6 +47,7 @@ type options struct {
 	AllowPodsTo   []string
 	RotateEvery   time.Duration
 	SilentAfter   time.Duration
+	ClockOffset   time.Duration
 	LogLevel      string
 	LogFormat     string
 
@@ -78,6 +79,9 @@ func (o *options) register(f *pflag.FlagSet) {
 	// For tests, which can't wait as long as WireGuard keeps a session.
 	f.DurationVar(&o.SilentAfter, "silent-after", 0, "how long a peer must be silent to hold up a rotation no more (default 180s)")
 	_ = f.MarkHidden("silent-after") // it exists
+	// For tests, on machines that have one clock for all nodes.
+	f.DurationVar(&o.ClockOffset, "clock-offset", 0, "how far ahead the clock is that other nodes are told")
+	_ = f.MarkHidden("clock-offset") // it exists
 	f.StringVar(&o.StateDir, "state-dir", view.StateDir, "directory for keys and the view cache, kept across reboots")
 	f.StringVar(&o.NetworksDir, "networks-dir", view.NetworksDir, "directory with the configuration of further networks, a file "+
 		"NAME.conf for each, followed as it changes")

@@ -42,13 +42,14 @@ const (
 type starter struct {
 	options
 	*board
-	group *errgroup.Group
+	group   *errgroup.Group
+	timings *api.Timings
 
 	store      *keys.Store
 	remembered mesh.Remembered
 	kube       *kube.Kube // nil without Kubernetes
 	addresses  []netip.Addr
-	seeds      []netip.Addr
+	hosts      *mesh.Hosts
 	ring       *keys.Followed
 	unread     bool // ring is of the last start, as the Secret couldn't be read
 	silent     bool // the API server doesn't answer
@@ -64,17 +65,21 @@ type starter struct {
 // can't go on. What can't be had yet is waited for, with the status API up to say so.
 func run(ctx context.Context, o options, log *slog.Logger) error {
 	log.Info("weaveguard-agent starts", "version", view.Version(), "node", o.NodeName)
-	latch := mesh.NewLatch()
+	latch, timings := mesh.NewLatch(), api.NewTimings()
 	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
+	hosts := mesh.NewHosts(mesh.HostsConfig{
+		Configured: o.Peers, Path: filepath.Join(o.StateDir, view.HostsFile), Lookup: lookUp, Changed: latch.Set, Log: log,
+	})
 	var server *api.Server
 	server = api.New(api.Config{
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
-		Status:    func() view.Status { return b.status(server.Problems) },
-		Reconcile: latch.Set, Rotate: b.rotate, Alive: b.alive, Log: log,
+		Status:   func() view.Status { return b.status(server.Problems) },
+		Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log,
+		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })
-	s := &starter{options: o, board: b, group: group}
+	s := &starter{options: o, board: b, group: group, hosts: hosts, timings: timings}
 	group.Go(func() error {
 		defer s.stop()
 		if err := s.start(ctx); err != nil {
@@ -258,6 +263,7 @@ func (s *starter) findWireGuard(ctx context.Context) error {
 func (s *starter) startGossip(context.Context) error {
 	g, err := gossip.Start(gossip.Config{
 		Node: s.NodeName, Advertise: s.addresses[0], Port: view.GossipPort, Keyring: s.ring.Ring(), Log: s.log, Changed: s.latch.Set,
+		ClockOffset: s.ClockOffset,
 	})
 	if err != nil {
 		return err
@@ -296,7 +302,7 @@ func (s *starter) startAgent(ctx context.Context) {
 	rules := firewall.New(firewall.Config{StoreDir: cniFiles.StoreDir, Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
-		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Seeds: s.seeds, PodRanges: s.ranges, PodRangeSource: s.source,
+		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Hosts: s.hosts, PodRanges: s.ranges, PodRangeSource: s.source,
 		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
 		RotateEvery: s.RotateEvery, Silent: s.SilentAfter, AllowPodsTo: s.AllowPodsTo, OwnPorts: s.ownPorts,
 		Keys:     s.store,
@@ -305,6 +311,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
 		Attach:   attachAdapter{files},
+		Timings:  s.timings, Usage: files, Traffic: network,
 	}
 	if s.kube != nil {
 		config.Cluster = &clusterAdapter{Kube: s.kube}
@@ -320,6 +327,9 @@ func (s *starter) startAgent(ctx context.Context) {
 	s.gossip.OnAnswer(paths.Answered)
 	config.Paths = paths
 	s.board.run(mesh.New(config))
+	if s.kube == nil {
+		s.group.Go(func() error { return s.hosts.Run(ctx) })
+	}
 	s.group.Go(func() error { return paths.Run(ctx) })
 	s.group.Go(func() error { return networks.Run(ctx) })
 	s.group.Go(func() error { return s.keyring.run(ctx) })

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -37,39 +38,42 @@ func (s *starter) findSelf(ctx context.Context) error {
 		return nil
 	}
 	if len(snapshot.Problems) > 0 {
-		return errors.New(snapshot.Problems[0].String())
+		return problemError{snapshot.Problems[0]}
 	}
 	return errors.New("the Kubernetes API hasn't told of the Nodes yet")
 }
 
-// findSelfByPeers resolves the peers, and takes the address that packets to the first of them would have.
+// lookUp asks the host's resolver.
+func lookUp(ctx context.Context, name string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+}
+
+// joining has hosts joined, where that is what makes the mesh.
+func (o *options) joining(hosts *mesh.Hosts) func(context.Context, []string) (view.JoinAnswer, error) {
+	if o.Kubernetes {
+		return func(context.Context, []string) (view.JoinAnswer, error) {
+			return view.JoinAnswer{}, errors.New("with Kubernetes the mesh are the cluster's Nodes: add the host to the cluster")
+		}
+	}
+	return hosts.Join
+}
+
+// findSelfByPeers looks the peers up, and takes the address that packets to the first of them would have. With an address
+// given it goes on also while no peer is found: their names are looked up again.
 func (s *starter) findSelfByPeers(ctx context.Context) error {
-	s.seeds = nil
-	var errs []error
-	for _, peer := range s.Peers {
-		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", peer)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("--peers: finding the address of %q: %w", peer, err))
-			continue
-		}
-		for _, address := range addresses {
-			s.seeds = append(s.seeds, address.Unmap())
-		}
-	}
-	if len(s.seeds) == 0 && len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	for _, err := range errs { // the others will do
-		s.log.Warn("a peer isn't found", "error", err)
-	}
+	err := s.hosts.Find(ctx)
 	if s.address.IsValid() {
 		s.addresses = []netip.Addr{s.address}
 		return nil
 	}
-	if len(s.seeds) == 0 {
+	seeds := s.hosts.Addresses()
+	if len(seeds) == 0 && err != nil {
+		return fmt.Errorf("--peers: %w", err)
+	}
+	if len(seeds) == 0 {
 		return errors.New("without --peers there is nothing to tell this host's underlay address by: give it with --address")
 	}
-	local, err := addressTowards(s.seeds[0])
+	local, err := addressTowards(seeds[0])
 	if err != nil {
 		return fmt.Errorf("%w; give this host's underlay address with --address", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,10 @@ import (
 type fakeAgent struct {
 	mu       sync.Mutex
 	statuses []view.Status
+	topology view.Topology
 	rotates  bool
+	forgot   bool
+	joined   []string
 }
 
 func (f *fakeAgent) status() view.Status {
@@ -60,14 +64,48 @@ func (f *fakeAgent) rotate(force bool) (view.RotateAnswer, error) {
 	return view.RotateAnswer{State: view.RotateStarted, Generation: newest + 1}, nil
 }
 
+// forget knows the node "host-3" alone, and that its agent runs until it is forced.
+func (f *fakeAgent) forget(_ context.Context, node string, force bool) (view.ForgetAnswer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	answer := view.ForgetAnswer{State: view.ForgottenBefore, Node: node, Identity: f.statuses[0].Identity}
+	switch {
+	case node != "host-3":
+		return view.ForgetAnswer{}, errors.New("no node " + node + " is known here; known are host-3")
+	case f.forgot:
+		return answer, nil
+	case !force:
+		return view.ForgetAnswer{}, errors.New("the agent of host-3 still runs, at 192.0.2.3")
+	}
+	f.forgot, answer.State, answer.PodCIDRs = true, view.ForgotNode, f.statuses[0].PodCIDRs
+	return answer, nil
+}
+
+func (f *fakeAgent) join(_ context.Context, hosts []string) (view.JoinAnswer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if slices.Contains(hosts, "nobody") {
+		return view.JoinAnswer{}, errors.New("no host is joined: finding the address of nobody: no such host")
+	}
+	added := slices.DeleteFunc(hosts, func(host string) bool { return slices.Contains(f.joined, host) })
+	f.joined = append(f.joined, added...)
+	return view.JoinAnswer{Added: added, Hosts: f.joined}, nil
+}
+
 // startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as it is then, as an agent does: agent FILE... The
-// statuses after the first are for a rotation: see fakeAgent.
+// statuses after the first are for a rotation: see fakeAgent. One of them, named topology.json, is its topology.
 func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: agent FILE...")
 	}
 	f := &fakeAgent{}
 	for _, file := range args {
+		if file == "topology.json" {
+			if err := json.Unmarshal([]byte(ts.ReadFile(file)), &f.topology); err != nil {
+				ts.Fatalf("%s: %v", file, err)
+			}
+			continue
+		}
 		var status view.Status
 		if err := json.Unmarshal([]byte(ts.ReadFile(file)), &status); err != nil {
 			ts.Fatalf("%s: %v", file, err)
@@ -75,7 +113,10 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 		f.statuses = append(f.statuses, status)
 	}
 	socket := ts.MkAbs(ts.Getenv(socketEnv))
-	server := api.New(api.Config{Socket: socket, Status: f.status, Rotate: f.rotate, Log: slog.New(slog.DiscardHandler)})
+	server := api.New(api.Config{
+		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Rotate: f.rotate, Forget: f.forget, Join: f.join,
+		Log: slog.New(slog.DiscardHandler),
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()

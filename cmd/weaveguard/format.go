@@ -5,36 +5,60 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 )
 
-// format is the value of -o.
+// format is how an answer is printed.
 type format string
 
 const (
 	formatTable format = "table" // words and tables, for people
 	formatJSON  format = "json"
 	formatYAML  format = "yaml" // the same as JSON has, its keys sorted
+	formatDOT   format = "dot"  // for Graphviz
+	formatSVG   format = "svg"
 )
 
-// String, Set and Type make it a flag's value.
-func (f *format) String() string { return string(*f) }
-func (f *format) Type() string   { return "format" }
-func (f *format) Set(value string) error {
-	switch v := format(value); v {
-	case formatTable, formatJSON, formatYAML:
-		*f = v
-		return nil
-	}
-	return errors.New("it takes table, json or yaml")
+// formatFlag is the flag -o.
+type formatFlag struct {
+	value *format
+	names []string // those it takes
 }
 
-func addFormatFlag(cmd *cobra.Command, f *format) {
+// String, Set and Type make it a flag's value.
+func (f formatFlag) String() string {
+	if f.value == nil { // as pflag asks of a zero one
+		return ""
+	}
+	return string(*f.value)
+}
+func (f formatFlag) Type() string { return "format" }
+func (f formatFlag) Set(value string) error {
+	if !slices.Contains(f.names, value) {
+		return errors.New("it takes " + f.usage())
+	}
+	*f.value = format(value)
+	return nil
+}
+
+func (f formatFlag) usage() string {
+	last := len(f.names) - 1
+	return strings.Join(f.names[:last], ", ") + " or " + f.names[last]
+}
+
+// addFormatFlag adds the flag -o for table, JSON and YAML, and more formats that the command makes itself.
+func addFormatFlag(cmd *cobra.Command, f *format, more ...format) {
 	*f = formatTable
-	cmd.Flags().VarP(f, "output", "o", "table, json or yaml")
-	complete(cmd, "output", string(formatTable), string(formatJSON), string(formatYAML))
+	flag := formatFlag{value: f}
+	for _, name := range append([]format{formatTable, formatJSON, formatYAML}, more...) {
+		flag.names = append(flag.names, string(name))
+	}
+	cmd.Flags().VarP(flag, "output", "o", flag.usage())
+	complete(cmd, "output", flag.names...)
 }
 
 // complete has the shell complete a flag with these values.

@@ -111,7 +111,7 @@ func secretOn(path, line string, stdin io.Reader, stdout io.Writer) error {
 			return err
 		}
 		if os.Getenv("KUBECTL_RACES") != "" {
-			return store(path, has)
+			return writeSecret(path, has)
 		}
 		return nil
 	case strings.HasSuffix(line, "patch secret weaveguard-gossip --type merge --patch-file /dev/stdin"):
@@ -127,7 +127,7 @@ func secretOn(path, line string, stdin io.Reader, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return store(path, merged)
+		return writeSecret(path, merged)
 	}
 	return fmt.Errorf("error: unknown command %q", line)
 }
@@ -158,8 +158,8 @@ func versionOf(raw []byte) string {
 	return secret.Metadata.ResourceVersion
 }
 
-// store writes the Secret with the next resource version.
-func store(path string, raw []byte) error {
+// writeSecret writes the Secret with the next resource version.
+func writeSecret(path string, raw []byte) error {
 	var secret map[string]any
 	if err := json.Unmarshal(raw, &secret); err != nil {
 		return err

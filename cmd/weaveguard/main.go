@@ -1,7 +1,7 @@
 // Command weaveguard is the operator's command line: it asks the agent of this node over its unix socket, and says
-// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to. The
-// exception is the gossip keyring, which is the operator's: the agents follow it. It talks to Kubernetes by running
-// kubectl: for the keyring, and when it is kubectl's plugin, to run in the agents' pods.
+// in words what the mesh does and what to do about it. It never changes anything by itself: it asks the agent to, or, to
+// attach a network namespace, the CNI plugin. The exception is the gossip keyring, which is the operator's: the agents follow
+// it. It talks to Kubernetes by running kubectl: for the keyring, and when it is kubectl's plugin, to run in the agents' pods.
 //
 // There is one file for each command. All that is printed goes through output.go.
 package main
@@ -118,7 +118,12 @@ func newCommand(o *options) *cobra.Command {
 	cmd.PersistentFlags().IntVar(&o.width, "width", 0, "columns of the output")
 	complete(cmd, "width")
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
-	cmd.AddCommand(newStatusCommand(o), newPeersCommand(o), newWGCommand(o), newPingCommand(o), newReportCommand(o), newRotateCommand(o), newKeyringCommand(), newVersionCommand(o), newCompletionCommand())
+	cmd.AddCommand(
+		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newRoutesCommand(o), newPingCommand(o), newWGCommand(o),
+		newDoctorCommand(o), newReportCommand(o),
+		newRotateCommand(o), newKeyringCommand(), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
+		newVersionCommand(o), newCompletionCommand(),
+	)
 	cmd.InitDefaultHelpCmd()
 	if help, _, err := cmd.Find([]string{"help"}); err == nil {
 		help.Example = "  weaveguard help status"

@@ -35,6 +35,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv(socketEnv, "agent.sock")
 			env.Setenv("COLUMNS", "")
 			env.Setenv("VERSION", view.Version())
+			env.Setenv("PID", strconv.Itoa(os.Getpid()))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

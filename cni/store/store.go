@@ -101,6 +101,24 @@ func ListIn(dir string) ([]Attachment, error) {
 	return s.List()
 }
 
+// InUseIn is InUse of a store's directory for several subnets, and doesn't make one: without, nothing is taken.
+func InUseIn(dir string, subnets []netip.Prefix) ([]int, error) {
+	used := make([]int, len(subnets))
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return used, nil
+	}
+	s, err := Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, subnet := range subnets {
+		if used[i], err = s.InUse(subnet); err != nil {
+			return nil, err
+		}
+	}
+	return used, nil
+}
+
 // List returns all attachments in the order of container ID and interface, without the lock: one that comes or goes
 // meanwhile may be in it or not. Files that can't be read don't hide the others: both results may be non-nil.
 func (s *Store) List() ([]Attachment, error) {

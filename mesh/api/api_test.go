@@ -43,6 +43,7 @@ func config(t *testing.T, status view.Status) api.Config {
 	return api.Config{
 		Socket:    filepath.Join(t.TempDir(), "run", "agent.sock"),
 		Status:    func() view.Status { return status },
+		Topology:  func() view.Topology { return view.Topology{} },
 		Reconcile: func() {},
 		Alive:     func() error { return nil },
 		Rotate:    func(bool) (view.RotateAnswer, error) { return view.RotateAnswer{}, nil },
@@ -145,15 +146,24 @@ func sample() view.Status {
 		Rotation: view.RotationStatus{Phase: "switching", Reason: "waiting for node-c", Queued: true,
 			RotatedAt: time.Date(2026, 3, 4, 5, 6, 0, 25e7, time.UTC),
 			Waiting:   []view.RotationPeer{{Node: "node-c", Port: 51822, OwnPort: 51821, Reason: "no handshake with the new key"}}},
-		Gossip:      view.GossipStatus{Address: "192.0.2.1:6783", Members: 3},
+		Gossip: view.GossipStatus{Address: "192.0.2.1:6783", Members: 3, Traffic: view.GossipTraffic{
+			ReceivedPackets: 11, SentPackets: 12, AcceptedStreams: 13, OpenedStreams: 14, ReceivedMessages: 15, SentMessages: 16}},
 		Attachments: 7,
+		Addresses: []view.AddressStatus{
+			{Network: "default", CIDR: netip.MustParsePrefix("10.32.1.0/24"), Used: 6, Free: 247},
+			{Network: "blue", CIDR: netip.MustParsePrefix("10.50.1.0/24"), Used: 1, Free: 252}},
+		Devices: []view.DeviceStatus{{Name: "weave-wg0", Kind: "kernel", Traffic: &view.LinkTraffic{
+			ReceivedPackets: 21, SentPackets: 22, ReceiveErrors: 23, SendErrors: 24, ReceiveDrops: 25, SendDrops: 26}}, {Name: "weave-wg1"}},
+		Problems: []view.Problem{{Subject: "bridge", Message: "no"}, {Subject: "pod ranges", Message: "no", Warning: true}},
 		Peers: []view.PeerStatus{
-			{Node: "node-b", Up: true, LastHandshake: time.Date(2026, 3, 4, 5, 5, 54, 5e8, time.UTC), HandshakeAge: 12.5,
+			{Node: "node-b", Up: true, Device: "weave-wg0", LastHandshake: time.Date(2026, 3, 4, 5, 5, 54, 5e8, time.UTC), HandshakeAge: 12.5,
 				ReceivedBytes: 1000, SentBytes: 2000, MTU: 1328, PathMTU: 1388},
-			{Node: "node-c", Reason: "no handshake yet", HandshakeAge: -1},
+			{Node: "node-c", Device: "weave-wg0", Reason: "no handshake yet", HandshakeAge: -1, MTU: 1420},
+			{Node: "node-d", Reason: "nothing was heard of it yet", HandshakeAge: -1},
 		},
 		Counters: view.Counters{Reconciles: 10, ReconcileErrors: 1, KernelWrites: 42, Rotations: 4,
-			Refused: map[string]uint64{"signature": 2}},
+			Refused:      map[string]uint64{"signature": 2},
+			ErrorsByKind: map[string]uint64{"routes": 3}, RepairsByKind: map[string]uint64{"firewall": 5}},
 	}
 }
 

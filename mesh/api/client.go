@@ -47,11 +47,21 @@ func (e *AgentError) Unwrap() error { return e.Err }
 
 // Status asks what the agent sees now. It waits 5 s at most. What fails is an *AgentError.
 func (c Client) Status(ctx context.Context) (view.Status, error) {
-	body, err := c.do(ctx, http.MethodGet, statusPath, nil)
+	return get[view.Status](ctx, c, statusPath)
+}
+
+// Topology asks which nodes, networks and pods the agent knows. It waits 5 s at most. What fails is an *AgentError.
+func (c Client) Topology(ctx context.Context) (view.Topology, error) {
+	return get[view.Topology](ctx, c, topologyPath)
+}
+
+func get[T any](ctx context.Context, c Client, path string) (T, error) {
+	body, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
-		return view.Status{}, err
+		var none T
+		return none, err
 	}
-	return decode[view.Status](body)
+	return decode[T](body)
 }
 
 // Reconcile asks the agent to look at the world again soon, and doesn't wait for it. It waits 5 s at most for the
@@ -66,15 +76,7 @@ func (c Client) Reconcile(ctx context.Context) error {
 // 5 s at most: an agent that answers later has taken the request all the same. What fails is an *AgentError; where the
 // agent refuses, its Message is the agent's own.
 func (c Client) Rotate(ctx context.Context, force bool) (view.RotateAnswer, error) {
-	request, err := json.Marshal(rotateRequest{Force: force})
-	if err != nil {
-		return view.RotateAnswer{}, fmt.Errorf("preparing a request to rotate: %w", err)
-	}
-	body, err := c.do(ctx, http.MethodPost, rotatePath, request)
-	if err != nil {
-		return view.RotateAnswer{}, err
-	}
-	return decode[view.RotateAnswer](body)
+	return ask[view.RotateAnswer](ctx, c, rotatePath, rotateRequest{Force: force})
 }
 
 func (c Client) do(ctx context.Context, method, path string, content []byte) ([]byte, error) {

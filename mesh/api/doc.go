@@ -1,7 +1,7 @@
 // Package api owns the agent's doors to the outside of the process: the status API on a unix socket with its
-// client, the metrics, and the probes. It shows the status that it is given and passes on two requests, to look at
-// the world again and to rotate the node's key; it never changes state itself, and no secret can pass it, because
-// view.Status and view.RotateAnswer hold none.
+// client, the metrics, and the probes. It shows the status that it is given and passes on requests: to look at
+// the world again, to rotate the node's key, to forget a node, and to join hosts. It never changes state itself, and no secret can
+// pass it, because what it answers with, of package view, holds none.
 //
 // The API is HTTP with JSON bodies, on a socket that only root may open:
 //
@@ -9,6 +9,10 @@
 //	POST /v1/reconcile  202, the agent's loop runs soon
 //	POST /v1/rotate     with {"force":BOOL}: 200, a view.RotateAnswer, and the request is on disk; 409 and why
 //	                    the agent refuses it; 400 and what is wrong with the body
+//	POST /v1/forget     with {"node":NAME,"force":BOOL}: 200, a view.ForgetAnswer, when it is done and on disk; 409
+//	                    and 400 as above
+//	POST /v1/join       with {"hosts":[HOST,…]}, 1 to 64: 200, a view.JoinAnswer, and they are on disk; 409 and 400
+//	                    as above
 //
 // On the address for probes, which is meant for loopback:
 //

@@ -1,9 +1,14 @@
 package api
 
 import (
+	"cmp"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime"
+	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -15,92 +20,107 @@ import (
 
 const metricsPrefix = "weaveguard_"
 
+// Whoever has the gossip key can make up nodes, and each would have series of its own in every Prometheus for as long as
+// that keeps data. So peers have series when there is a link to them, and no more than maxPeerSeries do, those that are up
+// first. Other labels have a few values by nature, and maxSeries at most all the same.
+const (
+	maxPeerSeries = 1000
+	maxSeries     = 100
+	// maxLabel is how long a label's value gets, in bytes: longer than the name of a node can be.
+	maxLabel = 253
+	// otherLabel is the value of the label of what has no room for one of its own.
+	otherLabel = "other"
+)
+
 // collector turns the status of the moment into metrics, when it is asked for them.
 type collector struct {
-	status func() view.Status
-
-	buildInfo, ready, problems, peers, gossipMembers, attachments *prometheus.Desc
-	handshakeAge, received, sent, pathMTU                         *prometheus.Desc
-	keyGeneration, keyMade, rotationPhase, rotationWaiting        *prometheus.Desc
-	reconciles, reconcileErrors, kernelWrites, rotations, refused *prometheus.Desc
-}
-
-func newCollector(status func() view.Status) *collector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(metricsPrefix+name, help, labels, nil)
-	}
-	return &collector{
-		status:        status,
-		buildInfo:     desc("build_info", "The agent's version; the value is always 1.", "version", "goversion"),
-		ready:         desc("ready", "1 when this node can carry pod traffic, else 0."),
-		problems:      desc("problems", "Problems that `weaveguard status` shows now."),
-		peers:         desc("peers", "Other nodes, by whether the link to them is up or down.", "state"),
-		gossipMembers: desc("gossip_members", "Nodes that gossip sees alive, this one among them."),
-		attachments:   desc("attachments", "Interfaces of pods that are attached on this node."),
-		handshakeAge: desc("peer_last_handshake_age_seconds",
-			"Time since the last WireGuard handshake with a peer; absent when there was none.", "peer"),
-		received: desc("peer_received_bytes_total", "Bytes that came from a peer through its tunnel.", "peer"),
-		sent:     desc("peer_sent_bytes_total", "Bytes that went to a peer through its tunnel.", "peer"),
-		pathMTU: desc("peer_path_mtu_bytes",
-			"What probes found that the network carries to a peer; absent when that is as much as it seems to.", "peer"),
-		keyGeneration: desc("key_generation", "Number of this node's newest WireGuard key; absent when there is none."),
-		keyMade: desc("key_made_timestamp_seconds",
-			"When this node's newest WireGuard key was made; absent when that isn't known."),
-		rotationPhase: desc("rotation_phase",
-			"How far the rotation of this node's WireGuard key is: 1 for the phase it is in, 0 for the others.", "phase"),
-		rotationWaiting: desc("rotation_waiting_peers", "Peers that still need the old WireGuard key of this node."),
-		reconciles:      desc("reconciles_total", "Runs of the agent's loop."),
-		reconcileErrors: desc("reconcile_errors_total", "Runs of the agent's loop in which something failed."),
-		kernelWrites: desc("kernel_writes_total",
-			"Changes made to the kernel's links, addresses, routes, WireGuard peers, firewall rules and settings."),
-		rotations: desc("rotations_total", "Rotations of this node's WireGuard key that ended well."),
-		refused:   desc("records_refused_total", "Records and packets of the gossip that were refused.", "reason"),
-	}
-}
-
-// Describe implements prometheus.Collector. It doesn't ask for the status: the agent may not have one yet.
-func (c *collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{
-		c.buildInfo, c.ready, c.problems, c.peers, c.gossipMembers, c.attachments,
-		c.handshakeAge, c.received, c.sent, c.pathMTU,
-		c.keyGeneration, c.keyMade, c.rotationPhase, c.rotationWaiting,
-		c.reconciles, c.reconcileErrors, c.kernelWrites, c.rotations, c.refused,
-	} {
-		descs <- desc
-	}
+	status         func() view.Status
+	kinds, reasons []string // that are there from the beginning, with 0
+	families
 }
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(metrics chan<- prometheus.Metric) {
-	status := c.status()
-	gauge, counter := sink(metrics).gauge, sink(metrics).counter
-	gauge(c.buildInfo, 1, status.Version, runtime.Version())
-	gauge(c.ready, oneIf(status.Ready))
-	gauge(c.problems, float64(len(status.Problems)))
-	gauge(c.gossipMembers, float64(status.Gossip.Members))
-	gauge(c.attachments, float64(status.Attachments))
+	status, out := c.status(), sink(metrics)
+	out.gauge(c.buildInfo, 1, status.Version, runtime.Version())
+	out.gauge(c.ready, oneIf(status.Ready))
+	warnings := 0
+	for _, problem := range status.Problems {
+		if problem.Warning {
+			warnings++
+		}
+	}
+	out.gauge(c.problems, float64(len(status.Problems)-warnings), "error")
+	out.gauge(c.problems, float64(warnings), "warning")
+	if status.Kubernetes != "absent" && status.Kubernetes != "" {
+		out.gauge(c.kubernetes, oneIf(status.Kubernetes == "connected"))
+	}
+	out.gauge(c.attachments, float64(status.Attachments))
+	for _, a := range status.Addresses[:min(len(status.Addresses), maxSeries)] {
+		out.gauge(c.addressesUsed, float64(a.Used), a.Network, a.CIDR.String())
+		out.gauge(c.addressesFree, float64(a.Free), a.Network, a.CIDR.String())
+	}
+	c.gossip(status.Gossip, out)
+	c.peers(status.Peers, out)
+	c.devices(status.Devices, out)
+	c.rotation(status, out)
+	c.loop(status.Counters, out)
+}
+
+func (c *collector) gossip(status view.GossipStatus, out sink) {
+	out.gauge(c.gossipMembers, float64(status.Members))
+	t := status.Traffic
+	out.counter(c.gossipReceivedPackets, float64(t.ReceivedPackets))
+	out.counter(c.gossipSentPackets, float64(t.SentPackets))
+	out.counter(c.gossipAcceptedStreams, float64(t.AcceptedStreams))
+	out.counter(c.gossipOpenedStreams, float64(t.OpenedStreams))
+	out.counter(c.gossipReceivedMessages, float64(t.ReceivedMessages))
+	out.counter(c.gossipSentMessages, float64(t.SentMessages))
+}
+
+// peers passes on how many nodes there are, and what is known of those that there is a link to.
+func (c *collector) peers(peers []view.PeerStatus, out sink) {
+	linked := slices.DeleteFunc(slices.Clone(peers), func(p view.PeerStatus) bool { return p.Device == "" })
+	slices.SortFunc(linked, func(a, b view.PeerStatus) int {
+		return cmp.Or(cmp.Compare(oneIf(b.Up), oneIf(a.Up)), strings.Compare(a.Node, b.Node))
+	})
 	up := 0
-	for _, peer := range status.Peers {
+	for i, peer := range linked {
 		if peer.Up {
 			up++
 		}
-		if !peer.LastHandshake.IsZero() {
-			gauge(c.handshakeAge, peer.HandshakeAge, peer.Node)
-		}
-		counter(c.received, float64(peer.ReceivedBytes), peer.Node)
-		counter(c.sent, float64(peer.SentBytes), peer.Node)
-		if peer.PathMTU > 0 {
-			gauge(c.pathMTU, float64(peer.PathMTU), peer.Node)
+		if i < maxPeerSeries {
+			c.peer(peer, out)
 		}
 	}
-	gauge(c.peers, float64(up), "up")
-	gauge(c.peers, float64(len(status.Peers)-up), "down")
-	c.rotation(status, metrics)
-	counter(c.reconciles, float64(status.Counters.Reconciles))
-	counter(c.reconcileErrors, float64(status.Counters.ReconcileErrors))
-	counter(c.kernelWrites, float64(status.Counters.KernelWrites))
-	for reason, n := range status.Counters.Refused {
-		counter(c.refused, float64(n), reason)
+	out.gauge(c.peerStates, float64(up), "up")
+	out.gauge(c.peerStates, float64(len(linked)-up), "down")
+	out.gauge(c.peerStates, float64(len(peers)-len(linked)), "waiting")
+}
+
+func (c *collector) peer(peer view.PeerStatus, out sink) {
+	out.gauge(c.peerUp, oneIf(peer.Up), peer.Node)
+	if !peer.LastHandshake.IsZero() {
+		out.gauge(c.handshakeAge, peer.HandshakeAge, peer.Node)
+	}
+	out.counter(c.received, float64(peer.ReceivedBytes), peer.Node)
+	out.counter(c.sent, float64(peer.SentBytes), peer.Node)
+	out.gauge(c.mtu, float64(peer.MTU), peer.Node)
+	if peer.PathMTU > 0 {
+		out.gauge(c.pathMTU, float64(peer.PathMTU), peer.Node)
+	}
+}
+
+func (c *collector) devices(devices []view.DeviceStatus, out sink) {
+	for _, d := range devices[:min(len(devices), maxSeries)] {
+		if t := d.Traffic; t != nil {
+			out.counter(c.receivedPackets, float64(t.ReceivedPackets), d.Name)
+			out.counter(c.sentPackets, float64(t.SentPackets), d.Name)
+			out.counter(c.receiveErrors, float64(t.ReceiveErrors), d.Name)
+			out.counter(c.sendErrors, float64(t.SendErrors), d.Name)
+			out.counter(c.receiveDrops, float64(t.ReceiveDrops), d.Name)
+			out.counter(c.sendDrops, float64(t.SendDrops), d.Name)
+		}
 	}
 }
 
@@ -123,15 +143,69 @@ func (c *collector) rotation(status view.Status, out sink) {
 	out.counter(c.rotations, float64(status.Counters.Rotations))
 }
 
+func (c *collector) loop(counters view.Counters, out sink) {
+	out.counter(c.reconciles, float64(counters.Reconciles))
+	out.counter(c.reconcileErrors, float64(counters.ReconcileErrors))
+	out.counter(c.kernelWrites, float64(counters.KernelWrites))
+	out.counters(c.errors, counters.ErrorsByKind, c.kinds)
+	out.counters(c.repairs, counters.RepairsByKind, c.kinds)
+	out.counters(c.refused, counters.Refused, c.reasons)
+}
+
 // sink takes metrics.
 type sink chan<- prometheus.Metric
 
 func (s sink) gauge(desc *prometheus.Desc, value float64, labels ...string) {
-	s <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	s.send(desc, prometheus.GaugeValue, value, labels)
 }
 
 func (s sink) counter(desc *prometheus.Desc, value float64, labels ...string) {
-	s <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
+	s.send(desc, prometheus.CounterValue, value, labels)
+}
+
+// send sends a metric, or why it can't be one: then the others are served all the same.
+func (s sink) send(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels []string) {
+	for i := range labels {
+		labels[i] = label(labels[i])
+	}
+	metric, err := prometheus.NewConstMetric(desc, kind, value, labels...)
+	if err != nil {
+		metric = prometheus.NewInvalidMetric(desc, err)
+	}
+	s <- metric
+}
+
+// counters sends a counter for each of the words that are known beforehand, and as many others as there is room for.
+// What has none is counted together.
+func (s sink) counters(desc *prometheus.Desc, counts map[string]uint64, known []string) {
+	all := make(map[string]uint64, len(known))
+	for _, word := range known {
+		all[word] = 0
+	}
+	for _, word := range slices.Sorted(maps.Keys(counts)) {
+		_, listed := all[word]
+		if !listed && len(all) >= maxSeries {
+			all[otherLabel] += counts[word]
+			continue
+		}
+		all[word] += counts[word]
+	}
+	for word, n := range all {
+		s.counter(desc, float64(n), word)
+	}
+}
+
+// label is a value fit for a label: valid UTF-8, and not too long.
+func label(value string) string {
+	value = strings.ToValidUTF8(value, "?")
+	if len(value) <= maxLabel {
+		return value
+	}
+	cut := maxLabel
+	for !utf8.RuneStart(value[cut]) {
+		cut--
+	}
+	return value[:cut]
 }
 
 func oneIf(yes bool) float64 {
@@ -144,7 +218,8 @@ func oneIf(yes bool) float64 {
 func (s *Server) metricsRoutes() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		newCollector(s.status),
+		&collector{status: s.status, kinds: s.cfg.Kinds, reasons: s.cfg.Reasons, families: newFamilies()},
+		s.cfg.Timings,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -21,6 +21,9 @@ const (
 	statusPath    = "/v1/status"
 	reconcilePath = "/v1/reconcile"
 	rotatePath    = "/v1/rotate"
+	topologyPath  = "/v1/topology"
+	forgetPath    = "/v1/forget"
+	joinPath      = "/v1/join"
 
 	defaultRetry = 5 * time.Second
 	// shutdownTime is how long a request that is under way may take when the agent ends.
@@ -36,12 +39,22 @@ type Config struct {
 	Retry time.Duration
 
 	Status    func() view.Status // what the agent sees now
-	Reconcile func()             // makes the agent's loop run soon; returns at once
-	Alive     func() error       // why the agent's loop doesn't run any more; nil while it does
+	Topology  func() view.Topology
+	Reconcile func()       // makes the agent's loop run soon; returns at once
+	Alive     func() error // why the agent's loop doesn't run any more; nil while it does
 	// Rotate asks for a rotation, and returns when the request is on disk; an error says why it is refused. With force
 	// the rotation under way ends without waiting for its peers.
 	Rotate func(force bool) (view.RotateAnswer, error)
+	// Forget takes a node out of the data plane and forgets its identity, and returns when that is done and on disk; Join has
+	// further hosts looked at, and returns when they are on disk. An error says why it is refused.
+	Forget func(ctx context.Context, node string, force bool) (view.ForgetAnswer, error)
+	Join   func(ctx context.Context, hosts []string) (view.JoinAnswer, error)
 	Log    *slog.Logger
+
+	// Timings are served among the metrics; nil: with nothing in them.
+	Timings *Timings
+	// Kinds and Reasons are the words of the counters by kind, and of the refused, that metrics have from the beginning on.
+	Kinds, Reasons []string
 }
 
 // Server serves the status API, the metrics and the probes.
@@ -54,6 +67,9 @@ type Server struct {
 func New(cfg Config) *Server {
 	if cfg.Retry == 0 {
 		cfg.Retry = defaultRetry
+	}
+	if cfg.Timings == nil {
+		cfg.Timings = NewTimings()
 	}
 	s := &Server{cfg: cfg}
 	if cfg.MetricsAddr != "" {
@@ -109,11 +125,16 @@ func (s *Server) apiRoutes() http.Handler {
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, s.status())
 	})
+	mux.HandleFunc("GET "+topologyPath, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, s.cfg.Topology())
+	})
 	mux.HandleFunc("POST "+reconcilePath, func(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Reconcile()
 		w.WriteHeader(http.StatusAccepted)
 	})
 	mux.HandleFunc("POST "+rotatePath, s.rotate)
+	mux.HandleFunc("POST "+forgetPath, s.forget)
+	mux.HandleFunc("POST "+joinPath, s.join)
 	return mux
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -34,7 +35,7 @@ type Config struct {
 // ErrAttached says that interfaces of pods are still attached.
 var ErrAttached = errors.New("still attached")
 
-// Attach keeps the files as they should be. It isn't for several goroutines, but for Problems and Attachments.
+// Attach keeps the files as they should be. It isn't for several goroutines, but for Problems, Attachments and InUse.
 type Attach struct {
 	cfg  Config
 	seen map[string]pair // plugins that were found equal, by name
@@ -165,6 +166,14 @@ func (a *Attach) Attachments(ctx context.Context) ([]store.Attachment, error) {
 		return nil, err
 	}
 	return store.ListIn(a.cfg.StoreDir)
+}
+
+// InUse returns for each of the subnets how many of its addresses are taken. Safe for concurrent use.
+func (a *Attach) InUse(ctx context.Context, subnets []netip.Prefix) ([]int, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return store.InUseIn(a.cfg.StoreDir, subnets)
 }
 
 // Cleanup removes all that Apply wrote, and the store. While pods are attached it removes the ready file only, so

@@ -10,7 +10,7 @@ import (
 
 const (
 	// ConflistName is the file of our network configuration. Runtimes take the first of the directory.
-	ConflistName = "05-weaveguard.conflist"
+	ConflistName = view.ConflistName
 	// NetworkName is the name of the default network for the container runtime.
 	NetworkName = view.DefaultCNINetwork
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const (
@@ -30,6 +32,8 @@ type Heard struct {
 	From netip.Addr
 	// At are the addresses of the members that announce it now, sorted; of this node's own none.
 	At []netip.Addr
+	// Since is when it was heard first.
+	Since time.Time
 	// Alive: a member of this node name is alive now, whether or not the record is its own. Under this node's name
 	// only another one counts.
 	Alive bool
@@ -63,11 +67,16 @@ type member struct {
 	raw   []byte // its metadata; shared with candidates, never written to
 	since time.Time
 	turn  uint64 // order of joining
+
+	pulse      view.Pulse // of the last ping
+	pinged     bool       // there was one
+	toldOffset time.Duration
 }
 
 type candidate struct {
-	raw  []byte
-	from netip.Addr
+	raw   []byte
+	from  netip.Addr
+	since time.Time // when raw was heard first, from whomever
 }
 
 func newBook(self string) *book {
@@ -106,7 +115,7 @@ func (b *book) alive(name, node string, addr netip.AddrPort, raw []byte, now tim
 		m.raw = bytes.Clone(raw)
 	}
 	e.members[name] = m
-	if name != b.self && e.add(candidate{raw: m.raw, from: addr.Addr()}) {
+	if name != b.self && e.add(candidate{raw: m.raw, from: addr.Addr(), since: now}) {
 		news = true
 	}
 	return news, true
@@ -151,7 +160,7 @@ func (b *book) handed(node string, raw []byte) (news, ok bool) {
 	if e == nil {
 		return false, false
 	}
-	return e.add(candidate{raw: bytes.Clone(raw)}), true
+	return e.add(candidate{raw: bytes.Clone(raw), since: time.Now()}), true
 }
 
 // entry returns the entry of node and makes it the newest; nil when the book is full of entries that must stay.
@@ -191,9 +200,13 @@ func (e *entry) add(c candidate) (news bool) {
 		return false
 	}
 	for _, old := range e.candidates {
-		if bytes.Equal(old.raw, c.raw) && (old.from == c.from || !c.from.IsValid()) {
+		if !bytes.Equal(old.raw, c.raw) {
+			continue
+		}
+		if old.from == c.from || !c.from.IsValid() {
 			return false
 		}
+		c.since = old.since
 	}
 	e.candidates = slices.DeleteFunc(e.candidates, func(old candidate) bool { return bytes.Equal(old.raw, c.raw) })
 	if len(e.candidates) >= maxCandidates {
@@ -257,7 +270,7 @@ func (b *book) heard() []Heard {
 		}
 		for _, c := range e.candidates {
 			all = append(all, Heard{
-				Node: node, Raw: bytes.Clone(c.raw), From: c.from, At: e.announcers(c.raw, b.self), Alive: others > 0,
+				Node: node, Raw: bytes.Clone(c.raw), From: c.from, At: e.announcers(c.raw, b.self), Since: c.since, Alive: others > 0,
 			})
 		}
 	}
@@ -271,13 +284,7 @@ func (b *book) members() []Member {
 	defer b.mu.Unlock()
 	var all []Member
 	for node, e := range b.nodes {
-		var best member
-		self := false
-		for name, m := range e.members {
-			if name == b.self || !self && m.turn >= best.turn {
-				best, self = m, name == b.self
-			}
-		}
+		best, self := e.latest(b.self)
 		if len(e.members) > 0 {
 			all = append(all, Member{Node: node, Addr: best.addr, Self: self})
 		}

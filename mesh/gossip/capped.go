@@ -46,6 +46,7 @@ func (c *capped) pumpStreams() {
 	for {
 		select {
 		case conn := <-c.inner.StreamCh():
+			c.caps.wire.acceptedStreams.Add(1)
 			stream := c.caps.admit(conn)
 			if stream == nil {
 				c.logger.Printf("[WARN] memberlist: number of streams exceeds limit %s", memberlist.LogConn(conn))
@@ -67,6 +68,7 @@ func (c *capped) pumpPackets() {
 	for {
 		select {
 		case p := <-c.inner.PacketCh():
+			c.caps.wire.receivedPackets.Add(1)
 			probe, err := c.judge(p)
 			if err != nil {
 				c.logger.Printf("[WARN] memberlist: %v %s", err, memberlist.LogAddress(p.From))

@@ -51,6 +51,7 @@ var (
 // caps counts what is open. Safe for concurrent use.
 type caps struct {
 	keys inspector
+	wire wire
 
 	mu        sync.Mutex
 	streams   map[netip.Addr]int

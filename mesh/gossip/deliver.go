@@ -86,7 +86,11 @@ func (g *Gossip) carry(ctx context.Context) {
 		case d := <-g.deliveries:
 			for _, a := range d.to {
 				to := &memberlist.Node{Addr: a.Addr().AsSlice(), Port: a.Port()}
-				if err := g.current.Load().list.SendReliable(to, d.message); err != nil && ctx.Err() == nil {
+				err := g.current.Load().list.SendReliable(to, d.message)
+				switch {
+				case err == nil:
+					g.sentMessages.Add(1)
+				case ctx.Err() == nil:
 					g.log.Debug("gossip: a document isn't delivered", "address", a, "reason", err)
 				}
 			}

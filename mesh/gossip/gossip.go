@@ -59,6 +59,8 @@ type Config struct {
 	// Changed is called after something was heard, from a goroutine of its own and with no lock held, at most 20 times
 	// a second. What is heard meanwhile is told by one more call.
 	Changed func()
+	// ClockOffset is how far ahead the clock is that others are told: for tests, on machines with one clock.
+	ClockOffset time.Duration
 }
 
 // Gossip is this node's membership in the mesh's gossip. Safe for concurrent use.
@@ -76,7 +78,9 @@ type Gossip struct {
 	keys   inspector
 
 	transport *transport
-	current   atomic.Pointer[membership]
+	// Messages of this agent and others, of whatever size.
+	receivedMessages, sentMessages atomic.Uint64
+	current                        atomic.Pointer[membership]
 
 	deliveries chan delivery
 
@@ -243,7 +247,7 @@ func (g *Gossip) Problems() []view.Problem {
 	for _, node := range slices.Sorted(maps.Keys(twins)) {
 		problems = append(problems, sameName(node, twins[node]))
 	}
-	return problems
+	return append(problems, clockProblems(g.book.clocks())...)
 }
 
 // Stop tells the others that this node leaves, for two seconds or until ctx ends at most, and ends all that Start

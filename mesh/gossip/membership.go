@@ -77,6 +77,7 @@ func (g *Gossip) enter(ctx context.Context) error {
 	c.Delegate = delegate{g}
 	c.Events = events{g, m}
 	c.Alive = events{g, m}
+	c.Ping = pings{g, m}
 	var err error
 	if m.list, err = memberlist.Create(c); err != nil {
 		hangUp()

@@ -57,7 +57,11 @@ func (g *Gossip) send(node string, message []byte) error {
 	for _, a := range addrs {
 		// Not the Node that memberlist has: it writes to that while others read it.
 		to := &memberlist.Node{Addr: a.Addr().AsSlice(), Port: a.Port()}
-		errs = append(errs, list.SendBestEffort(to, message))
+		err := list.SendBestEffort(to, message)
+		if err == nil {
+			g.sentMessages.Add(1)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -69,6 +73,7 @@ func (g *Gossip) Messages() [][]byte { return append(g.mail.take(), g.parcel.tak
 
 // NotifyMsg keeps a message from another agent, or from whoever has the gossip key.
 func (d delegate) NotifyMsg(message []byte) {
+	d.receivedMessages.Add(1)
 	if len(message) == 0 || len(message) > maxDelivery {
 		d.tally.count(reasonMessageSize)
 		return

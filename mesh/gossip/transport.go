@@ -94,10 +94,25 @@ func (l *lease) DialAddressTimeout(to memberlist.Address, timeout time.Duration)
 	if err != nil {
 		return nil, err
 	}
+	l.capped.caps.wire.openedStreams.Add(1)
 	// memberlist sets deadlines of its own for state exchanges and probes, and none for messages.
 	_ = conn.SetDeadline(time.Now().Add(timeout))
 	stop := context.AfterFunc(l.ctx, func() { _ = conn.Close() })
 	return newStream(conn, l.capped.caps.keys, stop), nil
+}
+
+// WriteToAddress sends a packet.
+func (l *lease) WriteToAddress(b []byte, to memberlist.Address) (time.Time, error) {
+	at, err := l.NetTransport.WriteToAddress(b, to)
+	if err == nil {
+		l.capped.caps.wire.sentPackets.Add(1)
+	}
+	return at, err
+}
+
+// WriteTo is WriteToAddress without a name.
+func (l *lease) WriteTo(b []byte, to string) (time.Time, error) {
+	return l.WriteToAddress(b, memberlist.Address{Addr: to})
 }
 
 // DialTimeout is DialAddressTimeout without a name.

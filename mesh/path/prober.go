@@ -252,7 +252,7 @@ func (p *Prober) end(t *track, now time.Time) (changed bool) {
 	pause := max(confirmInterval, time.Duration(len(p.paths))*confirmCost)
 	switch {
 	case t.lost():
-		pause = min(pause<<min(t.silent-tries, 8), max(lostInterval, pause))
+		pause = min(pause<<min(t.lostFor(), 8), max(lostInterval, pause))
 	case !t.settled:
 		return changed
 	}

@@ -111,8 +111,8 @@ func TestProberFollowsPaths(t *testing.T) {
 		w := newWorld(t)
 		w.set(mtus{near: 1500, far: 1400, six: 1400})
 		w.Follow([]view.Path{{Address: near, Limit: 1500}, {Address: far, Limit: 1500}, {Address: six, Limit: 1488}})
-		after(3 * time.Second)
-		w.want(t, "3 s after the start", mtus{far: 1388, six: 1392})
+		after(5 * time.Second)
+		w.want(t, "5 s after the start", mtus{far: 1388, six: 1392})
 		w.set(mtus{near: 1300, far: 1300, six: 1200})
 		after(10 * time.Second)
 		w.want(t, "10 s after they narrowed", mtus{near: 1292, far: 1292, six: 1392}) // IPv6 carries at least 1280

@@ -2,14 +2,22 @@ package path
 
 import (
 	"maps"
+	"math"
 	"slices"
 )
 
 const (
 	// step is between two sizes that are told apart, in bytes: WireGuard pads packets to multiples of it.
 	step = 16
-	// tries is how many rounds a size goes unanswered, while a smaller one is answered, until it counts as too large.
-	tries = 3
+	// tries is how many rounds a size goes unanswered, while a smaller one is answered, until it counts as too large, where
+	// nothing is lost; and maxTries, whatever is lost.
+	tries, maxTries = 3, 40
+	// away is how many rounds in a row without an answer mean that the peer is away, however much is lost.
+	away = 8
+	// falsely is how likely it may be that a size counts as too large by loss alone.
+	falsely = 1e-4
+	// memory is of how many probes that the path carries it is known which were lost.
+	memory = 128
 	// fan is how many sizes are tried at a time to find the largest that passes.
 	fan = 8
 )
@@ -26,6 +34,9 @@ type search struct {
 
 	found   int // what the last search came to; 0: none came to an end yet
 	settled bool
+
+	// Of the last probes that the path carries: how many were answered, and how many weren't.
+	came, gone int
 
 	// Of the search under way.
 	low    int         // the largest size that was answered; 0: none
@@ -58,7 +69,10 @@ func (s *search) mtu() int {
 }
 
 // lost reports whether nothing has been answered for so long that there is no hurry.
-func (s *search) lost() bool { return s.silent >= tries }
+func (s *search) lost() bool { return s.lostFor() >= 0 }
+
+// lostFor is how many rounds ago there was no hurry any more; negative: there is.
+func (s *search) lostFor() int { return s.silent - min(s.enough(), away) }
 
 // sizes are what the next round sends, smallest first.
 func (s *search) sizes() []int {
@@ -108,6 +122,7 @@ func (s *search) heard(sent, answered []int) {
 	}
 	s.silent = 0
 	top := slices.Max(answered)
+	s.weigh(sent, answered, max(top, s.low))
 	if s.settled {
 		if top == s.found {
 			return
@@ -122,7 +137,7 @@ func (s *search) heard(sent, answered []int) {
 		if size <= top {
 			continue
 		}
-		if s.misses[size]++; s.misses[size] >= tries {
+		if s.misses[size]++; s.misses[size] >= s.enough() {
 			s.high = min(s.high, size)
 		}
 	}
@@ -132,9 +147,36 @@ func (s *search) heard(sent, answered []int) {
 	}
 }
 
+// weigh counts what was lost of probes that the path carries: those of up to a size that was answered.
+func (s *search) weigh(sent, answered []int, carries int) {
+	for _, size := range sent {
+		switch {
+		case slices.Contains(answered, size):
+			s.came++
+		case size <= carries:
+			s.gone++
+		}
+	}
+	if s.came+s.gone > memory {
+		s.came, s.gone = s.came/2, s.gone/2
+	}
+}
+
+// enough is how many misses make a size too large: so many that as much loss as there may be makes them one time in 10,000. The
+// rate of loss is taken for two standard deviations more than it seems, and with one probe more on each side (Laplace's rule): of
+// a few probes none may be lost by chance.
+func (s *search) enough() int {
+	all := float64(s.came + s.gone + 2)
+	loss := float64(s.gone+1) / all
+	loss = min(loss+2*math.Sqrt(loss*(1-loss)/all), 0.99)
+	return min(max(tries, int(math.Ceil(math.Log(falsely)/math.Log(loss)))), maxTries)
+}
+
 // unheard takes a round without any answer: the other end is away, or the path carries less than what was sent.
 func (s *search) unheard() {
-	s.silent++
+	if s.silent++; s.silent <= tries { // after that the peer is away, which says nothing of the line
+		s.gone++
+	}
 	if s.settled || s.lost() && s.low != 0 {
 		s.restart()
 	}

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -45,13 +46,13 @@ func TestSearchFindsTheLargestSize(t *testing.T) {
 		rounds, probes        int // at most
 	}{
 		"all of it":           {floor: 576, limit: 1500, carries: 1500, want: 0, rounds: 1, probes: 10},
-		"a little less":       {floor: 576, limit: 1500, carries: 1499, want: 1484, rounds: 4, probes: 30},
-		"a tunnel's less":     {floor: 576, limit: 1500, carries: 1400, want: 1388, rounds: 4, probes: 30},
-		"a step exactly":      {floor: 576, limit: 1500, carries: 1388, want: 1388, rounds: 4, probes: 30},
-		"IPv6's least":        {floor: 1280, limit: 1488, carries: 1280, want: 1280, rounds: 4, probes: 30},
-		"next to nothing":     {floor: 576, limit: 1500, carries: 600, want: 588, rounds: 4, probes: 30},
+		"a little less":       {floor: 576, limit: 1500, carries: 1499, want: 1484, rounds: 10, probes: 50},
+		"a tunnel's less":     {floor: 576, limit: 1500, carries: 1400, want: 1388, rounds: 10, probes: 50},
+		"a step exactly":      {floor: 576, limit: 1500, carries: 1388, want: 1388, rounds: 10, probes: 50},
+		"IPv6's least":        {floor: 1280, limit: 1488, carries: 1280, want: 1280, rounds: 10, probes: 50},
+		"next to nothing":     {floor: 576, limit: 1500, carries: 600, want: 588, rounds: 10, probes: 50},
 		"jumbo frames":        {floor: 576, limit: 8988, carries: 9000, want: 0, rounds: 1, probes: 10},
-		"no jumbo frames":     {floor: 576, limit: 8988, carries: 1500, want: 1500, rounds: 6, probes: 50},
+		"no jumbo frames":     {floor: 576, limit: 8988, carries: 1500, want: 1500, rounds: 10, probes: 80},
 		"a limit at the base": {floor: 1280, limit: 1288, carries: 1300, want: 0, rounds: 1, probes: 10},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +91,7 @@ func TestSearchFollowsThePath(t *testing.T) {
 			if s.settled && s.mtu() == want {
 				break
 			}
-			if n > 8 {
+			if n > 16 {
 				t.Fatalf("a path of %d isn't found: %+v", carries, s)
 			}
 		}
@@ -124,6 +125,26 @@ func TestSearchForgivesLoss(t *testing.T) {
 		lossy.round(s, n)
 		if got := s.mtu(); got != 0 {
 			t.Fatalf("in round %d the path's MTU is %d, by loss alone", n, got)
+		}
+	}
+}
+
+// On a line that loses half of all probes, the whole path is still found to carry all, and a narrow one to be narrow.
+func TestSearchOnABadLine(t *testing.T) {
+	t.Parallel()
+	for _, carries := range []int{1500, 1400} {
+		for seed := range uint64(200) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			s, w := newSearch(576, 1500, 0), wire{carries: carries, drops: func(int, int) bool { return rng.IntN(100) < 51 }}
+			for n := range 300 {
+				w.round(s, n)
+				if got := s.mtu(); got != 0 && (carries == 1500 || got != 1388) {
+					t.Fatalf("seed %d: in round %d the path's MTU is %d, by loss alone", seed, n, got)
+				}
+			}
+			if carries == 1400 && s.mtu() != 1388 {
+				t.Errorf("seed %d: a path of 1400 isn't found in 300 rounds: %+v", seed, s)
+			}
 		}
 	}
 }

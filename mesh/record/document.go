@@ -11,7 +11,7 @@ import (
 )
 
 // MaxDocumentSize is the largest signed document in bytes. With MaxNetworks networks one has less than 3 KiB; the rest is
-// for what later versions put into it.
+// for the roster: some 900 pods with names of 40 bytes in all.
 const MaxDocumentSize = 64 << 10
 
 // documentVersion is the first byte of a signed document. Behind it: 64 bytes of Ed25519 signature, then the payload.
@@ -24,6 +24,10 @@ const documentContext = "weaveguard document v1"
 type Document struct {
 	Version  uint64    // not 0; another one for each document of one identity, and growing
 	Networks []Network // sorted by name, MaxNetworks at most
+	// Roster is what is attached on the node, sorted as by Attachment.Compare, each once.
+	Roster []Attachment
+	// Omitted is how many more attachments there are, that there was no room for.
+	Omitted uint32
 }
 
 // Validate returns an error that names the first field that isn't valid.
@@ -40,6 +44,14 @@ func (d Document) Validate() error {
 		}
 		if i > 0 && d.Networks[i-1].Name >= n.Name {
 			return fmt.Errorf("network %q follows %q, want them sorted by name, each once", n.Name, d.Networks[i-1].Name)
+		}
+	}
+	for i, a := range d.Roster {
+		if err := a.Validate(); err != nil {
+			return fmt.Errorf("attachment %q: %w", a, err)
+		}
+		if i > 0 && d.Roster[i-1].Compare(a) >= 0 {
+			return fmt.Errorf("attachment %q follows %q, want them sorted, each once", a, d.Roster[i-1])
 		}
 	}
 	return nil
@@ -103,8 +115,10 @@ func openDocument(node string, raw []byte, identity keys.PublicIdentity) (Docume
 
 // wireDocument is the signed payload, encoded and extended by the same rules as wire.
 type wireDocument struct {
-	Version  uint64        `cbor:"1,keyasint"`
-	Networks []wireNetwork `cbor:"2,keyasint,omitempty"`
+	Version  uint64           `cbor:"1,keyasint"`
+	Networks []wireNetwork    `cbor:"2,keyasint,omitempty"`
+	Roster   []wireAttachment `cbor:"3,keyasint,omitempty"`
+	Omitted  uint32           `cbor:"4,keyasint,omitempty"`
 }
 
 type wireNetwork struct {
@@ -116,7 +130,7 @@ type wireNetwork struct {
 }
 
 func encodeDocument(d Document) ([]byte, error) {
-	w := wireDocument{Version: d.Version}
+	w := wireDocument{Version: d.Version, Roster: encodeRoster(d.Roster), Omitted: d.Omitted}
 	for _, n := range d.Networks {
 		network := wireNetwork{Name: n.Name}
 		network.Range4, network.Range6 = familyBytes(n.Ranges)
@@ -146,7 +160,11 @@ func decodeDocument(payload []byte) (Document, error) {
 	if len(w.Networks) > MaxNetworks {
 		return Document{}, fmt.Errorf("%d networks, want %d at most", len(w.Networks), MaxNetworks)
 	}
-	d := Document{Version: w.Version}
+	roster, err := decodeRoster(w.Roster)
+	if err != nil {
+		return Document{}, err
+	}
+	d := Document{Version: w.Version, Roster: roster, Omitted: w.Omitted}
 	for _, network := range w.Networks {
 		n := Network{Name: network.Name}
 		var errs [2]error

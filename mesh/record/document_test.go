@@ -42,6 +42,9 @@ func documents() map[string]record.Document {
 		"document-dual": {Version: sequence, Networks: []record.Network{
 			network("blue", "10.50.0.0/16 fd50::/48", "10.50.1.0/24 fd50:0:0:1::/64"), network("red", "10.60.0.0/16", "10.60.1.0/24"),
 		}},
+		"document-roster": {Version: 9, Omitted: 3, Networks: []record.Network{network("blue", "10.50.0.0/16", "10.50.1.0/24")}, Roster: []record.Attachment{
+			pod("", "3f1c", "eth0", "", "fd00:32::7"), pod("shop", "web-0", "eth0", "", "10.32.1.5 fd00:32::5"), pod("shop", "web-0", "net1", "blue", "10.50.1.9"),
+		}},
 		"document-largest": largest,
 	}
 }
@@ -191,15 +194,15 @@ func TestOpenDocumentRefuses(t *testing.T) {
 	}
 }
 
-// A later version may add fields, such as a roster of many pods.
+// A later version may add fields, also long ones.
 func TestUnknownFieldsOfADocumentArePassedOver(t *testing.T) {
 	id := identity(t)
-	roster := make([]any, 2000)
-	for i := range roster {
-		roster[i] = map[any]any{1: "pod", 2: []any{[]byte{10, 50, 1, 2}}}
+	long := make([]any, 2000)
+	for i := range long {
+		long[i] = map[any]any{1: "pod", 2: []any{[]byte{10, 50, 1, 2}}}
 	}
 	raw := signedDocument(t, id, map[any]any{1: 5, 2: []any{map[any]any{1: "blue", 2: []byte{10, 50, 0, 0, 16}, 4: []byte{10, 50, 1, 0, 24}, 9: "more"}},
-		3: roster, "text": map[any]any{1: 2}})
+		50: long, "text": map[any]any{1: 2}})
 	d, err := record.OpenDocument(name, raw, id.Public())
 	if err != nil || d.Version != 5 || len(d.Networks) != 1 {
 		t.Errorf("opened %+v, %v", d, err)

@@ -3,7 +3,6 @@ package record
 import (
 	"errors"
 	"fmt"
-	"time"
 	"unicode/utf8"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -16,7 +15,7 @@ const (
 	LossVersion = 1
 )
 
-// MaxLossSize is the largest signed Loss in bytes. This version's have at most 409, with the longest name and the largest
+// MaxLossSize is the largest signed Loss in bytes. This version's have at most 413, with the longest name and the largest
 // numbers; a later one's may have further fields.
 const MaxLossSize = 512
 
@@ -24,19 +23,19 @@ var lossLetter = letter{
 	name: "loss", article: "a", kind: LossKind, version: LossVersion, most: MaxLossSize, context: "weaveguard loss v1",
 }
 
-// Loss is a node's word to another that it has no session with it on one of their links. It is for that node alone: its name
-// and identity are signed with it, and aren't in it.
+// Loss is a node's word to another that it has no session with it on one of their links, or the other's question whether that
+// is still so: a word may be on its way for long, and there may be a session since. It is for that node alone: its name and
+// identity are signed with it, and aren't in it.
 type Loss struct {
 	From     string // the node that says so
 	Sequence uint64 // grows with what From has to say to that node, so that a replay is known
 	// Own is From's WireGuard key, and Peer the other node's: they are the link.
 	Own, Peer keys.PublicKey
-	// For is how long there has been no session, to the millisecond, 49 days at most. A handshake that is younger is a later one.
-	For time.Duration
+	// Asks: it is the question.
+	Asks bool
+	// Answers is the Sequence of the question that this is the answer to; 0: nobody asked.
+	Answers uint64
 }
-
-// maxLossFor is the longest time that a Loss can say.
-const maxLossFor = time.Duration(1<<32-1) * time.Millisecond
 
 // Validate returns an error that names the first field that isn't valid.
 func (l Loss) Validate() error {
@@ -52,8 +51,8 @@ func (l Loss) Validate() error {
 		return errors.New("the receiver's key is missing")
 	case l.Own == l.Peer:
 		return errors.New("the two keys are the same")
-	case l.For < 0 || l.For > maxLossFor:
-		return fmt.Errorf("a loss can't have lasted for %s", l.For)
+	case l.Asks && l.Answers != 0:
+		return errors.New("it is a question and an answer at once")
 	}
 	return nil
 }
@@ -63,7 +62,7 @@ func (l Loss) sender() string { return l.From }
 // SignLoss returns l as it goes over the wire to the node named to, at most MaxLossSize bytes. The signer is the identity of
 // l.From.
 func SignLoss(l Loss, to string, toIdentity keys.PublicIdentity, signer keys.Identity) ([]byte, error) {
-	wire := wireLoss{From: l.From, Sequence: l.Sequence, Own: l.Own[:], Peer: l.Peer[:], For: uint32(l.For / time.Millisecond)}
+	wire := wireLoss{From: l.From, Sequence: l.Sequence, Own: l.Own[:], Peer: l.Peer[:], Asks: l.Asks, Answers: l.Answers}
 	return lossLetter.sign(l, wire, to, toIdentity, signer)
 }
 
@@ -81,7 +80,8 @@ type wireLoss struct {
 	Sequence uint64 `cbor:"2,keyasint"`
 	Own      []byte `cbor:"3,keyasint"`
 	Peer     []byte `cbor:"4,keyasint"`
-	For      uint32 `cbor:"5,keyasint"` // milliseconds
+	Asks     bool   `cbor:"5,keyasint,omitempty"`
+	Answers  uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 func decodeLoss(payload []byte) (Loss, error) {
@@ -97,6 +97,6 @@ func decodeLoss(payload []byte) (Loss, error) {
 	if err != nil {
 		return Loss{}, err
 	}
-	l := Loss{From: w.From, Sequence: w.Sequence, Own: own, Peer: peer, For: time.Duration(w.For) * time.Millisecond}
+	l := Loss{From: w.From, Sequence: w.Sequence, Own: own, Peer: peer, Asks: w.Asks, Answers: w.Answers}
 	return l, l.Validate()
 }

@@ -4,7 +4,6 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/record"
@@ -12,9 +11,10 @@ import (
 
 func losses() map[string]record.Loss {
 	return map[string]record.Loss{
-		"loss": {From: sender, Sequence: sequence, Own: publicKey(0xaa), Peer: publicKey(0xbb), For: 3 * time.Second},
+		"loss":          {From: sender, Sequence: sequence, Own: publicKey(0xaa), Peer: publicKey(0xbb)},
+		"loss-question": {From: sender, Sequence: sequence, Own: publicKey(0xaa), Peer: publicKey(0xbb), Asks: true},
 		"loss-largest": {From: strings.Repeat("n", 253), Sequence: math.MaxUint64, Own: publicKey(0xff), Peer: publicKey(0xfe),
-			For: math.MaxUint32 * time.Millisecond},
+			Answers: math.MaxUint64},
 	}
 }
 
@@ -37,8 +37,8 @@ func TestLossRoundTrip(t *testing.T) {
 		}
 		checkGolden(t, variant, raw)
 	}
-	if size := len(signLoss(t, id, losses()["loss-largest"])); size != 409 {
-		t.Errorf("the largest has %d bytes, and MaxLossSize says 409", size)
+	if size := len(signLoss(t, id, losses()["loss-largest"])); size != 413 {
+		t.Errorf("the largest has %d bytes, and MaxLossSize says 413", size)
 	}
 }
 
@@ -51,8 +51,7 @@ func TestSignLossRefuses(t *testing.T) {
 		"no own key":          func(l *record.Loss) { l.Own = keys.PublicKey{} },
 		"no key of the peer":  func(l *record.Loss) { l.Peer = keys.PublicKey{} },
 		"one key":             func(l *record.Loss) { l.Peer = l.Own },
-		"a negative time":     func(l *record.Loss) { l.For = -time.Second },
-		"too long a time":     func(l *record.Loss) { l.For = 50 * 24 * time.Hour },
+		"a question's answer": func(l *record.Loss) { l.Asks, l.Answers = true, 5 },
 	} {
 		l := good
 		change(&l)

@@ -63,8 +63,12 @@ const (
 	NetworksFile = "networks.json"
 	// NetworksDir has the configuration of networks beside the default one.
 	NetworksDir = "/etc/weaveguard/networks"
+	// ConflistName is the file of our network configuration. Runtimes take the first of the directory.
+	ConflistName = "05-weaveguard.conflist"
 	// CacheFile is the view cache in the state directory.
 	CacheFile = "view.json"
+	// HostsFile has, in the state directory, the hosts that were joined by hand.
+	HostsFile = "hosts"
 )
 
 // DeviceName is the name of tunnel device number, from 0 to MaxDevices-1.

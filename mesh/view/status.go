@@ -48,8 +48,20 @@ type Status struct {
 	Peers          []PeerStatus       `json:"peers"`
 	Gossip         GossipStatus       `json:"gossip"`
 	Attachments    int                `json:"attachments"` // interfaces of pods that are attached on this node
-	Problems       []Problem          `json:"problems"`
-	Counters       Counters           `json:"counters"`
+	// Addresses are those that this node gives to pods, sorted by network, the default one first.
+	Addresses []AddressStatus `json:"addresses,omitempty"`
+	Problems  []Problem       `json:"problems"`
+	Counters  Counters        `json:"counters"`
+	// Repairs are what somebody else changed of late, and was put right, the latest first.
+	Repairs []Repair `json:"repairs,omitempty"`
+}
+
+// Repair is something that somebody else changed, and that was put right.
+type Repair struct {
+	What  string    `json:"what"`  // was done, such as "setting net/ipv4/ip_forward to 1"
+	Times uint64    `json:"times"` // since First
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
 }
 
 // GenerationStatus is one of this node's WireGuard keys.
@@ -104,6 +116,27 @@ const (
 	RotateForced        = "forced"
 )
 
+// ForgetAnswer is what became of a request to forget a node.
+type ForgetAnswer struct {
+	State    string              `json:"state"` // forgotten, or already forgotten
+	Node     string              `json:"node"`
+	Identity keys.PublicIdentity `json:"identity"` // the last one that was forgotten
+	// PodCIDRs are those that it had; none: it was forgotten before.
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+}
+
+// The states of a ForgetAnswer.
+const (
+	ForgotNode      = "forgotten"
+	ForgottenBefore = "already forgotten"
+)
+
+// JoinAnswer is what became of a request to join hosts.
+type JoinAnswer struct {
+	Added []string `json:"added"` // those that weren't joined before
+	Hosts []string `json:"hosts"` // all that were joined since the agent's state directory was made, sorted
+}
+
 // DeviceStatus is a tunnel device.
 type DeviceStatus struct {
 	Name       string         `json:"name"`
@@ -113,6 +146,7 @@ type DeviceStatus struct {
 	ListenPort uint16         `json:"listenPort"`
 	MTU        int            `json:"mtu"`
 	Peers      int            `json:"peers"`
+	Traffic    *LinkTraffic   `json:"traffic,omitempty"` // nil: not known
 }
 
 // PeerStatus is another node, as seen from this one.
@@ -134,6 +168,10 @@ type PeerStatus struct {
 	// PathMTU is what probes found that the underlay carries to it, in bytes; 0: as much as it seems to.
 	PathMTU int  `json:"pathMTU,omitempty"`
 	Gossip  bool `json:"gossip"` // gossip sees it now
+	// RTT is how long gossip's last ping of its agent took, there and back, in seconds; 0: there was none.
+	RTT float64 `json:"rttSeconds,omitempty"`
+	// ClockOffset is how far its clock is ahead of this node's, in seconds, as it says; nil: it doesn't say.
+	ClockOffset *float64 `json:"clockOffsetSeconds,omitempty"`
 	// Networks are those beside the default one of its document in force that count, sorted by name.
 	Networks []Network `json:"networks,omitempty"`
 	// Links are all links to it, also those that traffic doesn't take, sorted by device: there are several while this node
@@ -158,12 +196,21 @@ type LinkStatus struct {
 	SentBytes     int64   `json:"sentBytes"`
 }
 
+// Pulse is what a ping of another node's agent told.
+type Pulse struct {
+	RTT time.Duration
+	// ClockOffset is how far the node's clock is ahead of this one's, as it says, if ClockKnown.
+	ClockOffset time.Duration
+	ClockKnown  bool
+}
+
 // GossipStatus is the state of the gossip.
 type GossipStatus struct {
 	Address string `json:"address"`
 	Members int    `json:"members"` // alive, this node among them
 	// Keys are the fingerprints of the gossip keys that this node has, as of keys.Fingerprint; the first encrypts.
-	Keys []string `json:"keys,omitempty"`
+	Keys    []string      `json:"keys,omitempty"`
+	Traffic GossipTraffic `json:"traffic,omitzero"`
 }
 
 // Counters grow from the agent's start.
@@ -174,4 +221,8 @@ type Counters struct {
 	Repairs         uint64            `json:"repairs"`      // of those, what somebody else had changed
 	Rotations       uint64            `json:"rotations"`    // of this node's keys that ended well
 	Refused         map[string]uint64 `json:"refused"`      // records and packets that were refused, by reason
+	// ErrorsByKind are the failures that ReconcileErrors counts the runs of, and RepairsByKind are Repairs, by the part of
+	// what is applied; both as of mesh.Kinds.
+	ErrorsByKind  map[string]uint64 `json:"errorsByKind,omitempty"`
+	RepairsByKind map[string]uint64 `json:"repairsByKind,omitempty"`
 }

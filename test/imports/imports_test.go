@@ -27,6 +27,7 @@ var rows = []row{
 	{name: "mesh/record", modules: []string{"github.com/fxamacker/cbor"}},
 	{name: "mesh/view"},
 	{name: "mesh/claim"},
+	{name: "mesh/doctor"},
 	{name: "mesh/plan"},
 	{name: "cni/store", modules: []string{"golang.org/x/sys", "github.com/google/renameio"}},
 	{name: "cni/guard", modules: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
@@ -37,6 +38,7 @@ var rows = []row{
 	{name: "mesh/route", adapter: true, modules: []string{"github.com/vishvananda/netlink", "golang.org/x/sys"}},
 	{name: "mesh/firewall", adapter: true, modules: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	{name: "mesh/path", adapter: true},
+	{name: "mesh/inspect", adapter: true, modules: []string{"github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/prometheus/procfs", "golang.zx2c4.com/wireguard/wgctrl", "golang.org/x"}},
 	{name: "mesh/kube", adapter: true, modules: []string{"k8s.io", "sigs.k8s.io/yaml", "golang.org/x/time", "github.com/go-logr/logr"}},
 	{name: "mesh/attach", adapter: true, modules: []string{"github.com/fsnotify/fsnotify", "github.com/google/renameio", "github.com/containernetworking/cni", "golang.org/x/sys"}},
 	{name: "mesh/netconf", adapter: true, modules: []string{"github.com/containernetworking/cni", "github.com/fsnotify/fsnotify", "github.com/google/renameio"}},
@@ -46,8 +48,8 @@ var rows = []row{
 	{name: "cni/bridge", modules: []string{"github.com/vishvananda", "github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cni", modules: []string{"github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cmd/weaveguard-cni", modules: []string{"github.com/containernetworking"}},
-	{name: "cmd/weaveguard", modules: []string{"github.com/spf13", "github.com/dustin/go-humanize", "sigs.k8s.io/yaml", "golang.zx2c4.com/wireguard/wgctrl",
-		"github.com/vishvananda/netlink", "github.com/google/nftables", "golang.org/x"}},
+	{name: "cmd/weaveguard", modules: []string{"github.com/spf13", "github.com/containernetworking/cni", "github.com/dustin/go-humanize", "sigs.k8s.io/yaml",
+		"golang.zx2c4.com/wireguard/wgctrl", "github.com/vishvananda/netlink", "github.com/google/nftables", "golang.org/x"}},
 	{name: "cmd/weaveguard-agent", modules: []string{"github.com/spf13", "k8s.io/api", "k8s.io/apimachinery", "golang.org/x"}},
 }
 

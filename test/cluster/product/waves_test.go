@@ -2,7 +2,9 @@ package product_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +47,9 @@ func (w *world) testWaves(t *testing.T) {
 		w.eventually(t, wave+" runs, and no address is doubled", func(ctx context.Context) error {
 			return w.waveRuns(ctx, t, node, wave)
 		})
+		if number == 0 { // later ones have pods that are on their way out
+			w.eventually(t, "another node's agent knows all pods", func(ctx context.Context) error { return w.podsAreKnown(ctx, w.nodes[0]) })
+		}
 		if _, err := w.Kubectl(t.Context(), "delete", "pods", "-l", waveLabel+"="+wave, "--wait=false"); err != nil {
 			t.Fatal(err)
 		}
@@ -65,6 +70,39 @@ func (w *world) testWaves(t *testing.T) {
 		t.Errorf("interfaces before: %v\nafter: %v", before, after)
 	}
 	t.Logf("%d pods came and went on %s", waves*waveSize, node)
+}
+
+// podsAreKnown wants a node's agent to tell of the pods of all nodes, by their names and addresses, as Kubernetes has them.
+func (w *world) podsAreKnown(ctx context.Context, teller string) error {
+	want, got := map[string]string{}, map[string]string{}
+	for _, node := range w.nodes {
+		pods, err := w.podsOf(ctx, node)
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods {
+			want[node+" "+pod.Namespace+"/"+pod.Name] = pod.Status.PodIP
+		}
+	}
+	text, err := w.cli(ctx, teller, "topology", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var topology view.Topology
+	if err := json.Unmarshal([]byte(text), &topology); err != nil {
+		return fmt.Errorf("reading what `weaveguard topology` printed on %s: %w", teller, err)
+	}
+	for _, node := range topology.Nodes {
+		for _, network := range node.Networks {
+			for _, at := range network.Attachments {
+				got[node.Name+" "+at.Namespace+"/"+at.Pod] = at.Addresses[0].String()
+			}
+		}
+	}
+	if !maps.Equal(got, want) {
+		return fmt.Errorf("the agent of %s knows %v, and Kubernetes has %v", teller, got, want)
+	}
+	return nil
 }
 
 // podsOf are the pods on a node that have a network of their own, also those that are being deleted.

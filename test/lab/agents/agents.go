@@ -165,6 +165,9 @@ func (n *Node) Reconcile(ctx context.Context) error { return n.api().Reconcile(c
 // Status is what the agent says of itself.
 func (n *Node) Status(ctx context.Context) (view.Status, error) { return n.api().Status(ctx) }
 
+// Topology asks the node's agent which nodes, networks and pods it knows.
+func (n *Node) Topology(ctx context.Context) (view.Topology, error) { return n.api().Topology(ctx) }
+
 // StartAgent starts the agent alone.
 func (n *Node) StartAgent(t testing.TB) {
 	t.Helper()

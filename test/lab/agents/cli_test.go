@@ -22,6 +22,7 @@ func TestCLI(t *testing.T) {
 	m := agents.UpOf(t, 3, agents.Options{Pods: agents.Dual})
 	t.Run("peers", func(t *testing.T) { cliPeers(t, m) })
 	t.Run("wg", func(t *testing.T) { cliWG(t, m) })
+	t.Run("routes", func(t *testing.T) { cliRoutes(t, m) })
 	t.Run("ping", func(t *testing.T) { cliPing(t, m) })
 	t.Run("report", func(t *testing.T) { cliReport(t, m) })
 }

@@ -1,0 +1,142 @@
+package inspect
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+
+	"github.com/prometheus/procfs"
+	"golang.zx2c4.com/wireguard/wgctrl"
+
+	"github.com/weaveguard/weaveguard/mesh/doctor"
+	"github.com/weaveguard/weaveguard/mesh/view"
+)
+
+// ownProgram begins the name of the agent's and of the userspace daemon's process: the kernel keeps 15 bytes of it.
+const ownProgram = "weaveguard-agen"
+
+// listening is the state of a TCP socket that accepts connections (the kernel's TCP_LISTEN).
+const listening = 10
+
+// holder is a socket as /proc/net shows it.
+type holder struct {
+	doctor.Socket
+	inode uint64
+}
+
+// sockets are those that hold a port of Weaveguard's.
+func sockets() ([]doctor.Socket, error) {
+	proc, err := procfs.NewDefaultFS()
+	if err != nil {
+		return nil, fmt.Errorf("which programs hold ports: %w", err)
+	}
+	held, err := holders(proc)
+	if err != nil {
+		return nil, fmt.Errorf("which programs hold ports: %w", err)
+	}
+	if len(held) == 0 {
+		return nil, nil
+	}
+	devices := wireGuardPorts()
+	programs := programsOf(proc, held)
+	var all []doctor.Socket
+	for _, h := range held {
+		s := h.Socket
+		if device, known := devices[s.Port]; h.inode == 0 && known && s.Protocol == "udp" {
+			s.Device, s.Own = device, view.IsDeviceName(device)
+		} else if p, known := programs[h.inode]; known && h.inode != 0 {
+			s.Program, s.PID, s.Own = p.Program, p.PID, strings.HasPrefix(p.Program, ownProgram)
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// holders are the sockets of both families that hold our ports, each port once for each program.
+func holders(proc procfs.FS) ([]holder, error) {
+	var held []holder
+	seen := map[holder]bool{}
+	note := func(protocol string, address net.IP, port, remote, inode uint64) {
+		h := holder{doctor.Socket{Protocol: protocol, Port: uint16(port)}, inode}
+		// One that is connected is somebody's for the moment: the kernel gives such ports to any program.
+		if ours(protocol, port) && !address.IsLoopback() && remote == 0 && !seen[h] {
+			seen[h] = true
+			held = append(held, h)
+		}
+	}
+	for _, read := range []func() (procfs.NetUDP, error){proc.NetUDP, proc.NetUDP6} {
+		lines, err := read()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, l := range lines {
+			note("udp", l.LocalAddr, l.LocalPort, l.RemPort, l.Inode)
+		}
+	}
+	for _, read := range []func() (procfs.NetTCP, error){proc.NetTCP, proc.NetTCP6} {
+		lines, err := read()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, l := range lines {
+			if l.St == listening {
+				note("tcp", l.LocalAddr, l.LocalPort, l.RemPort, l.Inode)
+			}
+		}
+	}
+	return held, nil
+}
+
+// ours reports whether a port is needed.
+func ours(protocol string, port uint64) bool {
+	return port == view.GossipPort || protocol == "udp" && port >= view.BasePort && port < view.BasePort+view.MaxDevices
+}
+
+// programsOf finds the processes that sockets belong to, by inode; those that can't be seen are missing.
+func programsOf(proc procfs.FS, held []holder) map[uint64]doctor.Socket {
+	wanted := map[string]uint64{}
+	for _, h := range held {
+		wanted[fmt.Sprintf("socket:[%d]", h.inode)] = h.inode
+	}
+	found := map[uint64]doctor.Socket{}
+	processes, err := proc.AllProcs()
+	if err != nil {
+		return found
+	}
+	for _, p := range processes {
+		targets, err := p.FileDescriptorTargets()
+		if err != nil {
+			continue // it has ended, or is somebody else's
+		}
+		for _, target := range targets {
+			inode, ok := wanted[target]
+			if !ok {
+				continue
+			}
+			if name, err := p.Comm(); err == nil {
+				found[inode] = doctor.Socket{Program: name, PID: p.PID}
+			}
+		}
+	}
+	return found
+}
+
+// wireGuardPorts are the names of all WireGuard devices of the kernel by their ports.
+func wireGuardPorts() map[uint16]string {
+	ports := map[uint16]string{}
+	client, err := wgctrl.New()
+	if err != nil {
+		return ports
+	}
+	defer func() { _ = client.Close() }()
+	devices, err := client.Devices()
+	if err != nil {
+		return ports
+	}
+	for _, d := range devices {
+		ports[uint16(d.ListenPort)] = d.Name
+	}
+	return ports
+}
