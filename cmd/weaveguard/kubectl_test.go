@@ -60,39 +60,49 @@ func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) er
 	if fails := os.Getenv("KUBECTL_FAILS"); fails != "" {
 		return fmt.Errorf("%s", fails)
 	}
-	if args[0] == "weaveguard" {
+	switch {
+	case args[0] == "weaveguard":
 		plugin := exec.Command(pluginName, args[1:]...)
 		plugin.Stdin, plugin.Stdout, plugin.Stderr = stdin, stdout, os.Stderr
 		return plugin.Run()
+	case strings.Contains(line, " secret "):
+		return secretOn(path, line, stdin, stdout)
+	case slices.Contains(args, "exec"):
+		return execOn(args[slices.Index(args, "exec")+1:], stdin, stdout)
+	case slices.Contains(args, "logs"):
+		return printFile(args[slices.Index(args, "logs")+1]+".log", stdout)
+	case strings.HasSuffix(line, "get pods --selector app.kubernetes.io/name=weaveguard,app.kubernetes.io/component=agent --output json"):
+		return printFile("pods.json", stdout)
 	}
-	if i := slices.Index(args, "logs"); i >= 0 {
-		log, err := os.ReadFile(args[i+1] + ".log")
-		if err != nil {
-			return err
-		}
-		_, err = stdout.Write(log)
+	return fmt.Errorf("error: unknown command %q", line)
+}
+
+func printFile(path string, out io.Writer) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
 		return err
 	}
-	if i := slices.Index(args, "exec"); i >= 0 {
-		end := slices.Index(args, "--")
-		switch strings.Join(args[i+2:end], " ") {
-		case "--container weave":
-			stdin = strings.NewReader("")
-		case "--container weave --stdin":
-		default:
-			return fmt.Errorf("error: unknown container in %q", line)
-		}
-		return inPod(args[i+1], args[end+1:], stdin, stdout)
+	_, err = out.Write(text)
+	return err
+}
+
+// execOn runs what stands after kubectl exec.
+func execOn(args []string, stdin io.Reader, stdout io.Writer) error {
+	end := slices.Index(args, "--")
+	switch flags := strings.Join(args[1:end], " "); flags {
+	case "--container weave":
+		stdin = strings.NewReader("")
+	case "--container weave --stdin":
+	default:
+		return fmt.Errorf("error: unknown container in %q", flags)
 	}
+	return inPod(args[0], args[end+1:], stdin, stdout)
+}
+
+// secretOn reads or patches the Secret.
+func secretOn(path, line string, stdin io.Reader, stdout io.Writer) error {
 	has, err := os.ReadFile(path)
 	switch {
-	case strings.HasSuffix(line, "get pods --selector app.kubernetes.io/name=weaveguard,app.kubernetes.io/component=agent --output json"):
-		pods, err := os.ReadFile("pods.json")
-		if err != nil {
-			return err
-		}
-		_, err = stdout.Write(pods)
-		return err
 	case strings.HasSuffix(line, "get secret weaveguard-gossip --ignore-not-found --output json"):
 		if err != nil {
 			return nil

@@ -152,7 +152,7 @@ func (p *page) table(header []string, rows [][]string) {
 
 // label is the name of a column in the middle of a sentence.
 func label(title string) string {
-	if title == "MTU" {
+	if title == "MTU" || title == "RTT" {
 		return title
 	}
 	return strings.ToLower(title)

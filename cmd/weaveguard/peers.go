@@ -28,10 +28,12 @@ func newPeersCommand(o *options) *cobra.Command {
 		Short:       "Show the links to the other nodes, or all of one",
 		Long: "peers shows each other node as seen from this one: whether its link is up, how\n" +
 			"long ago its last handshake was, where packets to it go, the bytes that came\n" +
-			"(RX) and went (TX) through the tunnel, and the MTU in the tunnel. There is a\n" +
-			"column PATH where the network between two nodes carries less than it seems to,\n" +
-			"with how many bytes; and a column ROTATION while keys change: ours, when the\n" +
-			"node still needs this node's old key; theirs, when it changes its own.\n\n" +
+			"(RX) and went (TX) through the tunnel, and the MTU in the tunnel. RTT is how\n" +
+			"long gossip's last ping took, there and back: that goes beside the tunnel, and\n" +
+			"`weaveguard ping` through it. There is a column PATH where the network between\n" +
+			"two nodes carries less than it seems to, with how many bytes; and a column\n" +
+			"ROTATION while keys change: ours, when the node still needs this node's old key;\n" +
+			"theirs, when it changes its own.\n\n" +
 			"With the name of a node it shows all that is known of that one, and each link\n" +
 			"to it.\n\n" +
 			"Exit status: 0 when the agent answered, 2 when it couldn't be asked, or there\n" +
@@ -69,7 +71,8 @@ func (o *options) completePeer(cmd *cobra.Command, args []string, _ string) ([]s
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return peerNames(status), cobra.ShellCompDirectiveNoFileComp
+	names := slices.DeleteFunc(peerNames(status), func(name string) bool { return name != printable(name) }) // they go to a shell
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func peerNames(s view.Status) []string {
@@ -119,9 +122,10 @@ func (p *page) allPeers(s view.Status) {
 	rows := make([][]string, 0, len(s.Peers))
 	for _, peer := range peerAnswers(s) {
 		rows = append(rows, []string{peer.Node, upOrDown(peer.Up), orDash(peer.Endpoint), handshake(peer.LastHandshake, peer.HandshakeAge),
-			size(peer.ReceivedBytes), size(peer.SentBytes), numberOrDash(peer.MTU), numberOrDash(peer.PathMTU), orDash(rotates(peer))})
+			milliseconds(peer.RTT), size(peer.ReceivedBytes), size(peer.SentBytes), numberOrDash(peer.MTU), numberOrDash(peer.PathMTU),
+			orDash(rotates(peer))})
 	}
-	p.table(withoutEmpty([]string{"PEER", "STATE", "ENDPOINT", "HANDSHAKE", "RX", "TX", "MTU", "PATH", "ROTATION"}, rows))
+	p.table(withoutEmpty([]string{"PEER", "STATE", "ENDPOINT", "HANDSHAKE", "RTT", "RX", "TX", "MTU", "PATH", "ROTATION"}, rows))
 	p.downPeers(s.Peers)
 	if len(s.Rotation.Waiting) > 0 {
 		p.space()
@@ -129,10 +133,10 @@ func (p *page) allPeers(s view.Status) {
 	}
 }
 
-// withoutEmpty leaves out the columns PATH and ROTATION where no row has anything there.
+// withoutEmpty leaves out the columns RTT, PATH and ROTATION where no row has anything there.
 func withoutEmpty(header []string, rows [][]string) ([]string, [][]string) {
-	for i := len(header) - 1; header[i] == "ROTATION" || header[i] == "PATH"; i-- {
-		if slices.ContainsFunc(rows, func(row []string) bool { return row[i] != "-" }) {
+	for i := len(header) - 1; i >= 0; i-- {
+		if !slices.Contains([]string{"RTT", "PATH", "ROTATION"}, header[i]) || slices.ContainsFunc(rows, func(row []string) bool { return row[i] != "-" }) {
 			continue
 		}
 		header = slices.Delete(header, i, i+1)
@@ -159,7 +163,7 @@ func rotates(peer peerAnswer) string {
 
 // onePeer is what `weaveguard peers NODE` shows.
 func (p *page) onePeer(s view.Status, peer peerAnswer) {
-	state := []string{peer.Node, "is", p.paint(cellColour("STATE", upOrDown(peer.Up)), upOrDown(peer.Up))}
+	state := append(words(peer.Node), "is", p.paint(cellColour("STATE", upOrDown(peer.Up)), upOrDown(peer.Up)))
 	if !peer.Up {
 		state[len(state)-1] += ":"
 		state = append(state, words(reason(peer.PeerStatus))...)
@@ -181,6 +185,9 @@ func peerFacts(s view.Status, peer peerAnswer) [][2]string {
 	gossip := "nothing is heard of it now"
 	if peer.Gossip {
 		gossip = "it is alive"
+	}
+	if peer.RTT > 0 {
+		gossip += ", its last ping took " + milliseconds(peer.RTT) + " there and back"
 	}
 	facts := [][2]string{{"endpoint", orNone(peer.Endpoint)}, {"gossip", gossip}}
 	for _, key := range peerKeys(peer.PeerStatus) {

@@ -57,6 +57,7 @@ func (o *options) asPlugin(root *cobra.Command) {
 		"Exit status: that of weaveguard in the pod; 2 when it couldn't be run there."
 	root.Example = "  kubectl weaveguard status --node worker-2\n" +
 		"  kubectl weaveguard peers\n" +
+		"  kubectl weaveguard ping --matrix\n" +
 		"  kubectl weaveguard rotate --node worker-2 --wait"
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.plugin.node, "node", "", "node whose agent is asked")
@@ -66,6 +67,7 @@ func (o *options) asPlugin(root *cobra.Command) {
 		root.RemoveCommand(completion) // kubectl's own has that
 	}
 	o.plugin.take(root)
+	o.plugin.addMatrix(root)
 }
 
 // take makes a command, and those below it, run in a pod.

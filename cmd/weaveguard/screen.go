@@ -96,7 +96,10 @@ func cellColour(title, cell string) colour {
 	case "STATE down", "LOSS 100%":
 		return red
 	}
-	if title == "LOSS" {
+	switch {
+	case cell == "lost":
+		return red
+	case title == "LOSS":
 		return yellow
 	}
 	return ""

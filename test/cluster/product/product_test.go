@@ -10,6 +10,7 @@ func TestProduct(t *testing.T) {
 	t.Run("wg show lists every other node", w.testWGShow)
 	t.Run("the log tells of the start", w.testLog)
 	t.Run("weaveguard status says that all is well", w.testStatus)
+	t.Run("kubectl weaveguard runs in the pods", w.testPlugin)
 	t.Run("a NetworkPolicy isn't ignored in silence", w.testNetworkPolicy)
 	t.Run("hostPorts work", w.testHostPort)
 	t.Run("pods come and go in waves", w.testWaves)

@@ -1,11 +1,16 @@
 package agents_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/cmd/weaveguard/report"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -19,6 +24,7 @@ func TestCLI(t *testing.T) {
 	t.Run("wg", func(t *testing.T) { cliWG(t, m) })
 	t.Run("routes", func(t *testing.T) { cliRoutes(t, m) })
 	t.Run("ping", func(t *testing.T) { cliPing(t, m) })
+	t.Run("report", func(t *testing.T) { cliReport(t, m) })
 }
 
 func cliPeers(t *testing.T, m *agents.Mesh) {
@@ -110,5 +116,52 @@ func read(t *testing.T, text string, value any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(text), value); err != nil {
 		t.Fatalf("%v:\n%s", err, text)
+	}
+}
+
+// A report has what there is, and no secret, also where somebody has put one: as the alias of an interface, into a
+// comment of a rule, and into the log, in parts and in other ways to write them.
+func cliReport(t *testing.T, m *agents.Mesh) {
+	n := m.Nodes[0]
+	key, err := base64.StdEncoding.DecodeString(n.Keys(t).Generations[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := base64.StdEncoding.EncodeToString(key)
+	n.MustRun(t, "ip", "link", "set", "weave-wg0", "alias", seed)
+	defer n.MustRun(t, "ip", "link", "set", "weave-wg0", "alias", "")
+	n.MustRun(t, "nft", "add table ip seed; add table inet "+view.FirewallTable+"; add chain inet "+view.FirewallTable+
+		" seed; add rule inet "+view.FirewallTable+" seed counter comment \""+seed+"\"")
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	text := fmt.Sprintf("key=%s\nkey=%x\nkey=%v\npart=%x\nraw=%s\nnext=line\n", seed, key, key, key[5:23], key)
+	if err := os.WriteFile(log, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "report.tar.gz")
+	n.CLI(t, "report", "--file", path, "--log", log)
+	archive, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer archive.Close()
+	_, files, err := report.Read(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]string{}
+	for _, f := range files {
+		has[f.Name] = string(f.Text)
+		m.CheckText(t, f.Name+" of the report", string(f.Text))
+	}
+	for name, want := range map[string]string{
+		"status.txt": "healthy: 2 of 2 peers are up", "status.json": "\"ready\": true", "wg.txt": "(h2)", "links.txt": "weave-wg0",
+		"addresses.txt": n.CIDRs[0].Addr().Next().String() + "/32 dev weave-wg0", "routes.txt": m.Nodes[1].CIDRs[1].String() + " dev weave-wg0 proto 213",
+		"rules.txt": "table 254", "nftables.txt": "chain ", "sysctls.txt": "net/ipv4/ip_forward = 1", "versions.txt": "kernel ",
+		"cni/05-weaveguard.conflist": "weaveguard-portmap", "run/cni.json": n.CIDRs[0].String(), "agent.log": "next=line",
+	} {
+		if !strings.Contains(has[name], want) {
+			t.Errorf("%s of the report has no %q:\n%s", name, want, has[name])
+		}
 	}
 }
