@@ -149,13 +149,13 @@ func TestForgetByForce(t *testing.T) {
 // What can't be forgotten says so, and what to do; what isn't on disk is said too.
 func TestForgetRefused(t *testing.T) {
 	t.Parallel()
-	w, a := withPeer(t)
+	_, a := withPeer(t)
 	if _, err := a.Forget(t.Context(), "b", true); err == nil || !strings.Contains(err.Error(), "kubectl delete node b") {
 		t.Errorf("with Kubernetes: %v", err)
 	}
 	a.stop()
 
-	w = newWorld(t)
+	w := newWorld(t)
 	w.plain()
 	b := newSpeaker(t, 2, "b")
 	w.air.say(gone(b.says(t, nil)))

@@ -24,6 +24,18 @@ func (h *Host) NewNetNS(ctx context.Context, name string) (*NetNS, error) {
 	if _, err := h.Run(ctx, "ip", "netns", "add", name); err != nil {
 		return nil, err
 	}
+	n, err := h.OpenNetNS(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.Run(ctx, "ip", "link", "set", "lo", "up"); err != nil {
+		return nil, errors.Join(err, n.Delete(ctx))
+	}
+	return n, nil
+}
+
+// OpenNetNS is a named network namespace that somebody made on the host.
+func (h *Host) OpenNetNS(name string) (*NetNS, error) {
 	n := &NetNS{Name: name, Path: "/run/netns/" + name, Host: h}
 	host, err := h.namespaces()
 	if err != nil {
@@ -42,9 +54,6 @@ func (h *Host) NewNetNS(ctx context.Context, name string) (*NetNS, error) {
 	h.lab.netns = append(h.lab.netns, n)
 	h.lab.mu.Unlock()
 	n.Place = &Place{lab: h.lab, name: h.Name + "." + name, ns: &own}
-	if _, err := n.Run(ctx, "ip", "link", "set", "lo", "up"); err != nil {
-		return nil, errors.Join(err, n.Delete(ctx))
-	}
 	return n, nil
 }
 
