@@ -52,18 +52,31 @@ func chains() ([]doctor.Chain, error) {
 
 // tryRules makes tables of the two families that Weaveguard uses, in a network namespace that nobody else is in.
 func tryRules() (rules, bridge doctor.Answer, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and it isn't unlocked: the thread ends with this, and the namespace with the thread
+	onThread(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			err = fmt.Errorf("whether the kernel has nftables: trying it takes CAP_SYS_ADMIN: %w", err)
 			return
 		}
 		rules, bridge = tryTable(nftables.TableFamilyINet), tryTable(nftables.TableFamilyBridge)
+	})
+	return rules, bridge, err
+}
+
+// onThread runs fn on a thread that ends with it, and its namespaces do too. That is never the main thread, which doesn't end, and
+// whose namespaces are what /proc/self shows.
+func onThread(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and it isn't unlocked, so the runtime ends the thread
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		onThread(fn) // which gets another thread while this one has the main one
 	}()
 	<-done
-	return rules, bridge, err
 }
 
 func tryTable(family nftables.TableFamily) doctor.Answer {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/prometheus/procfs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"github.com/weaveguard/weaveguard/mesh/doctor"
@@ -17,10 +19,7 @@ import (
 // ownProgram begins the name of the agent's and of the userspace daemon's process: the kernel keeps 15 bytes of it.
 const ownProgram = "weaveguard-agen"
 
-// listening is the state of a TCP socket that accepts connections (the kernel's TCP_LISTEN).
-const listening = 10
-
-// holder is a socket as /proc/net shows it.
+// holder is a socket as the kernel shows it.
 type holder struct {
 	doctor.Socket
 	inode uint64
@@ -33,11 +32,11 @@ func sockets() ([]doctor.Socket, error) {
 		return nil, fmt.Errorf("which programs hold ports: %w", err)
 	}
 	held, err := holders(proc)
-	if err != nil {
-		return nil, fmt.Errorf("which programs hold ports: %w", err)
+	if err != nil { // what was found counts all the same
+		err = fmt.Errorf("which programs hold ports: %w", err)
 	}
 	if len(held) == 0 {
-		return nil, nil
+		return nil, err
 	}
 	devices := wireGuardPorts()
 	programs := programsOf(proc, held)
@@ -51,7 +50,7 @@ func sockets() ([]doctor.Socket, error) {
 		}
 		all = append(all, s)
 	}
-	return all, nil
+	return all, err
 }
 
 // holders are the sockets of both families that hold our ports, each port once for each program.
@@ -69,20 +68,20 @@ func holders(proc procfs.FS) ([]holder, error) {
 	for _, read := range []func() (procfs.NetUDP, error){proc.NetUDP, proc.NetUDP6} {
 		lines, err := read()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return held, err
 		}
 		for _, l := range lines {
 			note("udp", l.LocalAddr, l.LocalPort, l.RemPort, l.Inode)
 		}
 	}
-	for _, read := range []func() (procfs.NetTCP, error){proc.NetTCP, proc.NetTCP6} {
-		lines, err := read()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		sockets, err := netlink.SocketDiagTCP(family)
+		if err != nil {
+			return held, fmt.Errorf("listing TCP sockets: %w", err)
 		}
-		for _, l := range lines {
-			if l.St == listening {
-				note("tcp", l.LocalAddr, l.LocalPort, l.RemPort, l.Inode)
+		for _, s := range sockets {
+			if s.State == netlink.TCP_LISTEN {
+				note("tcp", s.ID.Source, uint64(s.ID.SourcePort), 0, uint64(s.INode))
 			}
 		}
 	}
