@@ -29,7 +29,7 @@ func target(source, address string) echo.Target {
 	return echo.Target{Source: netip.MustParseAddr(source), Address: netip.MustParseAddr(address)}
 }
 
-var quick = echo.Options{Count: 3, Interval: 10 * time.Millisecond, Timeout: 500 * time.Millisecond}
+var quick = echo.Options{Count: 3, Interval: 10 * time.Millisecond, Timeout: time.Second}
 
 // Who answers is told from who doesn't and from who can't be sent to, of both families at once.
 func TestRun(t *testing.T) {

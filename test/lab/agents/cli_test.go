@@ -101,13 +101,13 @@ func cliPing(t *testing.T, m *agents.Mesh) {
 	device := strings.Fields(b.MustRun(t, "ip", "-o", "route", "get", a.Addr.String()))
 	uplink := device[2] // ADDRESS dev UPLINK …
 	b.MustRun(t, "ip", "link", "set", uplink, "down")
-	out, err := a.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "ping", "all", "--count=2", "--interval=20ms", "--timeout=300ms")
+	out, err := a.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "ping", "all", "--count=2", "--interval=20ms", "--timeout=1s")
 	if err == nil || !strings.Contains(out, b.Name+" doesn't answer") || strings.Contains(out, m.Nodes[2].Name+" doesn't answer") {
 		t.Errorf("while %s is cut off: %v\n%s", b.Name, err, out)
 	}
 	b.MustRun(t, "ip", "link", "set", uplink, "up")
 	lab.Eventually(t, 30*time.Second, b.Name+" answers again", func() error {
-		_, err := a.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "ping", b.Name, "--count=1", "--timeout=300ms")
+		_, err := a.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "ping", b.Name, "--count=1", "--timeout=1s")
 		return err
 	})
 }
