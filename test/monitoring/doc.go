@@ -1,0 +1,3 @@
+// Package monitoring checks deploy/monitoring and docs/monitoring.md against what the agent's own server exports, by
+// Prometheus' library.
+package monitoring
