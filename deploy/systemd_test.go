@@ -75,6 +75,13 @@ func TestUnits(t *testing.T) {
 	if got := agent.Value("Service", "StateDirectory"); got != filepath.Base(view.StateDir) {
 		t.Errorf("StateDirectory=%s, want that of %s", got, view.StateDir)
 	}
+	// systemd sees to ReadWritePaths before ExecStartPre makes them, also where that has all privileges.
+	made := strings.Fields(agent.Value("Service", "ExecStartPre"))[2:]
+	for i, path := range strings.Fields(agent.Value("Service", "ReadWritePaths")) {
+		if i >= len(made) || path != "-"+made[i] {
+			t.Errorf("ReadWritePaths has %s, and ExecStartPre makes %q: on a new host the service doesn't start", path, made)
+		}
+	}
 	if got := agent.Value("Service", "ProtectKernelTunables"); got == "yes" {
 		t.Error("the agent can't write the network's settings")
 	}
