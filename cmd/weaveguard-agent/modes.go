@@ -86,6 +86,9 @@ func (o *options) cleanupWeaveNet(ctx context.Context, out io.Writer) error {
 	for _, what := range done.Left {
 		fmt.Fprintln(out, "left:", what)
 	}
+	if os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
+		fmt.Fprintln(out, "not seen:", weaveNetState, "of the node, which this pod doesn't show: remove it there")
+	}
 	if len(done.Removed)+len(done.Left) == 0 && err == nil {
 		fmt.Fprintln(out, "there is nothing of Weave Net's")
 	}
