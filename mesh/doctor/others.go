@@ -54,7 +54,7 @@ func otherNetworks(f Facts) ([]Finding, string) {
 	if left := weaveNet(f.Host); left.any() {
 		finding := Finding{
 			Subject: "Weave Net", Message: "it has left on this host: " + left.String(), Found: "the host's interfaces, nftables chains and files",
-			Remedy:  "if its DaemonSet is deleted, stop Weaveguard's agent here and run `weaveguard-agent cleanup --weave-net`, or reboot; how to move is in docs/weave-net.md",
+			Remedy:  "if its DaemonSet is deleted and its pods are gone, run `weaveguard-agent cleanup --weave-net` on this node; how to move is in docs/weave-net.md",
 			Warning: left.bridge == "", rank: rankHost,
 		}
 		if left.runs {

@@ -19,7 +19,7 @@ const weaveNetPods = "vethwe"
 // IsWeaveNetBridge reports whether an interface is Weave Net's bridge, or its datapath in the place of one: by its name, and by
 // what Weaveguard's never has.
 func IsWeaveNetBridge(l HostLink) bool {
-	if l.Name != BridgeName || l.Alias == BridgeAlias || DerivedMAC(l.MAC) {
+	if l.Name != BridgeName || DerivedMAC(l.MAC) {
 		return false
 	}
 	switch l.Kind {

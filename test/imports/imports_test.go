@@ -39,6 +39,7 @@ var rows = []row{
 	{name: "mesh/firewall", adapter: true, modules: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	{name: "mesh/path", adapter: true},
 	{name: "mesh/inspect", adapter: true, modules: []string{"github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/prometheus/procfs", "golang.zx2c4.com/wireguard/wgctrl", "golang.org/x"}},
+	{name: "mesh/weavenet", adapter: true, modules: []string{"github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/prometheus/procfs", "golang.org/x/sys"}},
 	{name: "mesh/kube", adapter: true, modules: []string{"k8s.io", "sigs.k8s.io/yaml", "golang.org/x/time", "github.com/go-logr/logr"}},
 	{name: "mesh/attach", adapter: true, modules: []string{"github.com/fsnotify/fsnotify", "github.com/google/renameio", "github.com/containernetworking/cni", "golang.org/x/sys"}},
 	{name: "mesh/netconf", adapter: true, modules: []string{"github.com/containernetworking/cni", "github.com/fsnotify/fsnotify", "github.com/google/renameio"}},

@@ -82,6 +82,15 @@ func brokenAndMended(t *testing.T) {
 		})
 	}
 	healthy()
+	// As in the agent's pod, with its capabilities: there is less to see, and nothing is taken for wrong.
+	bounds := "-all,+" + strings.Join(granted, ",+")
+	out, err := n.RunCommand(t.Context(), lab.Command{
+		Path: "setpriv", Args: []string{"--bounding-set", bounds, "--inh-caps", bounds, "--no-new-privs", "--", lab.Build(t, "./cmd/weaveguard"), "doctor"},
+		Env: []string{"KUBERNETES_SERVICE_HOST=10.96.0.1"},
+	})
+	if err != nil || !strings.Contains(out, "not seen:") {
+		t.Errorf("in the agent's pod: %v\n%s", err, out)
+	}
 	other.AddPod(t, "pod")
 	finds(t, other, diagnosis{cause: "pod CIDR 10.32.2.0/30: it is full", remedy: "larger pod CIDR"})
 
