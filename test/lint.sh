@@ -13,6 +13,7 @@ if [ -n "$unformatted" ]; then
 fi
 echo "== go vet"
 go vet ./...
+(cd test/promql && go vet ./...)
 echo "== staticcheck"
 tool staticcheck ./...
 echo "== govulncheck"
