@@ -56,9 +56,10 @@ type fault struct {
 // scrapes has the metrics of a healthy node, named "healthy", and of one with each of the faults, named as the alert.
 func scrapes(t *testing.T, begin time.Time) []promql.Scrape {
 	t.Helper()
-	targets := map[string]*target{"healthy": serve(t, healthy)}
+	addresses := freeAddresses(t, len(faults)+1)
+	targets := map[string]*target{"healthy": serve(t, addresses[0], healthy)}
 	for name, f := range faults {
-		targets[name] = serve(t, func(step uint64) view.Status {
+		targets[name] = serve(t, addresses[len(targets)], func(step uint64) view.Status {
 			s := healthy(step)
 			if f.spoil != nil {
 				f.spoil(&s, step)

@@ -25,17 +25,24 @@ type target struct {
 	timings *api.Timings
 }
 
-// serve serves metrics until the test ends. Each scrape of it sees the next step's status.
-func serve(t *testing.T, status func(step uint64) view.Status) *target {
+// freeAddresses are as many addresses of loopback that nobody listens on, all different.
+func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var all []string
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }()
+		all = append(all, listener.Addr().String())
 	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	return all
+}
+
+// serve serves the metrics of a status at an address until the test ends.
+func serve(t *testing.T, address string, status func(step uint64) view.Status) *target {
+	t.Helper()
 	target := &target{url: "http://" + address + "/metrics", timings: api.NewTimings()}
 	server := api.New(api.Config{
 		Socket: filepath.Join(t.TempDir(), "agent.sock"), MetricsAddr: address, Retry: 10 * time.Millisecond,
@@ -46,6 +53,9 @@ func serve(t *testing.T, status func(step uint64) view.Status) *target {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	t.Cleanup(func() {
+		if problems := server.Problems(); len(problems) > 0 {
+			t.Errorf("somebody else answered at %s: %v", address, problems)
+		}
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
