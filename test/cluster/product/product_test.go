@@ -18,6 +18,7 @@ func TestProduct(t *testing.T) {
 	t.Run("the service account may do little", w.testAccess)
 	t.Run("the API server is asked little", w.testAPIRequests)
 	t.Run("keys rotate under traffic", w.testRotation)
+	t.Run("dashboard and alerts have what they ask for", w.testMonitoring)
 	t.Run("an agent's pod is deleted under traffic", w.testAgentRestart)
 	t.Run("an agent's token is revoked under traffic", w.testRevokedToken)
 	t.Run("the agents are rolled out under traffic", w.testRollout)
