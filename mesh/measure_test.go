@@ -4,7 +4,11 @@ import (
 	"context"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -213,5 +217,41 @@ func TestStatusHasAddressesAndTraffic(t *testing.T) {
 	}
 	if len(s.Devices) == 0 || s.Devices[0].Traffic == nil || s.Devices[0].Traffic.SentPackets != 8 {
 		t.Errorf("devices are %+v, want the packets of weave-wg0", s.Devices)
+	}
+}
+
+// Each word that the source counts by is one that metrics have from the beginning.
+func TestWordsAreComplete(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := regexp.MustCompile(`(?m)^\s*(?:const )?(\w+(?:Word|Refused|Limited))\s*= "([^"]+)"`)
+	failure := regexp.MustCompile(`p\.fail\("([^"]+)"|(?m)^\t\t\{"([^"]+)", (?:true|false), `)
+	words, kinds := 0, 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range refusal.FindAllSubmatch(source, -1) {
+			words++
+			if word := string(match[2]); word != "waiting" && !slices.Contains(mesh.Refusals(), word) {
+				t.Errorf("%s has the word %q, and Refusals hasn't", file, word)
+			}
+		}
+		for _, match := range failure.FindAllSubmatch(source, -1) {
+			kinds++
+			if kind := string(match[1]) + string(match[2]); !slices.Contains(mesh.Kinds(), kind) {
+				t.Errorf("%s has the kind %q, and Kinds hasn't", file, kind)
+			}
+		}
+	}
+	if words < 10 || kinds < 12 {
+		t.Errorf("found %d words and %d kinds: this test looks in the wrong place", words, kinds)
 	}
 }

@@ -35,6 +35,11 @@ func (w *world) testMonitoring(t *testing.T) {
 	if _, err := w.cli(t.Context(), w.nodes[0], "rotate", "--wait"); err != nil {
 		t.Fatal(err)
 	}
+	for _, pair := range [][2]string{{pod1, pod2}, {pod1, pod3}, {pod2, pod3}} { // by the new tunnels, and by one that stays
+		if err := w.ping(t.Context(), place{pair[0], true}, w.podIP(t, pair[1]).String(), 56); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.eventually(t, "metrics say what is so", func(context.Context) error {
 		return w.checkMetrics(t)
 	})
