@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -32,5 +33,33 @@ func TestAddressProblem(t *testing.T) {
 		if found != (c.want != "") || !strings.HasPrefix(p.Subject+": "+p.Message, c.want) || p.Warning != c.warning || found && p.Remedy == "" {
 			t.Errorf("%d of %s in use: %+v, want %q", c.used, c.cidr, p, c.want)
 		}
+	}
+}
+
+// A pass counts what is attached on this node, in each of its networks, every address once.
+func TestFullCIDRsAreReported(t *testing.T) {
+	t.Parallel()
+	address := netip.MustParseAddr
+	p := &pass{
+		view: view.View{Self: view.Self{
+			Name: "a", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.32.1.0/30"), netip.MustParsePrefix("fd00::/126")},
+			Networks: []view.Network{{Name: "blue", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.50.1.0/30")}}},
+		}},
+		rosters: map[string]attachments{
+			"a": {roster: []record.Attachment{
+				{Name: "p", Interface: "eth0", Addresses: []netip.Addr{address("10.32.1.2"), address("fd00::2")}},
+				{Name: "p", Interface: "eth0", Addresses: []netip.Addr{address("10.32.1.2"), address("fd00::2")}},
+				{Name: "p", Interface: "net1", Network: "blue", Addresses: []netip.Addr{address("10.50.1.2")}},
+			}},
+			"b": {roster: []record.Attachment{{Name: "q", Interface: "eth0", Addresses: []netip.Addr{address("fd00::3")}}}},
+		},
+	}
+	p.countAddresses()
+	var subjects []string
+	for _, problem := range p.problems {
+		subjects = append(subjects, problem.Subject)
+	}
+	if got, want := strings.Join(subjects, ", "), "pod CIDR 10.32.1.0/30, network blue: CIDR 10.50.1.0/30"; got != want {
+		t.Errorf("it reports %q, want %q", got, want)
 	}
 }
