@@ -15,7 +15,7 @@ import (
 func TestTrafficAndSince(t *testing.T) {
 	t.Parallel()
 	begin := time.Now()
-	a, b := start(t, "traffic-a", 51), start(t, "traffic-b", 52)
+	a, b := start(t, "traffic-a", 241), start(t, "traffic-b", 242)
 	if got := a.Traffic(); got != (view.GossipTraffic{}) {
 		t.Errorf("of a member that is alone: %+v", got)
 	}
