@@ -103,7 +103,7 @@ func validateRosterName(field, name string, most int) error {
 		return fmt.Errorf("%s has %d bytes, want 1 to %d", field, len(name), most)
 	}
 	if i := strings.IndexFunc(name, func(c rune) bool { return !rosterRune(c) }); i >= 0 {
-		return fmt.Errorf("%s is %q, want letters, digits and _ . - :", field, name)
+		return fmt.Errorf("%s is %q, want letters, digits and _ : . -", field, name)
 	}
 	return nil
 }
