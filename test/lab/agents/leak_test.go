@@ -213,7 +213,6 @@ func (l *leaks) midRotation(t *testing.T, n *agents.Node) {
 // What pods and hosts send to pods of other nodes never leaves in the clear, whatever is missing; and it does leave when the
 // guards are missing as well.
 func TestNothingLeaks(t *testing.T) {
-	t.Parallel() // it mostly waits
 	m := agents.Up(t, 2)
 	l := newLeaks(t, m)
 	a, b := m.Nodes[0], m.Nodes[1]

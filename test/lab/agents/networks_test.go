@@ -166,7 +166,6 @@ func newNetworks(t *testing.T) *networks {
 // Pods on several networks, as a meta plugin attaches them, reach their peers on each, and no other network's; by keys that
 // change, with networks that come and go, and agents that are killed. Nothing is lost, nothing is in the clear.
 func TestNetworks(t *testing.T) {
-	t.Parallel() // it mostly waits
 	begin := time.Now()
 	n := newNetworks(t)
 	const marker = "what pods of several networks say"

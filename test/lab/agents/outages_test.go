@@ -29,7 +29,6 @@ type outages struct {
 // TestFaultOutages has agents, links and disks fail under traffic between the pods on each two of five nodes. Long outages
 // are shortened unless the tests run in full.
 func TestFaultOutages(t *testing.T) {
-	t.Parallel() // it mostly waits
 	m := agents.Up(t, 5)
 	o := &outages{Mesh: m, pods: podsOn(t, m.Nodes, "pod")}
 	const none = "0 lost"

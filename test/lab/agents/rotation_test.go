@@ -34,7 +34,6 @@ func shortened() bool { return emulated() && !full.Wanted() }
 // Keys change under traffic, and nothing is lost: by one node, by all at once, again and again, with agents that are
 // killed at each step, that are away, and that join.
 func TestRotation(t *testing.T) {
-	t.Parallel() // it mostly waits
 	m := agents.Up(t, 3)
 	r := &rotations{Mesh: m, pods: podsOn(t, m.Nodes, "pod")}
 	t.Run("one node rotates", r.testOne)
