@@ -108,15 +108,7 @@ func (p *page) pods(pods []podAnswer, namespace string) {
 	}
 	rows := make([][]string, 0, len(pods))
 	for _, a := range pods {
-		var addresses []string
-		for _, address := range a.Addresses {
-			addresses = append(addresses, address.String())
-		}
-		text := strings.Join(addresses, " ")
-		if a.Stray {
-			text += " (stray)"
-		}
-		rows = append(rows, []string{podName(a.TopologyAttachment), a.Node, a.Network, a.Interface, text})
+		rows = append(rows, []string{podName(a.TopologyAttachment), a.Node, a.Network, a.Interface, addressesOf(a.TopologyAttachment)})
 	}
 	p.table([]string{"POD", "NODE", "NETWORK", "IF", "ADDRESSES"}, rows)
 }

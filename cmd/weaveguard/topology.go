@@ -145,14 +145,19 @@ func networkTitle(n view.TopologyNetwork) string {
 }
 
 func attachmentTitle(at view.TopologyAttachment) string {
-	title := podName(at) + " " + at.Interface
+	return podName(at) + " " + at.Interface + " " + addressesOf(at)
+}
+
+// addressesOf are the addresses of an attachment, and whether they are strays.
+func addressesOf(at view.TopologyAttachment) string {
+	var texts []string
 	for _, address := range at.Addresses {
-		title += " " + address.String()
+		texts = append(texts, address.String())
 	}
 	if at.Stray {
-		title += " (stray)"
+		texts = append(texts, "(stray)")
 	}
-	return title
+	return strings.Join(texts, " ")
 }
 
 // podName is a pod as kubectl's users write it, or a sandbox of another runtime.
