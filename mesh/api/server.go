@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/ui"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -36,6 +37,7 @@ type Config struct {
 	Socket      string // path of the unix socket
 	MetricsAddr string // host:port of the metrics, "": none
 	HealthAddr  string // host:port of the probes, "": none
+	UIAddr      string // host:port of the web page, "": none
 	// Retry is how long to wait before an address that is taken is tried again; 0: 5 s.
 	Retry time.Duration
 
@@ -83,6 +85,11 @@ func New(cfg Config) *Server {
 	if cfg.HealthAddr != "" {
 		s.ports = append(s.ports, &port{
 			use: "the probes", addr: cfg.HealthAddr, handler: s.healthRoutes(), retry: cfg.Retry, log: cfg.Log,
+		})
+	}
+	if cfg.UIAddr != "" {
+		s.ports = append(s.ports, &port{
+			use: "the web page", addr: cfg.UIAddr, handler: ui.New(s.sources(), cfg.UIAddr), retry: cfg.Retry, log: cfg.Log,
 		})
 	}
 	return s
@@ -182,6 +189,14 @@ func writeJSON(w http.ResponseWriter, value any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	write(w, append(body, '\n'))
+}
+
+// sources are what the web page shows.
+func (s *Server) sources() ui.Sources {
+	return ui.Sources{
+		Status:   func(context.Context) (view.Status, error) { return s.status(), nil },
+		Topology: func(context.Context) (view.Topology, error) { return s.cfg.Topology(), nil },
+	}
 }
 
 func (s *Server) status() view.Status { return complete(s.cfg.Status()) }
