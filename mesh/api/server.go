@@ -105,7 +105,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer unlock()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
+		if err := Serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
 			return fmt.Errorf("serving the status API on %s: %w", s.cfg.Socket, err)
 		}
 		return nil
@@ -231,8 +231,8 @@ func list[T any](values []T) []T {
 	return values
 }
 
-// serve answers requests until ctx ends, and then returns nil.
-func serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+// Serve answers requests until ctx ends, and then returns nil: what is under way has a second more.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
