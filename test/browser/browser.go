@@ -54,7 +54,6 @@ type Page struct {
 
 	mu     sync.Mutex
 	faults []string // what a page mustn't do
-	calm   bool     // that requests fail is no fault
 }
 
 // Open opens an address in a new tab, width by height pixels large. The page is closed with the test, which fails then if the
@@ -80,13 +79,6 @@ func (b *Browser) Open(t testing.TB, address string, width, height int64) *Page 
 	return p
 }
 
-// Unanswered lets requests fail from now on, without that being a fault of the page's.
-func (p *Page) Unanswered() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.calm = true
-}
-
 // watch notes what a page mustn't do. Listeners are called one after the other.
 func (p *Page) watch(event any) {
 	p.mu.Lock()
@@ -104,7 +96,7 @@ func (p *Page) watch(event any) {
 			fault = fmt.Sprintf("logged an error: %v", e.Args)
 		}
 	case *log.EventEntryAdded:
-		if e.Entry.Level == log.EntryLevelError && !(p.calm && e.Entry.Source == log.EntrySourceNetwork) {
+		if e.Entry.Level == log.EntryLevelError && e.Entry.Source != log.EntrySourceNetwork { // a server may fail
 			fault = fmt.Sprintf("had an error: %s %s", e.Entry.Text, e.Entry.URL)
 		}
 	}
@@ -185,14 +177,4 @@ func (p *Page) Prefer(t testing.TB, scheme string) {
 func (p *Page) Resize(t testing.TB, width, height int64) {
 	t.Helper()
 	p.do(t, chromedp.EmulateViewport(width, height))
-}
-
-// Screenshot is what is in sight, as a PNG.
-func (p *Page) Screenshot(t testing.TB) []byte {
-	t.Helper()
-	picture, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return picture
 }

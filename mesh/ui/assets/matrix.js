@@ -64,11 +64,11 @@ function sight(n, size, scrolled, visible) {
 }
 
 function row(name, index, columns, line, mesh, matrix) {
-  const said = mesh.says.get(name);
+  const said = mesh.says.heard(name);
   const heard = heardOf(mesh.rows.get(name), matrix, name === mesh.self);
   return h("tr", { key: name, "aria-rowindex": index + 2 },
     h("th", { scope: "row", title: name }, heard && h("small", {}, `${heard}: `), name),
-    said ? line(columns.map((to) => (to === name ? h("td", { class: "self" }, "–") : cell(said.get(to), name, to))))
+    said ? line(columns.map((to) => (to === name ? h("td", { class: "self" }, "–") : cell(mesh.says.of(name, to), name, to))))
       : h("td", { class: "unheard", colspan: columns.length + 2 }, "wasn't heard: what it measures isn't known"));
 }
 

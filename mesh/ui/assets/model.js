@@ -11,14 +11,10 @@ export function build(status, topology, matrix) {
   const told = new Map((topology?.nodes ?? []).map((n) => [n.name, n]));
   const rows = new Map((matrix?.rows ?? []).map((r) => [r.node, r]));
   const names = [...new Set([status.node, ...peers.keys(), ...told.keys(), ...rows.keys()])].filter((n) => n).sort();
-  const says = sayings(status, matrix);
+  const says = new Sayings(names, status, matrix);
   const nodes = names.map((name) => node(name, status, peers.get(name), told.get(name)));
-  const links = linksOf(names, status.node, says);
+  const links = linksOf(nodes, status.node, says);
   const at = new Map(nodes.map((n) => [n.name, n]));
-  for (const link of links) {
-    at.get(link.a).links.push(link);
-    at.get(link.b).links.push(link);
-  }
   const lost = new Set(nodes.filter((n) => !n.self && isLost(n)).map((n) => n.name));
   for (const n of nodes) n.state = stateOf(n, status, lost);
   return { self: status.node, nodes, at, links, says, rows, names };
@@ -37,30 +33,61 @@ function node(name, status, peer, told) {
   };
 }
 
-// sayings are what each node says of its way to each other: says.get(from)?.get(to). What the agent says itself counts before
-// what it gathered of itself.
-function sayings(status, matrix) {
-  const says = new Map();
-  for (const row of matrix?.rows ?? []) {
-    if (row.heard) says.set(row.node, new Map((row.cells ?? []).map((c) => [c.node, c])));
+// Sayings are what each node says of its way to each other.
+class Sayings {
+  #index;
+  #cells; // of n times n
+  #heard = new Set();
+
+  // What the agent says itself counts before what it gathered of itself.
+  constructor(names, status, matrix) {
+    this.#index = new Map(names.map((name, i) => [name, i]));
+    this.#cells = new Array(names.length ** 2);
+    for (const row of matrix?.rows ?? []) {
+      if (row.heard) this.#take(row.node, row.cells ?? []);
+    }
+    this.#take(status.node, (status.peers ?? []).map((p) => ({
+      rttSeconds: p.rttSeconds, loss: p.loss ?? 0, probes: p.probes ?? 0, ...this.of(status.node, p.node), node: p.node, up: p.up,
+    })));
   }
-  const own = says.get(status.node) ?? new Map();
-  for (const p of status.peers ?? []) {
-    own.set(p.node, { rttSeconds: p.rttSeconds, loss: p.loss ?? 0, probes: p.probes ?? 0, ...own.get(p.node), node: p.node, up: p.up });
+
+  #take(from, cells) {
+    this.#heard.add(from);
+    const at = this.#index.get(from) * this.#index.size;
+    for (const cell of cells) {
+      const to = this.#index.get(cell.node);
+      if (to !== undefined) this.#cells[at + to] = cell;
+    }
   }
-  says.set(status.node, own);
-  return says;
+
+  // heard reports whether a node said anything.
+  heard(from) {
+    return this.#heard.has(from);
+  }
+
+  // of is what a node says of its way to another, if anything.
+  of(from, to) {
+    return this.#cells[this.#index.get(from) * this.#index.size + this.#index.get(to)];
+  }
+
+  // between is the same by the places of the two among the names.
+  between(i, j) {
+    return this.#cells[i * this.#index.size + j];
+  }
 }
 
 // linksOf are the links between all nodes. In a mesh of 200 these are 19,900, so they are made in few steps.
-function linksOf(names, self, says) {
+function linksOf(nodes, self, says) {
   const links = [];
-  for (let i = 0; i < names.length; i++) {
-    const own = says.get(names[i]);
-    for (let j = i + 1; j < names.length; j++) {
-      const [a, b] = [names[i], names[j]];
-      const [ab, ba] = [own?.get(b), says.get(b)?.get(a)];
-      links.push({ a, b, own: a === self || b === self, state: judge(ab, ba), rtt: ab?.rttSeconds || ba?.rttSeconds || 0, ab, ba });
+  for (let i = 0; i < nodes.length; i++) {
+    const a = nodes[i].name;
+    for (let j = i + 1; j < nodes.length; j++) {
+      const b = nodes[j].name;
+      const [ab, ba] = [says.between(i, j), says.between(j, i)];
+      const link = { a, b, own: a === self || b === self, state: judge(ab, ba), rtt: ab?.rttSeconds || ba?.rttSeconds || 0, ab, ba };
+      links.push(link);
+      nodes[i].links.push(link);
+      nodes[j].links.push(link);
     }
   }
   return links;

@@ -18,6 +18,7 @@ export class Source {
   #next = 0;
   #timer = 0;
   #asking = false;
+  #gathers = true; // as far as is known the agent has a matrix
   #changed;
 
   constructor(changed) {
@@ -57,8 +58,9 @@ export class Source {
   async #round() {
     try {
       const [status, topology, matrix] = await Promise.all([
-        get("v1/status"), get("v1/topology"), get("v1/matrix").catch((error) => error),
+        get("v1/status"), get("v1/topology"), this.#gathers ? get("v1/matrix").catch((error) => error) : new Error(),
       ]);
+      if (matrix.status === 404) this.#gathers = false;
       this.status = status;
       this.topology = topology;
       this.matrix = matrix instanceof Error ? null : matrix;
@@ -69,6 +71,7 @@ export class Source {
       this.#answered = performance.now();
     } catch (error) {
       this.error = error.message;
+      this.#gathers = true; // it may be another agent when it answers again
       this.failures++;
     }
   }
@@ -81,7 +84,10 @@ async function get(path) {
   } catch (error) {
     throw new Error(error.name === "TimeoutError" ? `nothing came within ${patience / 1000} s` : "it can't be reached");
   }
-  if (!response.ok) throw new Error((await response.text()).trim() || `it says ${response.status}`);
+  if (!response.ok) {
+    const text = (await response.text()).trim();
+    throw Object.assign(new Error(text || `it says ${response.status}`), { status: response.status });
+  }
   try {
     return await response.json();
   } catch {
