@@ -78,11 +78,12 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-// table is a table with a header, whose rows are lists of cells; the first cell of each is its header.
+// table is a table with a header, whose rows are lists of cells; the first cell of each is its header. One that is too wide is
+// scrolled by itself.
 export function table(caption, header, rows) {
-  return h("table", {}, h("caption", {}, caption),
+  return h("div", { class: "wide" }, h("table", {}, h("caption", {}, caption),
     h("thead", {}, h("tr", {}, header.map((title) => h("th", { scope: "col" }, title)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => (i === 0 ? h("th", { scope: "row" }, cell) : h("td", {}, cell)))))));
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => (i === 0 ? h("th", { scope: "row" }, cell) : h("td", {}, cell))))))));
 }
 
 // facts are names with what there is to say of each. What is null is left out.

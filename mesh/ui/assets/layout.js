@@ -65,7 +65,7 @@ export function labels(plan, texts, size) {
 function beside(p, plan, lines, size) {
   const wide = Math.max(...lines.map((line) => line.length)) * size * character;
   const high = lines.length * size * 1.25;
-  const gap = plan.radius + 9;
+  const gap = plan.radius + 14;
   const spot = (anchor, x, top) => {
     const left = { start: x, end: x - wide, middle: x - wide / 2 }[anchor];
     return { x, y: top + size, anchor, lines, size, box: box(left, top, wide, high) };
