@@ -32,7 +32,7 @@ func checkServed(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	defer cmd.Process.Kill() //nolint:errcheck // it has ended, if all went well
+	defer func() { _ = cmd.Process.Kill() }() // it has ended, if all went well
 	address := awaitURL(ts, &stdout, ended)
 	for path, want := range map[string]string{"": "<title>Weaveguard</title>", "v1/status": `"node":"` + args[1] + `"`, "v1/topology": `"nodes":`} {
 		response, err := http.Get(address + path)

@@ -2,11 +2,9 @@ package ui_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,6 +34,7 @@ func TestPage(t *testing.T) {
 		"starting":            starting,
 		"away and back":       awayAndBack,
 		"hidden":              hidden,
+		"labels":              labelsApart,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -198,59 +197,6 @@ func keyboard(t *testing.T, b *browser.Browser) {
 	has(t, page, "the focus is back again", at, name(2))
 }
 
-// Both schemes are as the reader prefers, and can be read (WCAG 2.2, 1.4.3: 4.5 to 1).
-func lightAndDark(t *testing.T, b *browser.Browser) {
-	f := makeMesh(12, 6)
-	f.down(1, 9, "no handshake for 3m2s: is the node down, or UDP port 51820 blocked?")
-	f.cell(5, 11).Loss = 0.1
-	page := open(t, b, f.sources())
-	grounds := map[string]string{}
-	for _, scheme := range []string{"light", "dark"} {
-		page.Prefer(t, scheme)
-		grounds[scheme] = browser.Evaluate[string](t, page, `getComputedStyle(document.body).backgroundColor`)
-		if faint := browser.Evaluate[string](t, page, unreadable); faint != "" {
-			t.Errorf("in %s these can hardly be read: %s", scheme, faint)
-		}
-	}
-	if grounds["light"] == grounds["dark"] {
-		t.Errorf("in light and in dark the ground is %s", grounds["light"])
-	}
-	page.Picture(t, "../../docs/images/ui-dark.png")
-}
-
-// unreadable is what the page has of texts with too little contrast to what is behind them.
-const unreadable = `(() => {
-	const parse = (c) => c.match(/[\d.]+/g).map(Number);
-	const luminance = (c) => parse(c).slice(0, 3).map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-		.reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-	const behind = (e) => {
-		for (; e; e = e.parentElement) {
-			const c = getComputedStyle(e).backgroundColor;
-			if ((parse(c)[3] ?? 1) > 0) return c;
-		}
-		return "rgb(255, 255, 255)";
-	};
-	const found = new Set();
-	for (const e of document.querySelectorAll("body *")) {
-		if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || e.tagName === "NOSCRIPT" || e.tagName === "title") continue;
-		const style = getComputedStyle(e);
-		const [a, b] = [luminance(e.namespaceURI.includes("svg") ? style.fill : style.color), luminance(behind(e))];
-		const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-		if (ratio < 4.5) found.add(e.tagName + "." + e.getAttribute("class") + " " + ratio.toFixed(1));
-	}
-	return [...found].join(", ");
-})()`
-
-// On a narrow screen nothing has to be scrolled sideways but tables.
-func narrow(t *testing.T, b *browser.Browser) {
-	page := open(t, b, makeMesh(12, 3).sources())
-	page.Resize(t, 360, 740)
-	page.Wait(t, soon, "the map fits", `document.querySelector("#drawing svg").getBoundingClientRect().width <= 340`)
-	browser.Evaluate[bool](t, page, fmt.Sprintf(`(location.hash = "#node=%s", true)`, name(4)))
-	page.Wait(t, soon, "the detail is open", `!document.querySelector("#detail").hidden`)
-	has(t, page, "how wide it is", `document.documentElement.scrollWidth`, 360)
-}
-
 // Names come from the network: whatever they are, they are text.
 func hostileNames(t *testing.T, b *browser.Browser) {
 	const evil = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>`
@@ -315,71 +261,4 @@ func rotationAndRefused(t *testing.T, b *browser.Browser) {
 	refused.Store(5)
 	page.Wait(t, soon, "more were refused", `document.querySelector("#refused").innerText.includes("signature\t5\t3")`)
 	has(t, page, "reasons", `document.querySelectorAll("#refused tbody tr").length`, 1)
-}
-
-// An agent that is starting knows nothing yet.
-func starting(t *testing.T, b *browser.Browser) {
-	page := open(t, b, ui.Sources{
-		Status: func(context.Context) (view.Status, error) {
-			return view.Status{Time: time.Now(), Node: name(1), Problems: []view.Problem{{Subject: "gossip keyring", Message: "there is none", Remedy: "make one"}}}, nil
-		},
-		Topology: func(context.Context) (view.Topology, error) { return view.Topology{Node: name(1)}, nil },
-	})
-	says(t, page, "#headline", "not healthy: this node can't carry pod traffic: gossip keyring: there is none")
-	says(t, page, "#problems", "1 node, 0 links", "What to do: make one")
-	says(t, page, "#refused", "Nothing was refused")
-	has(t, page, "nodes", `document.querySelectorAll(".node.bad").length`, 1)
-}
-
-// What is shown while the agent doesn't answer is called old.
-func awayAndBack(t *testing.T, b *browser.Browser) {
-	f := makeMesh(2, 0)
-	var mu sync.Mutex
-	var failure error
-	sources := f.sources()
-	sources.Status = func(context.Context) (view.Status, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return f.status, failure
-	}
-	set := func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		failure = err
-	}
-	page := open(t, b, sources)
-	has(t, page, "the banner is hidden", `document.querySelector("#banner").hidden`, true)
-	set(errors.New("no agent runs on this node"))
-	page.Wait(t, soon, "what is shown is called old", `document.body.classList.contains("old")`)
-	says(t, page, "#banner", "The agent doesn't answer: no agent runs on this node. What is below is old: it is as of 2026-03-04")
-	has(t, page, "the banner is an alert", `document.querySelector("#banner").role`, "alert")
-	has(t, page, "nodes", `document.querySelectorAll("[data-node]").length`, 2)
-	set(nil)
-	page.Wait(t, soon, "it is of now again", `!document.body.classList.contains("old") && document.querySelector("#banner").hidden`)
-}
-
-// A page that nobody sees doesn't ask, and asks at once when it is seen again.
-func hidden(t *testing.T, b *browser.Browser) {
-	f := makeMesh(2, 0)
-	var asked atomic.Int64
-	sources := f.sources()
-	sources.Topology = func(context.Context) (view.Topology, error) {
-		asked.Add(1)
-		return f.topology, nil
-	}
-	page := open(t, b, sources)
-	see := func(hidden bool) {
-		browser.Evaluate[bool](t, page, fmt.Sprintf(`(Object.defineProperty(document, "hidden", { value: %t, configurable: true }), document.dispatchEvent(new Event("visibilitychange")))`, hidden))
-	}
-	page.Wait(t, soon, "the first round is over", `performance.getEntriesByType("resource").filter((e) => e.name.endsWith("/v1/topology")).length > 0`)
-	see(true)
-	before := asked.Load()
-	browser.Evaluate[bool](t, page, `(window.ticks = 0, setInterval(() => window.ticks++, 1000), true)`)
-	page.Wait(t, soon, "time passes in which it would have asked", `window.ticks >= 4`)
-	if after := asked.Load(); after > before+1 { // one may have been under way
-		t.Errorf("while nobody saw it, it asked %d times", after-before)
-	}
-	before = asked.Load()
-	see(false)
-	page.Wait(t, soon, "it asks again", fmt.Sprintf(`performance.getEntriesByType("resource").filter((e) => e.name.endsWith("/v1/topology")).length > %d`, before))
 }
