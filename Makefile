@@ -104,6 +104,11 @@ soak: deps ## random faults, rotations and pods on a mesh in the lab, for DURATI
 	@WEAVEGUARD_SOAK=$(or $(DURATION),20m) WEAVEGUARD_SOAK_SEED=$(SEED) \
 	go test -count=1 -timeout 24h ./test/lab/agents -run '^TestSoak$$' -v
 
+.PHONY: pictures
+pictures: deps ## take the pictures of the web page for docs/ui.md anew
+	@WEAVEGUARD_PICTURES=1 go test -count=1 ./mesh/ui -run '^TestPage$$'
+	@WEAVEGUARD_PICTURES=1 go test -count=1 ./test/lab/agents -run '^TestUI$$'
+
 .PHONY: bench
 bench: ## run the benchmarks
 	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=build '^func Benchmark' . | xargs -r dirname | sort -u || true); \

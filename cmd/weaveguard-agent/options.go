@@ -44,6 +44,7 @@ type options struct {
 	PluginDir     string
 	MetricsAddr   string
 	HealthAddr    string
+	UIAddr        string
 	AllowPodsTo   []string
 	RotateEvery   time.Duration
 	SilentAfter   time.Duration
@@ -87,6 +88,8 @@ func (o *options) register(f *pflag.FlagSet) {
 		"NAME.conf for each, followed as it changes")
 	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
 	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
+	f.StringVar(&o.UIAddr, "ui-address", fmt.Sprintf("127.0.0.1:%d", view.UIPort), "host:port of the web page, which whoever reaches it "+
+		"can read; empty: none")
 	f.StringSliceVar(&o.AllowPodsTo, "allow-pods-to", nil, "what of nodes pods may reach: "+
 		strings.Join(view.GuardedServices(), ", ")+" (default none of these)")
 }

@@ -72,7 +72,7 @@ func run(ctx context.Context, o options, log *slog.Logger, level *slog.LevelVar)
 	})
 	var server *api.Server
 	server = api.New(api.Config{
-		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
+		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr, UIAddr: o.UIAddr,
 		Status:   func() view.Status { return b.status(server.Problems) },
 		Ready: b.ready, Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log, LogLevel: level,
 		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/ui"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -36,6 +37,7 @@ type Config struct {
 	Socket      string // path of the unix socket
 	MetricsAddr string // host:port of the metrics, "": none
 	HealthAddr  string // host:port of the probes, "": none
+	UIAddr      string // host:port of the web page, "": none
 	// Retry is how long to wait before an address that is taken is tried again; 0: 5 s.
 	Retry time.Duration
 
@@ -88,6 +90,11 @@ func New(cfg Config) *Server {
 			use: "the probes", addr: cfg.HealthAddr, handler: s.healthRoutes(), retry: cfg.Retry, log: cfg.Log,
 		})
 	}
+	if cfg.UIAddr != "" {
+		s.ports = append(s.ports, &port{
+			use: "the web page", addr: cfg.UIAddr, handler: ui.New(s.sources(), cfg.UIAddr), retry: cfg.Retry, log: cfg.Log,
+		})
+	}
 	return s
 }
 
@@ -101,7 +108,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer unlock()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
+		if err := Serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
 			return fmt.Errorf("serving the status API on %s: %w", s.cfg.Socket, err)
 		}
 		return nil
@@ -186,6 +193,14 @@ func writeJSON(w http.ResponseWriter, value any) {
 	write(w, append(body, '\n'))
 }
 
+// sources are what the web page shows.
+func (s *Server) sources() ui.Sources {
+	return ui.Sources{
+		Status:   func(context.Context) (view.Status, error) { return s.status(), nil },
+		Topology: func(context.Context) (view.Topology, error) { return s.cfg.Topology(), nil },
+	}
+}
+
 func (s *Server) status() view.Status { return complete(s.cfg.Status()) }
 
 // complete returns the status with empty lists where it has none: null isn't in the API's contract. An agent that is
@@ -218,8 +233,8 @@ func list[T any](values []T) []T {
 	return values
 }
 
-// serve answers requests until ctx ends, and then returns nil.
-func serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+// Serve answers requests until ctx ends, and then returns nil: what is under way has a second more.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,

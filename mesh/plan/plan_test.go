@@ -209,7 +209,7 @@ func TestGolden(t *testing.T) {
 		}),
 		"pods-may-reach-metrics": with(dualStack(2), func(in *plan.Input) {
 			in.View.Self.AllowPodsTo = []string{view.ServiceMetrics}
-			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}}
+			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}, {Service: view.ServiceUI, Port: 8080}}
 			in.View.Self.Endpoint = netip.MustParseAddr("203.0.113.7")
 		}),
 		// Two addresses of a known node and one of a node without a record; the others can't be a node's.
