@@ -14,6 +14,7 @@ type pass struct {
 	cluster  *ClusterState
 	problems []view.Problem
 	ready    bool
+	closed   *view.Problem // why no pod is attached though all stands; nil: pods are
 	changed  change
 	settling bool     // the tunnels are left as they are
 	blind    bool     // the tunnels can't be read
