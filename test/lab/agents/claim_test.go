@@ -39,7 +39,9 @@ func TestClaimsByGossip(t *testing.T) {
 	last.MustRun(t, "rm", "/run/weaveguard/cni.json")
 	last.MustRun(t, "sh", "-c", fmt.Sprintf(`echo '{"version":1,"self":{"node":"%s","podCIDRs":["%s"]}}' > /var/lib/weaveguard/view.json`,
 		last.Name, first.CIDR))
+	last.CIDRs = nil // which it isn't given
 	last.StartAgent(t)
+	last.CIDRs = first.CIDRs
 	lab.Eventually(t, time.Minute, "the one that is cut off has the first one's pod CIDR", func() error {
 		s, err := last.Status(t.Context())
 		if err == nil && (!s.Ready || len(s.PodCIDRs) != 1 || s.PodCIDRs[0] != first.CIDR) {
@@ -87,7 +89,7 @@ func learnClaims(t *testing.T, m *agents.Mesh) {
 		if other := holders[cidr]; other != "" || cidr.Bits() != 24 || !m.PodRanges()[0].Overlaps(cidr) {
 			t.Errorf("%s has %s, which is %q's", n.Name, cidr, other)
 		}
-		n.CIDR, holders[cidr] = cidr, n.Name
+		n.CIDR, n.CIDRs, holders[cidr] = cidr, s.PodCIDRs, n.Name
 	}
 }
 
