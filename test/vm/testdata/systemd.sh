@@ -54,6 +54,7 @@ install -D "$programs/portmap" /usr/local/lib/weaveguard/weaveguard-portmap
 rm -rf /etc/systemd/system/*.wants /etc/cni /opt/cni /var/lib/weaveguard
 install -D -m 644 -t /etc/systemd/system "$units"/weaveguard.service "$units"/weaveguard-userspace.service
 install -D -m 644 -t /etc/weaveguard "$units/weaveguard.env"
+sed -i "s,^WEAVEGUARD_POD_CIDR=.*,WEAVEGUARD_POD_CIDR=10.32.1.0/24," /etc/weaveguard/weaveguard.env # nobody else is there to claim beside
 weaveguard keyring add --first --file /etc/weaveguard/key
 ip link set lo up
 ip link add uplink type veth peer name wire
