@@ -208,7 +208,7 @@ func (p *page) netns(host int, name string) *lab.NetNS {
 func (p *page) rotate() {
 	p.t.Helper()
 	flow := lab.StartFlow(p.t, lab.FlowOptions{
-		From: p.netns(0, "web"), To: p.netns(1, "job"), Addr: netip.MustParseAddrPort("10.38.252.2:7000"), Rate: 300,
+		From: p.netns(0, "web"), To: p.netns(1, "job"), Addr: netip.MustParseAddrPort("10.38.252.2:7000"), Rate: min(300, rate(p.t)),
 	})
 	if out := p.next("host-1", "weaveguard rotate"); !strings.Contains(out[0], "generation 1") {
 		p.t.Errorf("rotating says %q", out[0])
@@ -216,7 +216,7 @@ func (p *page) rotate() {
 	if err := p.hosts[0].HasKey(p.t.Context(), 1); err != nil {
 		p.t.Error(err)
 	}
-	flow.Send(p.t, 300)
+	flow.Send(p.t, uint64(min(300, rate(p.t))))
 	if report := flow.Stop(p.t); report.Lost() != 0 || report.There.Sent == 0 {
 		p.t.Errorf("lost on the way: %s", report)
 	} else {
