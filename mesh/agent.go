@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -47,7 +48,9 @@ type Config struct {
 	MTU       int            // inside the tunnels, bytes; 0: find out
 	WireGuard string         // kernel or userspace
 	PodCIDRs  []netip.Prefix // without Kubernetes
-	Addresses []netip.Addr   // underlay addresses, over what Kubernetes says; without Kubernetes, all there are
+	// Claims is what to claim pod CIDRs from, without Kubernetes and PodCIDRs: one range of a family at most; none: nothing.
+	Claims    []claim.Range
+	Addresses []netip.Addr // underlay addresses, over what Kubernetes says; without Kubernetes, all there are
 	// GossipAddress is the underlay address that gossip was started with.
 	GossipAddress netip.Addr
 	// Settle is for how long after the start peers that nobody speaks for yet are left alone; 0: 10 s.
@@ -100,6 +103,7 @@ type Agent struct {
 	document   ownDocument
 	links      links
 	rotation   rotation
+	claiming   claiming
 	alive      map[string]bool // nodes that gossip saw in the last pass
 	remembered Remembered
 	announced  announced
@@ -150,6 +154,7 @@ func New(c Config) *Agent {
 		a.Silent = defaultSilent
 	}
 	a.links.silentAfter = a.Silent
+	a.claiming.ranges = c.Claims
 	a.book.ownCIDRs, a.book.settle = c.PodCIDRs, a.Settle
 	if !a.ready { // else pods run with them
 		a.book.ownSince = a.started
@@ -271,6 +276,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		a.judgeReadiness(p, time.Now())
 	} else {
 		host.Probed = a.probed()
+		a.claiming.host = &host
 		p.homeless = a.homeless(host)
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		a.follow(p.desired.Paths)

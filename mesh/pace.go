@@ -14,7 +14,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	switch {
 	case keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed:
 		return drainInterval // nothing but time is missing
-	case p.failed || p.untold || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
+	case p.failed || p.untold || p.settling || a.claiming.busy() || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
 		pause = busyInterval
 	case rotating:
 		pause = heldUpInterval

@@ -13,10 +13,11 @@ type pass struct {
 	desired  view.Desired
 	cluster  *ClusterState
 	problems []view.Problem
-	open     bool // pods can be attached
-	sound    bool // what carries their packets is as desired
-	ready    bool // see judgeReadiness
-	carries  bool // as Kubernetes is told
+	open     bool          // pods can be attached
+	sound    bool          // what carries their packets is as desired
+	ready    bool          // see judgeReadiness
+	carries  bool          // as Kubernetes is told
+	closed   *view.Problem // why no pod is attached though all stands; nil: pods are
 	changed  change
 	settling bool     // the tunnels are left as they are
 	blind    bool     // the tunnels can't be read

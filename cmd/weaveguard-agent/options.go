@@ -68,7 +68,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.Peers, "peers", nil, "hosts of the mesh to join, by name or address; without Kubernetes")
 	f.StringVar(&o.GossipKeyFile, "gossip-key-file", "", "file with the gossip keyring, followed as it changes: a line for each "+
 		"key, 32 bytes in base64; without Kubernetes")
-	f.StringSliceVar(&o.PodCIDRs, "pod-cidr", nil, "pod CIDR of this node, one for each address family; without Kubernetes")
+	f.StringSliceVar(&o.PodCIDRs, "pod-cidr", nil, "pod CIDR of this node, one for each address family; without Kubernetes (default "+
+		"claimed from the pod range)")
 	f.StringSliceVar(&o.PodRanges, "pod-range", nil, "all addresses that pods of any node have (default kubeadm's podSubnet, else "+
 		"what is claimed from, else the pod CIDRs seen)")
 	o.registerClaims(f)

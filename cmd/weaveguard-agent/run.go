@@ -219,6 +219,9 @@ func (s *starter) findKeyring(ctx context.Context) error {
 // findRanges finds the configured pod ranges, if there are any.
 func (s *starter) findRanges(ctx context.Context) error {
 	s.ranges, s.source = s.podRanges, "--pod-range"
+	if claims := s.plainClaims(); len(s.ranges) == 0 && len(claims) > 0 {
+		s.ranges, s.source = []netip.Prefix{claims[0].Prefix}, "what is claimed from by default"
+	}
 	if len(s.ranges) > 0 || s.kube == nil {
 		return nil
 	}
@@ -302,7 +305,7 @@ func (s *starter) startAgent(ctx context.Context) {
 	rules := firewall.New(firewall.Config{StoreDir: cniFiles.StoreDir, Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
-		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Hosts: s.hosts, PodRanges: s.ranges, PodRangeSource: s.source,
+		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Claims: s.plainClaims(), Hosts: s.hosts, PodRanges: s.ranges, PodRangeSource: s.source,
 		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
 		RotateEvery: s.RotateEvery, Silent: s.SilentAfter, AllowPodsTo: s.AllowPodsTo, OwnPorts: s.ownPorts,
 		Keys:     s.store,
