@@ -156,8 +156,8 @@ func (m *claimers) stop(c *claimer) {
 // has is what a node has, once pods can be attached there.
 func (c *claimer) has() ([]netip.Prefix, error) {
 	s := c.live.Status(c.mesh.t.Context())
-	if !s.Ready || !c.kernel.open() {
-		return nil, fmt.Errorf("%s isn't ready: %v", c.self.name, s.Problems)
+	if !c.kernel.open() {
+		return nil, fmt.Errorf("no pod is attached on %s: %v", c.self.name, s.Problems)
 	}
 	return s.PodCIDRs, nil
 }

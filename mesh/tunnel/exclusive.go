@@ -31,8 +31,9 @@ func (e *SilentError) Error() string {
 // broken off, so what was asked goes on, as the only one, and its answer is dropped; the others wait for their turn as long as they may.
 func alone[T any](ctx context.Context, a *Applier, do func(ctx context.Context) (T, error)) (T, error) {
 	type result struct {
-		value T
-		err   error
+		value    T
+		err      error
+		panicked any
 	}
 	var none T
 	limited, cancel := context.WithTimeoutCause(ctx, a.config.Within, &SilentError{a.config.Kind, a.config.Within})
@@ -43,14 +44,27 @@ func alone[T any](ctx context.Context, a *Applier, do func(ctx context.Context) 
 		return none, context.Cause(limited)
 	}
 	own, changes := view.WithChanges(ctx)
-	answer := make(chan result, 1)
+	answer := make(chan result)
 	go func() {
-		defer func() { <-a.turn }()
-		value, err := do(own)
-		answer <- result{value, err}
+		var r result
+		defer func() {
+			r.panicked = recover()
+			<-a.turn
+			select {
+			case answer <- r:
+			case <-limited.Done():
+				if r.panicked != nil {
+					panic(r.panicked)
+				}
+			}
+		}()
+		r.value, r.err = do(own)
 	}()
 	select {
 	case r := <-answer:
+		if r.panicked != nil {
+			panic(r.panicked) // as if there were one goroutine
+		}
 		changes.AddTo(ctx)
 		return r.value, r.err
 	case <-limited.Done():
