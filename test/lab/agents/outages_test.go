@@ -52,7 +52,12 @@ func TestFaultOutages(t *testing.T) {
 		o.kill(t, m.Nodes...)
 		return o.start(t, m.Nodes...)
 	})
-	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration { return o.fullDisk(t, m.Nodes[1]) })
+	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration {
+		return fullDisk(t, m.Nodes[1], func() {
+			o.kill(t, m.Nodes[1])
+			o.start(t, m.Nodes[1])
+		})
+	})
 	o.row(t, 8, "the state directory is read-only", none, func(t *testing.T) time.Duration { return o.readOnly(t, m.Nodes[1]) })
 	o.row(t, 9, "the key store is cut short, and the agent is killed", none, func(t *testing.T) time.Duration { return o.cutKeys(t, m.Nodes[2]) })
 	o.row(t, 9, "the view on disk is cut short, and the agent is killed", none, func(t *testing.T) time.Duration {
@@ -144,9 +149,9 @@ func (o *outages) start(t *testing.T, nodes ...*agents.Node) time.Duration {
 	return time.Since(begin)
 }
 
-// fullDisk fills a node's state directory. The agent says so when it has to write there, goes on, also when it is killed and started
-// again meanwhile, and recovers with the disk.
-func (o *outages) fullDisk(t *testing.T, n *agents.Node) time.Duration {
+// fullDisk fills a node's state directory. The agent says so when it has to write there, goes on, also when restart
+// starts it again meanwhile, and recovers with the disk.
+func fullDisk(t *testing.T, n *agents.Node, restart func()) time.Duration {
 	t.Helper()
 	keys := n.Newest(t)
 	n.MustRun(t, "sh", "-c", "mkdir /run/kept; cp -a /var/lib/weaveguard/. /run/kept; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
@@ -167,8 +172,7 @@ func (o *outages) fullDisk(t *testing.T, n *agents.Node) time.Duration {
 		return fmt.Errorf("its problems are %v", s.Problems)
 	}
 	lab.Eventually(t, 30*time.Second, "the status says what the agent couldn't write", unwritten)
-	o.kill(t, n)
-	o.start(t, n)
+	restart()
 	lab.Eventually(t, 30*time.Second, "the status of an agent that started meanwhile says so", unwritten)
 	n.MustRun(t, "sh", "-c", "rm /var/lib/weaveguard/filler")
 	begin := time.Now()
