@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/aside"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -143,6 +144,7 @@ func (a *Agent) notice(p *pass) {
 	p.problems = append(p.problems, a.Gossip.Problems()...)
 	p.problems = append(p.problems, a.Hosts.problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
+	p.problems = append(p.problems, aside.Problems(a.CachePath, lostCache)...)
 }
 
 // rememberRecords takes over into the cache which records count now. It returns whether that has pod CIDRs that were never

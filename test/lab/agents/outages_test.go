@@ -66,7 +66,13 @@ func TestFaultOutages(t *testing.T) {
 		if err := os.Truncate(n.StateFile(view.CacheFile), 100); err != nil {
 			t.Fatal(err)
 		}
-		return o.start(t, n)
+		took := o.start(t, n)
+		aside := view.CacheFile + ".unusable"
+		says(t, n, aside, "put aside", "stop the agent")
+		if err := os.Remove(n.StateFile(aside)); err != nil {
+			t.Error(err)
+		}
+		return took
 	})
 	o.row(t, 10, "10,000 datagrams of garbage a second at the gossip port", none+"; the agent grows by no more than 32 MiB",
 		func(t *testing.T) time.Duration { return o.garbage(t, m.Nodes[3]) })
