@@ -105,12 +105,12 @@ func (a *Attach) storeless(dir string) bool {
 }
 
 // concerns reports whether a file is one that Apply keeps, or that a runtime may take in place of our configuration, or an attachment
-// that was removed, by whomever.
+// that was removed, by whomever, or written to, which the plugin never does.
 func (a *Attach) concerns(event fsnotify.Event) bool {
 	path := event.Name
 	switch name := filepath.Base(path); filepath.Dir(path) {
 	case store.AttachmentsIn(a.cfg.StoreDir):
-		return event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename)
+		return event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) || event.Has(fsnotify.Write) && filepath.Ext(name) == ".json"
 	case filepath.Dir(a.cfg.ReadyFile):
 		return path == a.cfg.ReadyFile
 	case a.cfg.ConfDir:
