@@ -24,6 +24,7 @@ type sequence struct {
 	path     string
 	last     uint64 // handed out last
 	reserved uint64 // up to here they are reserved
+	kept     bool   // there is a file
 }
 
 // openSequence goes on after the block that was reserved last, or at the clock's milliseconds if that is more: above what an
@@ -40,7 +41,7 @@ func openSequence(path string) (sequence, error) {
 		start = 0
 	}
 	start = max(start, clock())
-	return sequence{path: path, last: start, reserved: start}, nil
+	return sequence{path: path, last: start, reserved: start, kept: raw != nil}, nil
 }
 
 func clock() uint64 { return uint64(time.Now().UnixMilli()) }
@@ -81,6 +82,6 @@ func (s *sequence) reserve(from uint64) error {
 	if err := writeDurably(s.path, []byte(strconv.FormatUint(ceiling, 10)+"\n")); err != nil {
 		return fmt.Errorf("writing the record sequence: %w", err)
 	}
-	s.reserved = ceiling
+	s.reserved, s.kept = ceiling, true
 	return nil
 }
