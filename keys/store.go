@@ -75,7 +75,8 @@ type fileGeneration struct {
 
 // Open opens the store in dir, and makes the directory, an identity and generation 0 where there are none. It
 // returns ErrInUse when another process holds the store, a *CorruptError when what is there can't be used, and
-// the system's error when the directory can't be written. Close it to let go of the lock.
+// the system's error when nothing is there and the directory can't be written: a store that can only be read is enough, and
+// refuses what changes it. Close it to let go of the lock.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the key store: %w", err)
@@ -103,6 +104,12 @@ func (s *Store) open() error {
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		lock, err = os.Open(path)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, fs.ErrNotExist) { // it can't be made
+		lock, err = os.Open(dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the key store's lock: %w", err)
 	}
@@ -121,7 +128,7 @@ func tidy(dir string) error {
 	for path, mode := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, FileName): 0o600} {
 		info, err := os.Stat(path)
 		if err == nil && info.Mode().Perm()&0o077 != 0 {
-			err = os.Chmod(path, mode)
+			err = unlessReadOnly(os.Chmod(path, mode))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("closing the key store to others: %w", err)
@@ -135,11 +142,19 @@ func tidy(dir string) error {
 		if !isUnfinished(entry.Name()) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
+		if err := unlessReadOnly(os.Remove(filepath.Join(dir, entry.Name()))); err != nil {
 			return fmt.Errorf("removing an unfinished write from the key store: %w", err)
 		}
 	}
 	return nil
+}
+
+// unlessReadOnly passes over what can wait until the file system can be written.
+func unlessReadOnly(err error) error {
+	if errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	return err
 }
 
 // isUnfinished knows the names that renameio gives to files before they are whole: a dot, the name, a number.
@@ -370,7 +385,8 @@ func (s *Store) Advance(step func(Rotation) Rotation) (Rotation, error) {
 	return s.rotation.clone(), nil
 }
 
-// NextSequence returns a number above all that it returned before, in this process or an earlier one.
+// NextSequence returns a number above all that it returned before, in this process or an earlier one; as long as the disk
+// can't be written, unless the clock went back between the two.
 func (s *Store) NextSequence() (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -307,31 +307,68 @@ func TestDirectoryThatCannotBe(t *testing.T) {
 	}
 }
 
-// A disk that turns read-only keeps what there is: no number is handed out that isn't reserved.
+// A disk that turns read-only keeps what there is, and a store on it can be used: its numbers go by the clock once those that
+// are reserved are used up, and are reserved again when the disk can be written.
 func TestReadOnlyDirectory(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	before, err := s.NextSequence()
-	if err != nil {
-		t.Fatal(err)
+	identity, key := s.Identity().Public(), s.Generations()[0].Private.Public()
+	before := next(t, s)
+	unmount := mountReadOnly(t, dir)
+	if n := next(t, s); n != before+1 {
+		t.Errorf("the next of the reserved numbers is %d; want %d", n, before+1)
 	}
-	mountReadOnly(t, dir)
-	if err := s.RaiseSequence(before + 1<<40); !errors.Is(err, unix.EROFS) {
-		t.Errorf("raising the sequence: %v, want EROFS", err)
+	raised := before + 1<<20
+	if err := s.RaiseSequence(raised); err != nil {
+		t.Errorf("raising the sequence: %v", err)
 	}
-	next, err := s.NextSequence()
-	if err != nil || next != before+1 {
-		t.Errorf("the next of the reserved numbers is %d, %v; want %d", next, err, before+1)
+	if n := next(t, s); n != raised+1 {
+		t.Errorf("%d after %d was seen", n, raised)
 	}
 	closeStore(t, s)
-	_, err = keys.Open(dir)
-	if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("opening a read-only store: %v, want EROFS and the directory", err)
+	again := open(t, dir)
+	if again.Identity().Public() != identity || again.Generations()[0].Private.Public() != key {
+		t.Error("a read-only store has other keys")
+	}
+	if n := next(t, again); n <= before+1 {
+		t.Errorf("%d after %d", n, before+1)
+	}
+	if _, err := again.RequestRotation(); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a request for another key: %v, want EROFS", err)
+	}
+	if _, err := keys.Open(dir); !errors.Is(err, keys.ErrInUse) {
+		t.Errorf("a read-only store is opened twice: %v", err)
+	}
+	last := next(t, again)
+	unmount()
+	last = max(last, next(t, again)) // which reserves
+	closeStore(t, again)
+	if n := next(t, open(t, dir)); n < last+1<<15 {
+		t.Errorf("%d after %d was used, and others reserved", n, last)
 	}
 	empty := t.TempDir()
 	mountReadOnly(t, empty)
 	if _, err := keys.Open(filepath.Join(empty, "store")); !errors.Is(err, unix.EROFS) {
 		t.Errorf("making a store on a read-only disk: %v, want EROFS", err)
+	}
+	if _, err := keys.Open(empty); !errors.Is(err, unix.EROFS) {
+		t.Errorf("making keys on a read-only disk: %v, want EROFS", err)
+	}
+}
+
+// A store whose lock is gone, on a disk that can't be written, is held by its directory; what is open to others, or half
+// written, waits until it can be.
+func TestReadOnlyWithoutLock(t *testing.T) {
+	dir := t.TempDir()
+	closeStore(t, open(t, dir))
+	if err := errors.Join(os.Remove(filepath.Join(dir, "lock")), os.Chmod(filepath.Join(dir, keys.FileName), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, ".keys.json1234567"), []byte("{"), 0o600)
+	mountReadOnly(t, dir)
+	open(t, dir)
+	if _, err := keys.Open(dir); !errors.Is(err, keys.ErrInUse) {
+		t.Errorf("it is opened twice: %v", err)
 	}
 }
 

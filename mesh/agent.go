@@ -109,6 +109,7 @@ type Agent struct {
 	announced  announced
 	unsaved    bool      // what is remembered isn't on disk as it is
 	saveDue    time.Time // when rosters that changed are to be on disk; zero: they are
+	lostSince  time.Time // since when files of the agent are gone; zero: none are
 	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
 	foundBefore map[netip.Addr]int
 	unclaimed   map[keys.PublicKey]bool // see settling

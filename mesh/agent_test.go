@@ -243,15 +243,41 @@ func TestMovedNodeEndsTheLoop(t *testing.T) {
 	}
 }
 
-func TestCorruptCacheIsReported(t *testing.T) {
+// A cache that can't be used, cut short or of a later version, is put aside as it is before another takes its place, and the status
+// tells of it until somebody has seen to it.
+func TestCorruptCacheIsPutAside(t *testing.T) {
 	t.Parallel()
-	path := t.TempDir() + "/view.json"
-	if err := os.WriteFile(path, []byte(`{"version":1,"nodes":`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r, err := mesh.Recall(path)
-	if err == nil || !strings.Contains(err.Error(), path) || len(r.Nodes) != 0 {
-		t.Errorf("a cut cache gave %+v, %v", r, err)
+	for what, content := range map[string]string{"cut": `{"version":1,"nodes":`, "later": `{"version":2,"pins":{}}`} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.cluster.set(w.self.node())
+			path := w.config.CachePath
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, err := mesh.Recall(path)
+			if err == nil || !strings.Contains(err.Error(), path) || len(r.Nodes) != 0 {
+				t.Errorf("it gave %+v, %v", r, err)
+			}
+			for range 2 { // agents
+				a := w.start(t)
+				s := a.pass()
+				a.stop()
+				if raw, err := os.ReadFile(path + ".unusable"); err != nil || string(raw) != content {
+					t.Errorf("aside is %q, %v", raw, err)
+				}
+				if !slices.ContainsFunc(s.Problems, func(p view.Problem) bool { return p.Subject == path+".unusable" && p.Remedy != "" }) {
+					t.Errorf("the status has the problems %v", s.Problems)
+				}
+			}
+			if err := os.Remove(path + ".unusable"); err != nil {
+				t.Fatal(err)
+			}
+			if s := w.start(t).pass(); len(s.Problems) != 0 {
+				t.Errorf("there are problems still: %v", s.Problems)
+			}
+		})
 	}
 }
 

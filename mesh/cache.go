@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/weaveguard/weaveguard/mesh/aside"
 )
 
 const cacheVersion = 1
@@ -59,34 +61,51 @@ type RememberedRecord struct {
 	Document []byte `json:"document,omitempty"`
 }
 
-// Recall reads the cache. One that isn't there is empty; one that can't be used gives an error and is empty too:
-// what it held is heard again from the others.
+// Recall reads the cache. One that isn't there is empty; one that can't be used gives an error, is put aside (see aside.Put), and
+// is empty too: records and documents are heard again from the others.
 func Recall(path string) (Remembered, error) {
-	empty := Remembered{Version: cacheVersion, Nodes: map[string]RememberedRecord{}}
+	r, err := recall(path)
+	if err == nil {
+		return r, nil
+	}
+	as, errAside := aside.Put(path)
+	if errAside != nil {
+		err = errors.Join(err, errAside)
+	} else {
+		err = fmt.Errorf("%w; it is %s now, and another one is made from gossip", err, as)
+	}
+	return Remembered{Version: cacheVersion, Nodes: map[string]RememberedRecord{}}, err
+}
+
+func recall(path string) (Remembered, error) {
+	r := Remembered{Version: cacheVersion}
 	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
-	}
-	if err == nil && info.Size() > maxCache {
-		return empty, fmt.Errorf("the view cache %s has %d bytes, and at most %d are read; it is made anew from gossip", path, info.Size(), maxCache)
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return empty, fmt.Errorf("reading the view cache: %w", err)
-	}
-	var r Remembered
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return empty, fmt.Errorf("the view cache %s can't be read, and is made anew from gossip: %w", path, err)
-	}
-	if r.Version != cacheVersion {
-		return empty, fmt.Errorf("the view cache %s has version %d, this agent knows %d; it is made anew from gossip",
-			path, r.Version, cacheVersion)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err == nil && info.Size() > maxCache:
+		return r, fmt.Errorf("the view cache %s has %d bytes, and at most %d are read", path, info.Size(), maxCache)
+	default:
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return r, fmt.Errorf("reading the view cache: %w", err)
+		}
+		r = Remembered{}
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return r, fmt.Errorf("the view cache %s can't be read: %w", path, err)
+		}
+		if r.Version != cacheVersion {
+			return r, fmt.Errorf("the view cache %s has version %d, this agent knows %d", path, r.Version, cacheVersion)
+		}
 	}
 	if r.Nodes == nil {
 		r.Nodes = map[string]RememberedRecord{}
 	}
 	return r, nil
 }
+
+// lostCache is what a cache has that isn't heard again from others.
+const lostCache = "which identities this node trusts because it heard them first, which it was told to forget, and pod CIDRs of former nodes, " +
+	"which fail closed"
 
 func (r Remembered) save(path string) error {
 	raw, err := json.Marshal(r)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/aside"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -61,6 +62,7 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 	if changed == everything || a.unsaved || a.last.Load() == nil || a.saveRosters(changed, p.began) {
 		a.remember(p)
 	}
+	a.keepFiles(p)
 }
 
 // saveRosters reports whether it is time to write the cache for the sake of what changed of rosters.
@@ -71,8 +73,8 @@ func (a *Agent) saveRosters(changed change, now time.Time) bool {
 	return !a.saveDue.IsZero() && !a.saveDue.After(now)
 }
 
-// remember writes what is known to disk.
-func (a *Agent) remember(p *pass) {
+// remember writes what is known to disk, and reports whether it could.
+func (a *Agent) remember(p *pass) bool {
 	err := a.remembered.save(a.CachePath)
 	a.saveDue = time.Time{}
 	if a.unsaved = err != nil; a.unsaved {
@@ -81,6 +83,7 @@ func (a *Agent) remember(p *pass) {
 			Remedy: "free or repair the disk; until then a restart without the others starts from an older view",
 		})
 	}
+	return !a.unsaved
 }
 
 // welcome starts handshakes afresh with nodes that gossip sees again.
@@ -106,7 +109,7 @@ func (a *Agent) notice(p *pass) {
 		p.problems = append(p.problems, view.Problem{
 			Subject: "key store", Message: fmt.Sprintf("it has key generation %d of this node, and the others have seen %d already, so "+
 				"they don't take this node's record", held[len(held)-1], a.book.ownGeneration),
-			Remedy: "if it was restored from a backup: move " + keys.FileName + " in the state directory away, and restart the agent; " +
+			Remedy: "if it was restored from a backup: move " + keys.FileName + " in the state directory away, and restart the agent within half a minute; " +
 				"if not, another host has a copy of it",
 		})
 	}
@@ -123,7 +126,7 @@ func (a *Agent) notice(p *pass) {
 			"else speaks for it"
 		if no.word == backwardsWord {
 			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + view.StateDir + "/" + keys.FileName +
-				" away there, and restart its agent"
+				" away there, and restart its agent within half a minute"
 		}
 		p.problems = append(p.problems, view.Problem{
 			Subject: "node " + node, Message: "its record isn't taken: " + no.reason, Remedy: remedy,
@@ -144,6 +147,7 @@ func (a *Agent) notice(p *pass) {
 	p.problems = append(p.problems, a.Gossip.Problems()...)
 	p.problems = append(p.problems, a.Hosts.problems()...)
 	p.problems = append(p.problems, a.Attach.Problems()...)
+	p.problems = append(p.problems, aside.Problems(a.CachePath, lostCache)...)
 }
 
 // rememberRecords takes over into the cache which records count now. It returns whether that has pod CIDRs that were never

@@ -38,11 +38,11 @@ type Traffic interface {
 }
 
 // Kinds are the words by which failures and repairs are counted, sorted: the parts of what the loop looks at and applies.
-// Only those of what is applied are repaired.
+// Only those of what is applied, or kept on disk, are repaired.
 func Kinds() []string {
 	return []string{
 		"CNI files", "bridge", "firewall", "kernel settings", "key store", "network", "networks", "old tunnels", "paths", "peers",
-		"record", "routes", "tunnel addresses", "tunnels",
+		"record", "routes", "tunnel addresses", "tunnels", "view cache",
 	}
 }
 

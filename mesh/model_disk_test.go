@@ -98,6 +98,9 @@ func (d *modelDisk) Identity() keys.Identity         { return d.n.w.keyring.iden
 func (d *modelDisk) Generations() []keys.Generation  { return d.generations }
 func (d *modelDisk) RaiseSequence(seen uint64) error { d.sequence = max(d.sequence, seen); return nil }
 
+func (d *modelDisk) Lost() []string             { return nil }
+func (d *modelDisk) Restore() ([]string, error) { return nil, nil }
+
 func (d *modelDisk) NextSequence() (uint64, error) {
 	d.sequence++
 	return d.sequence, nil

@@ -15,6 +15,9 @@ type Keys interface {
 	Generations() []keys.Generation
 	NextSequence() (uint64, error)
 	RaiseSequence(seen uint64) error
+	// Lost and Restore are those of keys.Store.
+	Lost() []string
+	Restore() ([]string, error)
 	// Rotation, RequestRotation and Advance are those of keys.Store.
 	Rotation() keys.Rotation
 	RequestRotation() (already bool, err error)

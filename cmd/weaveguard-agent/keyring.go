@@ -44,12 +44,11 @@ type keyringSource interface {
 type keyringFollower struct {
 	source  keyringSource
 	use     func(keys.Keyring) error // by gossip
-	keep    func(keys.Keyring) error // for the next start; nil: there is no need to
+	keep    func(keys.Keyring) error // for the next start, if it isn't kept so; nil: there is no need to
 	changed func()                   // the problem is another one
 	unread  bool                     // the keyring isn't from the source, which may have gone far from it since
 
 	followed *keys.Followed
-	kept     keys.Keyring
 
 	mu      sync.Mutex
 	problem *view.Problem
@@ -57,7 +56,7 @@ type keyringFollower struct {
 
 // newKeyringFollower returns a follower for gossip that runs with the keyring of followed.
 func newKeyringFollower(source keyringSource, followed *keys.Followed, use func(keys.Keyring) error) *keyringFollower {
-	return &keyringFollower{source: source, use: use, changed: func() {}, followed: followed, kept: followed.Ring()}
+	return &keyringFollower{source: source, use: use, changed: func() {}, followed: followed}
 }
 
 // run follows until the context ends.
@@ -97,7 +96,7 @@ func (f *keyringFollower) explain(err error) *view.Problem {
 	p := &view.Problem{Subject: "gossip keyring"}
 	var unkept *unkeptError
 	if errors.As(err, &unkept) {
-		p.Message = "it is used as it should be, but its copy for the agent's next start is an older one: " + unkept.err.Error()
+		p.Message = "it is used as it should be, but its copy for the agent's next start is an older one, or there is none: " + unkept.err.Error()
 		p.Remedy = "see to what the message says, such as a full disk; it is tried again all the time"
 		return p
 	}
@@ -123,14 +122,21 @@ func (f *keyringFollower) take(wanted keys.Keyring) error {
 	if err != nil {
 		return err
 	}
-	if f.keep == nil || ring.Equal(f.kept) {
+	if f.keep == nil {
 		return nil
 	}
 	if err := f.keep(ring); err != nil { // as it is used: a start goes on from there
 		return &unkeptError{err}
 	}
-	f.kept = ring
 	return nil
+}
+
+// keepKeyring writes a keyring to a file, unless it is what is in it.
+func keepKeyring(ring keys.Keyring, path string) error {
+	if kept, err := keys.LoadKeyring(path); err == nil && kept.Equal(ring) {
+		return nil
+	}
+	return ring.Save(path)
 }
 
 // say makes a problem known, or that there is none.

@@ -51,8 +51,9 @@ type starter struct {
 	addresses  []netip.Addr
 	hosts      *mesh.Hosts
 	ring       *keys.Followed
-	unread     bool // ring is of the last start, as the Secret couldn't be read
-	silent     bool // the API server doesn't answer
+	unread     bool  // ring is of the last start, as the Secret couldn't be read
+	unkept     error // why ring isn't on disk for the next start; nil: it is
+	silent     bool  // the API server doesn't answer
 	ranges     []netip.Prefix
 	source     string
 	maker      tunnel.Maker
@@ -204,7 +205,8 @@ func (s *starter) findKeyring(ctx context.Context) error {
 	ring, err := s.kube.Keyring(asking, kept)
 	if err == nil {
 		s.ring = keys.ResumeFollowed(kept, ring, time.Now())
-		return s.ring.Ring().Save(s.keyringPath())
+		s.unkept = keepKeyring(s.ring.Ring(), s.keyringPath()) // tried again: see followKeyring
+		return nil
 	}
 	if errKept != nil {
 		return err
@@ -282,10 +284,17 @@ func (s *starter) followKeyring() {
 	if s.kube != nil {
 		source = keyringSecret{s.kube}
 	}
-	s.keyring = newKeyringFollower(source, s.ring, s.gossip.SetKeyring)
-	s.keyring.changed, s.keyring.unread = s.latch.Set, s.unread
+	s.followKeyringOf(source, s.gossip.SetKeyring, s.latch.Set)
+}
+
+func (s *starter) followKeyringOf(source keyringSource, use func(keys.Keyring) error, changed func()) {
+	s.keyring = newKeyringFollower(source, s.ring, use)
+	s.keyring.changed, s.keyring.unread = changed, s.unread
 	if s.kube != nil {
-		s.keyring.keep = func(ring keys.Keyring) error { return ring.Save(s.keyringPath()) }
+		s.keyring.keep = func(ring keys.Keyring) error { return keepKeyring(ring, s.keyringPath()) }
+	}
+	if s.unkept != nil {
+		s.keyring.say(s.keyring.explain(&unkeptError{s.unkept}))
 	}
 	s.ring = nil // the follower has it
 }

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -28,6 +30,8 @@ type Config struct {
 	PluginDir string
 	StoreDir  string // the plugin's store of attachments, usually store.DefaultDir
 	Log       *slog.Logger
+	// NewWatcher makes what watches files; nil: fsnotify.NewWatcher.
+	NewWatcher func() (*fsnotify.Watcher, error)
 	// Interfaces lists this host's; nil: net.Interfaces.
 	Interfaces func() ([]net.Interface, error)
 }

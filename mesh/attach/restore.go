@@ -9,9 +9,9 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// restore puts attachments back that were in the store when it was looked at last, and whose interface is still there: the plugin
-// removes an interface before its attachment, so somebody removed those by hand, and their addresses would be given to other
-// pods. It returns how many it put back, and all that is attached now.
+// restore puts attachments back that were in the store when it was looked at last, can't be read there now, and whose interface is
+// still there: the plugin removes an interface before its attachment, so somebody removed or damaged those by hand, and their
+// addresses would be given to other pods. It returns how many it put back, and all that is attached now.
 func (a *Attach) restore(ctx context.Context, all []store.Attachment, present map[string]bool) (int, []store.Attachment, error) {
 	var lost []store.Attachment
 	known := make(map[store.ID]store.Attachment, len(all))
@@ -34,16 +34,25 @@ func (a *Attach) restore(ctx context.Context, all []store.Attachment, present ma
 	return len(restored), append(all, restored...), err
 }
 
-// putBack stores attachments, each if it isn't stored, its interface is there still, and nobody else has one of its addresses now.
+// putBack stores attachments, each if it isn't stored or its file is damaged, its interface is there still, and nobody else has one of its addresses now.
 func (a *Attach) putBack(ctx context.Context, lost []store.Attachment) (restored []store.Attachment, err error) {
 	err = a.alone(ctx, "putting attachments back that somebody removed", func(tx *store.Tx, present map[string]bool) error {
 		var errs []error
 		for _, at := range lost {
-			if _, err := tx.Get(at.ID); !errors.Is(err, store.ErrNotFound) || !present[at.HostIfName] {
+			_, err := tx.Get(at.ID)
+			if err == nil || !present[at.HostIfName] {
 				continue
 			}
-			if err := putOne(tx, at); err != nil {
-				errs = append(errs, fmt.Errorf("the attachment of pod %s/%s was removed from %s by hand: putting it back: %w",
+			if errors.Is(err, store.ErrNotFound) {
+				err = nil
+			} else {
+				err = tx.Remove(at.ID) // what is left of it
+			}
+			if err == nil {
+				err = putOne(tx, at)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("the attachment of pod %s/%s was removed from %s, or damaged, by hand: putting it back: %w",
 					at.PodNamespace, at.PodName, a.cfg.StoreDir, err))
 				continue
 			}

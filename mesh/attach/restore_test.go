@@ -3,6 +3,7 @@ package attach_test
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -60,4 +61,65 @@ func TestRestore(t *testing.T) {
 		t.Errorf("without the other pod stored are %v", got)
 	}
 	apply(t, a, ready(), 0)
+}
+
+// An attachment whose file somebody damages is put back as it was while its pod runs, also when it is the only one. Those that the
+// agent never read, or whose pod is gone, stay as they are.
+func TestRestoreDamaged(t *testing.T) {
+	for what, damage := range map[string]func(path string) error{
+		"truncated": func(path string) error { return os.Truncate(path, 0) },
+		"garbled":   func(path string) error { return os.WriteFile(path, []byte("{]"), 0o600) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			cfg := host(t)
+			var present []net.Interface
+			cfg.Interfaces = func() ([]net.Interface, error) { return present, nil }
+			a := attach.New(cfg)
+			at := attached(t, cfg.StoreDir, "runs", "10.32.5.2")
+			present = append(present, net.Interface{Name: at.HostIfName})
+			apply(t, a, ready(), 4)
+			w := watch(t, a)
+			defer w.ends()
+			w.hears("what happened before")
+			files, err := filepath.Glob(filepath.Join(store.AttachmentsIn(cfg.StoreDir), "*.json"))
+			if err != nil || len(files) != 1 {
+				t.Fatal(files, err)
+			}
+			whole, err := os.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.settles()
+			if err := damage(files[0]); err != nil {
+				t.Fatal(err)
+			}
+			w.hears("the damage")
+			if _, err := attach.New(cfg).Apply(t.Context(), ready()); err == nil {
+				t.Error("an agent that never read the only attachment says nothing of it")
+			}
+			ctx, changes := view.WithChanges(t.Context())
+			if writes, err := a.Apply(ctx, ready()); writes != 1 || err != nil {
+				t.Errorf("%d writes, %v", writes, err)
+			}
+			if raw, err := os.ReadFile(files[0]); err != nil || string(raw) != string(whole) {
+				t.Errorf("its file has %q, %v; want %q", raw, err, whole)
+			}
+			if len(changes.Made) != 1 || !strings.Contains(changes.Made[0], "10.32.5.2") {
+				t.Errorf("it tells of %v", changes.Made)
+			}
+			change(t, cfg.StoreDir, func(tx *store.Tx) error {
+				if free, err := tx.Reserve(store.ID{ContainerID: "next", IfName: "eth0"}, at.Addresses[0]); err != nil || free {
+					t.Errorf("its address is free (%v)", err)
+				}
+				return nil
+			})
+			present = nil
+			if err := damage(files[0]); err != nil {
+				t.Fatal(err)
+			}
+			if writes, err := a.Apply(t.Context(), ready()); writes != 0 || err == nil {
+				t.Errorf("after its pod went there are %d writes, %v", writes, err)
+			}
+		})
+	}
 }

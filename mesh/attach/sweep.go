@@ -21,9 +21,9 @@ const lockWait = 2 * time.Second
 // visible from the agent's container. An ADD that is this slow finds its attachment gone, and fails. Those that somebody
 // removed by hand it puts back. It returns how many it changed, and what was attached before it forgot some.
 func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
-	all, err := a.Attachments(ctx)
-	if err != nil && len(all) == 0 {
-		return 0, nil, err
+	all, errList := a.Attachments(ctx)
+	if ctx.Err() != nil {
+		return 0, nil, ctx.Err()
 	}
 	present, err := a.interfaces()
 	if err != nil {
@@ -32,6 +32,9 @@ func (a *Attach) sweep(ctx context.Context) (int, []store.Attachment, error) {
 	restored, all, errRestore := a.restore(ctx, all, present)
 	if errRestore != nil {
 		return restored, all, errRestore
+	}
+	if len(all) == 0 && errList != nil { // else the status says of what can't be read, and what can is seen to
+		return 0, nil, errList
 	}
 	now := time.Now()
 	missed := make(map[store.ID]time.Time)

@@ -4,12 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+
 	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 // watching is a Watch under way.
@@ -138,4 +145,48 @@ func TestWatchGoesOn(t *testing.T) {
 	write(t, filepath.Join(cfg.ConfDir, attach.ConflistName), "{}")
 	w.hears("a change at last")
 	w.ends()
+}
+
+// Where the host has no room to watch files, they are looked at each second, which is said once; and watched once there is room.
+func TestWatchWithoutRoom(t *testing.T) {
+	t.Parallel()
+	cfg := host(t)
+	var log output.Buffer
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	var tries atomic.Int32
+	watched := make(chan struct{})
+	cfg.NewWatcher = func() (*fsnotify.Watcher, error) {
+		if tries.Add(1) <= 2 {
+			return nil, syscall.EMFILE
+		}
+		close(watched)
+		return fsnotify.NewWatcher()
+	}
+	a := attach.New(cfg)
+	apply(t, a, ready(), 4)
+	at := attached(t, cfg.StoreDir, "c1", "10.32.5.2")
+	w := watch(t, a)
+	defer w.ends()
+	for what, do := range map[string]func() error{
+		"a configuration that is removed": func() error { return os.Remove(filepath.Join(cfg.ConfDir, attach.ConflistName)) },
+		"a plugin that is changed":        func() error { return os.WriteFile(filepath.Join(cfg.BinDir, "weaveguard"), nil, 0o755) },
+	} {
+		w.settles()
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		w.hears(what)
+	}
+	select {
+	case <-watched:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it isn't tried again to watch them")
+	}
+	w.hears("what may have happened meanwhile")
+	w.settles()
+	drop(t, cfg.StoreDir, at.ID)
+	w.hears("an attachment that is removed")
+	if text := log.String(); strings.Count(text, "can't be watched") != 1 || strings.Count(text, "watched again") != 1 {
+		t.Errorf("the log has\n%s", text)
+	}
 }

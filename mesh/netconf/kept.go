@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/weaveguard/weaveguard/mesh/aside"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -22,21 +23,38 @@ type kept struct {
 	Files   map[string]view.Network `json:"files"` // last in force, by path
 }
 
-// recall takes up what was in force last, as far as it is still valid. A file that isn't there any more has no network.
-func (n *Networks) recall() error {
+// lostKept is what a file that can't be used may have had.
+const lostKept = "networks whose own files are bad, or away for a moment, too"
+
+// readKept reads what is on disk; one that can't be used is put aside, as another takes its place.
+func (n *Networks) readKept() (kept, error) {
+	var k kept
 	raw, err := os.ReadFile(n.cfg.Kept)
 	if n.cfg.Kept == "" || errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return k, nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading what networks there were: %w", err)
+		err = fmt.Errorf("reading what networks there were: %w", err)
+	} else if err = json.Unmarshal(raw, &k); err != nil {
+		err = fmt.Errorf("reading what networks there were from %s: %w", n.cfg.Kept, err)
+	} else if k.Version != keptVersion {
+		err = fmt.Errorf("%s has version %d, and this agent knows %d", n.cfg.Kept, k.Version, keptVersion)
 	}
-	var k kept
-	if err := json.Unmarshal(raw, &k); err != nil {
-		return fmt.Errorf("reading what networks there were from %s: %w", n.cfg.Kept, err)
+	if err == nil {
+		return k, nil
 	}
-	if k.Version != keptVersion {
-		return fmt.Errorf("%s has version %d, and this agent knows %d", n.cfg.Kept, k.Version, keptVersion)
+	as, errAside := aside.Put(n.cfg.Kept)
+	if errAside != nil {
+		return kept{}, errors.Join(err, errAside)
+	}
+	return kept{}, fmt.Errorf("%w; it is %s now", err, as)
+}
+
+// recall takes up what was in force last, as far as it is still valid. A file that isn't there any more has no network.
+func (n *Networks) recall() error {
+	k, err := n.readKept()
+	if err != nil {
+		return err
 	}
 	r := reading{host: host{bridge: n.cfg.Bridge}, inForce: map[string]view.Network{}}
 	for path, network := range k.Files {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/weaveguard/weaveguard/mesh/aside"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -83,6 +84,9 @@ func (n *Networks) read() (changed, again bool) {
 		r.problem(n.cfg.Dir, fmt.Sprintf("the networks aren't known: %v; those that are in use stay", err),
 			"let the agent read the directory and the files in it")
 		r.inForce = r.before
+	}
+	if n.cfg.Kept != "" {
+		r.problems = append(r.problems, aside.Problems(n.cfg.Kept, lostKept)...)
 	}
 	networks := slices.SortedFunc(maps.Values(r.inForce), func(a, b view.Network) int { return strings.Compare(a.Name, b.Name) })
 	n.mu.Lock()

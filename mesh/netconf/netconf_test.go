@@ -392,6 +392,9 @@ func TestNetworksAreKept(t *testing.T) {
 	if got := described(n); got != before[:strings.Index(before, "; green")]+before[strings.Index(before, "; red"):] || len(problems) != 2 {
 		t.Errorf("configured is %q, before %q; problems %v", got, before, problems)
 	}
+	if _, problems := netconf.New(f.config).Configured(); len(problems) != 2 {
+		t.Errorf("problems %v", problems)
+	}
 	for what, text := range map[string]string{
 		"garbage": "{", "another version": `{"version":9}`,
 		"what can't be one": `{"version":1,"files":{"` + filepath.Join(f.dir, "blue.conf") + `":{"name":"blue","bridge":"weave","ranges":["10.50.0.0/16"],"cidrs":["10.50.1.0/24"]}}}`,
@@ -401,6 +404,21 @@ func TestNetworksAreKept(t *testing.T) {
 		}
 		if n := netconf.New(f.config); names(n) != "red" {
 			t.Errorf("with %s on disk %q are configured", what, names(n))
+		}
+		aside := f.config.Kept + ".unusable"
+		raw, err := os.ReadFile(aside)
+		if usable := what == "what can't be one"; usable == (err == nil) || !usable && string(raw) != text {
+			t.Errorf("with %s on disk there is %q aside, %v", what, raw, err)
+		}
+		if err != nil {
+			continue
+		}
+		_, problems := netconf.New(f.config).Configured()
+		if !slices.ContainsFunc(problems, func(p view.Problem) bool { return p.Subject == aside }) {
+			t.Errorf("with %s on disk the problems are %v", what, problems)
+		}
+		if err := os.Remove(aside); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -27,6 +27,8 @@ var rows = []row{
 	{name: "mesh/record", modules: []string{"github.com/fxamacker/cbor"}},
 	{name: "mesh/view"},
 	{name: "mesh/ui"},
+	{name: "mesh/aside"},
+	{name: "mesh/backoff"},
 	{name: "mesh/claim"},
 	{name: "mesh/doctor"},
 	{name: "mesh/plan"},

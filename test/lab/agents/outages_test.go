@@ -52,7 +52,12 @@ func TestFaultOutages(t *testing.T) {
 		o.kill(t, m.Nodes...)
 		return o.start(t, m.Nodes...)
 	})
-	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration { return fullDisk(t, m.Nodes[1]) })
+	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration {
+		return fullDisk(t, m.Nodes[1], func() {
+			o.kill(t, m.Nodes[1])
+			o.start(t, m.Nodes[1])
+		})
+	})
 	o.row(t, 8, "the state directory is read-only", none, func(t *testing.T) time.Duration { return o.readOnly(t, m.Nodes[1]) })
 	o.row(t, 9, "the key store is cut short, and the agent is killed", none, func(t *testing.T) time.Duration { return o.cutKeys(t, m.Nodes[2]) })
 	o.row(t, 9, "the view on disk is cut short, and the agent is killed", none, func(t *testing.T) time.Duration {
@@ -61,7 +66,13 @@ func TestFaultOutages(t *testing.T) {
 		if err := os.Truncate(n.StateFile(view.CacheFile), 100); err != nil {
 			t.Fatal(err)
 		}
-		return o.start(t, n)
+		took := o.start(t, n)
+		aside := view.CacheFile + ".unusable"
+		says(t, n, aside, "put aside", "stop the agent")
+		if err := os.Remove(n.StateFile(aside)); err != nil {
+			t.Error(err)
+		}
+		return took
 	})
 	o.row(t, 10, "10,000 datagrams of garbage a second at the gossip port", none+"; the agent grows by no more than 32 MiB",
 		func(t *testing.T) time.Duration { return o.garbage(t, m.Nodes[3]) })
@@ -144,8 +155,9 @@ func (o *outages) start(t *testing.T, nodes ...*agents.Node) time.Duration {
 	return time.Since(begin)
 }
 
-// fullDisk fills a node's state directory. The agent says so when it has to write there, goes on, and recovers with the disk.
-func fullDisk(t *testing.T, n *agents.Node) time.Duration {
+// fullDisk fills a node's state directory. The agent says so when it has to write there, goes on, also when restart
+// starts it again meanwhile, and recovers with the disk.
+func fullDisk(t *testing.T, n *agents.Node, restart func()) time.Duration {
 	t.Helper()
 	keys := n.Newest(t)
 	n.MustRun(t, "sh", "-c", "mkdir /run/kept; cp -a /var/lib/weaveguard/. /run/kept; mount -t tmpfs -o size=256k tmpfs /var/lib/weaveguard; "+
@@ -153,7 +165,7 @@ func fullDisk(t *testing.T, n *agents.Node) time.Duration {
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "no space left") || n.Newest(t) != keys {
 		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)
 	}
-	lab.Eventually(t, 30*time.Second, "the status says what the agent couldn't write", func() error {
+	unwritten := func() error {
 		s, err := n.Status(t.Context())
 		if err != nil {
 			return err
@@ -164,17 +176,21 @@ func fullDisk(t *testing.T, n *agents.Node) time.Duration {
 			}
 		}
 		return fmt.Errorf("its problems are %v", s.Problems)
-	})
+	}
+	lab.Eventually(t, 30*time.Second, "the status says what the agent couldn't write", unwritten)
+	restart()
+	lab.Eventually(t, 30*time.Second, "the status of an agent that started meanwhile says so", unwritten)
 	n.MustRun(t, "sh", "-c", "rm /var/lib/weaveguard/filler")
 	begin := time.Now()
 	await := newKeys(t, n)
 	await()
 	took := time.Since(begin)
-	n.MustRun(t, "sh", "-c", "cp -a /var/lib/weaveguard/. /run/kept; umount /var/lib/weaveguard; cp -a /run/kept/. /var/lib/weaveguard; rm -r /run/kept")
+	n.MustRun(t, "sh", "-c", "cp -a /var/lib/weaveguard/. /run/kept; umount -l /var/lib/weaveguard; cp -a /run/kept/. /var/lib/weaveguard; rm -r /run/kept")
 	return took
 }
 
-// readOnly lets nothing be written to a node's state directory. The agent refuses what it can't keep, and goes on.
+// readOnly lets nothing be written to a node's state directory. The agent refuses what it can't keep, and goes on, also when it is
+// killed and started again meanwhile.
 func (o *outages) readOnly(t *testing.T, n *agents.Node) time.Duration {
 	t.Helper()
 	const dir = view.StateDir
@@ -182,7 +198,12 @@ func (o *outages) readOnly(t *testing.T, n *agents.Node) time.Duration {
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)
 	}
-	n.MustRun(t, "umount", dir)
+	o.kill(t, n)
+	o.start(t, n)
+	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("a request for a key to an agent that started meanwhile: %+v, %v", answer, err)
+	}
+	n.MustRun(t, "umount", "-l", dir) // the agent has the lock open
 	begin := time.Now()
 	newKeys(t, n)()
 	return time.Since(begin)

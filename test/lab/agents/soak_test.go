@@ -139,7 +139,7 @@ func (s *soak) step(t *testing.T) {
 		{"all keys rotate", 1, func(t *testing.T) { newKeys(t, s.Nodes...)() }},
 		{"a host is cut off", 2, s.cut},
 		{"a host has a bad line", 1, s.impair},
-		{"a disk is full", 1, func(t *testing.T) { fullDisk(t, s.any(s.Nodes)) }},
+		{"a disk is full", 1, func(t *testing.T) { fullDisk(t, s.any(s.Nodes), func() {}) }},
 	}
 	total := 0
 	for _, h := range all {
