@@ -44,6 +44,7 @@ func config(t *testing.T, status view.Status) api.Config {
 		Socket:    filepath.Join(t.TempDir(), "run", "agent.sock"),
 		Status:    func() view.Status { return status },
 		Topology:  func() view.Topology { return view.Topology{} },
+		Matrix:    func() view.Matrix { return view.Matrix{} },
 		Reconcile: func() {},
 		Alive:     func() error { return nil },
 		Rotate:    func(bool) (view.RotateAnswer, error) { return view.RotateAnswer{}, nil },
