@@ -80,6 +80,7 @@ type Config struct {
 	Firewall Firewall
 	Attach   Attach
 	Paths    Paths    // nil: the ways to peers aren't probed
+	Meter    Meter    // nil: the ways to peers aren't measured
 	Networks Networks // nil: the default one is the only one
 	Timings  Timings  // nil: nobody wants to know
 	Usage    Usage    // nil: it isn't known
@@ -272,6 +273,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		p.homeless = a.homeless(host)
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		a.follow(p.desired.Paths)
+		a.gauge(p)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
 		a.changes.applied(p, a.Timings, time.Now())

@@ -324,13 +324,18 @@ func (s *starter) startAgent(ctx context.Context) {
 	})
 	config.Networks = networks
 	paths := path.New(path.Config{Send: s.gossip.Probe, Changed: s.latch.Set, Log: s.log})
-	s.gossip.OnAnswer(paths.Answered)
-	config.Paths = paths
+	meter := path.NewMeter(s.gossip.Probe)
+	s.gossip.OnAnswer(func(id uint64) {
+		paths.Answered(id)
+		meter.Answered(id)
+	})
+	config.Paths, config.Meter = paths, meter
 	s.board.run(mesh.New(config))
 	if s.kube == nil {
 		s.group.Go(func() error { return s.hosts.Run(ctx) })
 	}
 	s.group.Go(func() error { return paths.Run(ctx) })
+	s.group.Go(func() error { return meter.Run(ctx) })
 	s.group.Go(func() error { return networks.Run(ctx) })
 	s.group.Go(func() error { return s.keyring.run(ctx) })
 	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })

@@ -200,9 +200,9 @@ type LinkStatus struct {
 	SentBytes     int64   `json:"sentBytes"`
 }
 
-// Pulse is what a ping of another node's agent told.
+// Pulse is what gossip's last ping of another node's agent told.
 type Pulse struct {
-	RTT time.Duration
+	RTT time.Duration // half of it is how old the clock's word is, if the two directions take as long
 	// ClockOffset is how far the node's clock is ahead of this one's, as it says, if ClockKnown.
 	ClockOffset time.Duration
 	ClockKnown  bool
