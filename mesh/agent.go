@@ -97,6 +97,7 @@ type Agent struct {
 	documents  documents
 	answers    answers
 	losses     losses
+	rows       rows
 	changes    changes
 	document   ownDocument
 	links      links
@@ -137,7 +138,7 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}},
+		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}}, rows: newRows(),
 		told: newTold(), foundBefore: maps.Clone(c.Remembered.Paths),
 	}
 	if ready := c.Attach.Open(); ready != nil {
@@ -257,6 +258,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 	} else {
 		now := time.Now()
 		a.links.follow(devices, now, now)
+		p.devices = devices
 	}
 	p.tracks = maps.Clone(a.links.tracks)
 	a.look(ctx, p)
@@ -288,6 +290,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		}
 	}
 	if ctx.Err() == nil { // what was broken off says nothing
+		a.gather(p, time.Now())
 		a.publish(p)
 	}
 	return p

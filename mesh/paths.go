@@ -68,3 +68,11 @@ func (a *Agent) gauge(p *pass) {
 	}
 	a.Meter.Follow(ways)
 }
+
+// measured is what came of that, by node.
+func (a *Agent) measured() map[string]view.Measured {
+	if a.Meter == nil {
+		return nil
+	}
+	return a.Meter.Measured()
+}

@@ -147,11 +147,7 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 
 // withMeasured adds to peers what probes told of the ways to them, and gossip's pings of the clocks of those that it sees.
 func (a *Agent) withMeasured(peers []view.PeerStatus) []view.PeerStatus {
-	var measured map[string]view.Measured
-	if a.Meter != nil {
-		measured = a.Meter.Measured()
-	}
-	pulses := a.Gossip.Pulses()
+	measured, pulses := a.measured(), a.Gossip.Pulses()
 	for i := range peers {
 		m := measured[peers[i].Node]
 		peers[i].RTT, peers[i].Loss, peers[i].Probes = m.RTT.Seconds(), m.Loss(), m.Probes
