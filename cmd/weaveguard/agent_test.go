@@ -25,6 +25,7 @@ type fakeAgent struct {
 	mu       sync.Mutex
 	statuses []view.Status
 	topology view.Topology
+	matrix   view.Matrix
 	rotates  bool
 	forgot   bool
 	joined   []string
@@ -93,7 +94,8 @@ func (f *fakeAgent) join(_ context.Context, hosts []string) (view.JoinAnswer, er
 }
 
 // startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as it is then, as an agent does: agent FILE... The
-// statuses after the first are for a rotation: see fakeAgent. One of them, named topology.json, is its topology.
+// statuses after the first are for a rotation: see fakeAgent. One of them, named topology.json, is its topology, and one named matrix.json its
+// matrix.
 func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: agent FILE...")
@@ -106,6 +108,12 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			continue
 		}
+		if file == "matrix.json" {
+			if err := json.Unmarshal([]byte(ts.ReadFile(file)), &f.matrix); err != nil {
+				ts.Fatalf("%s: %v", file, err)
+			}
+			continue
+		}
 		var status view.Status
 		if err := json.Unmarshal([]byte(ts.ReadFile(file)), &status); err != nil {
 			ts.Fatalf("%s: %v", file, err)
@@ -114,7 +122,7 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	socket := ts.MkAbs(ts.Getenv(socketEnv))
 	server := api.New(api.Config{
-		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Rotate: f.rotate, Forget: f.forget, Join: f.join,
+		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Matrix: func() view.Matrix { return f.matrix }, Rotate: f.rotate, Forget: f.forget, Join: f.join,
 		Log: slog.New(slog.DiscardHandler), LogLevel: &slog.LevelVar{},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
