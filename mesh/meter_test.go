@@ -66,11 +66,31 @@ func TestWaysAreMeasured(t *testing.T) {
 	if p := peer(s, "c"); p.Endpoint != netip.AddrPortFrom(six, view.BasePort).String() || p.RTT != 0 || p.Probes != 0 {
 		t.Errorf("c is %+v, want it linked and unmeasured", p)
 	}
-	w.air.say(away, c.says(t, func(r *record.Record) { r.Endpoint6 = netip.AddrPortFrom(six, view.BasePort) }))
 	w.cluster.set(both, b.node(), c.node()) // d is gone
 	a.pass()
-	want[1] = view.Way{Node: "c", Address: c.address(), Alive: true}
-	if got := m.ways(); !slices.Equal(got, want) {
-		t.Errorf("then measured are %+v, want %+v", got, want)
+	if got := m.ways(); !slices.Equal(got, want[:1]) {
+		t.Errorf("then measured are %+v, want %+v", got, want[:1])
+	}
+}
+
+// Gossip, which carries the probes, is at an address of one family: of a peer that has both, that one is measured.
+func TestWaysAreMeasuredWhereGossipIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	six := netip.MustParseAddr("2001:db8::2")
+	both := w.self.node()
+	w.config.GossipAddress = netip.MustParseAddr("2001:db8::1")
+	both.Addresses = append(both.Addresses, w.config.GossipAddress)
+	w.cluster.set(both, b.node())
+	w.air.say(b.says(t, func(r *record.Record) { r.Endpoint6 = netip.AddrPortFrom(six, view.BasePort) }))
+	m := &meter{}
+	w.config.Meter = m
+	s := w.start(t).pass()
+	if p := peer(s, "b"); p.Endpoint != netip.AddrPortFrom(b.address(), view.BasePort).String() {
+		t.Errorf("the link to b goes to %s", p.Endpoint)
+	}
+	if got, want := m.ways(), []view.Way{{Node: "b", Address: six, Alive: true}}; !slices.Equal(got, want) {
+		t.Errorf("measured are %+v, want %+v", got, want)
 	}
 }

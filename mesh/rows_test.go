@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -183,6 +184,16 @@ func TestOwnRowIsTold(t *testing.T) {
 	if passes(a); len(rows()) > 0 {
 		t.Error("a question that came again is answered again")
 	}
+	w.kernel.mu.Lock()
+	w.kernel.fail["look at tunnels"] = errors.New("no")
+	w.kernel.mu.Unlock()
+	w.air.tell(b.wants(t, w, 8))
+	if passes(a); len(rows()) > 0 {
+		t.Error("an agent that can't see which links are up tells of them")
+	}
+	w.kernel.mu.Lock()
+	delete(w.kernel.fail, "look at tunnels")
+	w.kernel.mu.Unlock()
 	answered := 0
 	for i := range 20 {
 		w.air.tell(b.wants(t, w, uint64(10+i)))

@@ -197,6 +197,17 @@ func TestMeterOfALargeMesh(t *testing.T) {
 				t.Errorf("%d probes in second %d", n, second)
 			}
 		}
+		l.Meter.mu.Lock()
+		for _, g := range l.Meter.ways { // as when the host was asleep
+			g.due = time.Now()
+		}
+		l.Meter.mu.Unlock()
+		l.rouse()
+		l.count()
+		after(2 * time.Second)
+		if n := l.count(); n > 3*meterRate {
+			t.Errorf("%d probes within 2 s when all are due at once", n)
+		}
 		all := l.Measured()
 		for _, way := range ways {
 			if got := all[way.Node]; got != (view.Measured{RTT: 2 * time.Millisecond, Probes: window}) {
