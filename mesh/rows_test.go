@@ -81,6 +81,7 @@ func TestMatrixAsksTheOthers(t *testing.T) {
 	if asked := w.rowRequests(t, b, c, d); len(asked) > 0 {
 		t.Errorf("asked are %v, and nobody looks", asked)
 	}
+	looked := time.Now()
 	m := a.Matrix(t.Context())
 	if got := matrixRow(m, "a"); m.Node != "a" || len(m.Rows) != 4 || !got.Heard.Equal(m.Time) || !slices.Equal(got.Cells, []view.MatrixCell{
 		{Node: "b", Up: true, RTT: 0.003, Loss: 0.25, Probes: 20}, {Node: "c"}, {Node: "d"},
@@ -126,7 +127,7 @@ func TestMatrixAsksTheOthers(t *testing.T) {
 		asked = w.rowRequests(t, b, c, d)
 		return len(asked) > 0
 	})
-	if took := time.Since(began); took < 1900*time.Millisecond || asked["b"].Sequence <= number {
+	if took := time.Since(looked); took < 2*time.Second || asked["b"].Sequence <= number {
 		t.Errorf("they are asked again after %s: %v", took, asked)
 	}
 	if got := matrixRow(a.Matrix(t.Context()), "b"); !slices.Equal(got.Cells, want) {
@@ -194,15 +195,15 @@ func TestOwnRowIsTold(t *testing.T) {
 	w.kernel.mu.Lock()
 	delete(w.kernel.fail, "look at tunnels")
 	w.kernel.mu.Unlock()
-	answered := 0
+	var flood [][]byte
 	for i := range 20 {
-		w.air.tell(b.wants(t, w, uint64(10+i)))
-		a.pass()
-		answered += len(rows())
+		flood = append(flood, b.wants(t, w, uint64(10+i)))
 	}
-	limited := a.pass().Counters.Refused["row-request-rate"]
-	if answered > 10 || answered == 0 || limited < 10 {
-		t.Errorf("of 20 questions in a row %d are answered, and %d refused", answered, limited)
+	w.air.tell(flood...)
+	passes(a)
+	answered, limited := len(rows()), a.pass().Counters.Refused["row-request-rate"]
+	if answered == 0 || answered > 4 || limited < 14 {
+		t.Errorf("of 20 questions at once %d are answered, and %d refused", answered, limited)
 	}
 }
 
@@ -221,14 +222,10 @@ func TestMatrixOfManyNodes(t *testing.T) {
 	a := w.start(t)
 	passes(a)
 	w.rowRequests(t, all...)
+	asked, began := map[string]bool{}, time.Now()
 	a.Matrix(t.Context())
-	asked, turns, most, began := map[string]bool{}, 0, 0, time.Now()
 	a.until("all are asked", func(view.Status) bool {
-		some := w.rowRequests(t, all...)
-		if len(some) > 0 {
-			turns, most = turns+1, max(most, len(some))
-		}
-		for node := range some {
+		for node := range w.rowRequests(t, all...) {
 			if asked[node] {
 				t.Errorf("%s is asked twice", node)
 			}
@@ -236,7 +233,7 @@ func TestMatrixOfManyNodes(t *testing.T) {
 		}
 		return len(asked) == many
 	})
-	if took := time.Since(began); turns != 3 || most != 32 || took < 450*time.Millisecond {
-		t.Errorf("%d are asked in %d turns within %s, up to %d at once", many, turns, took, most)
+	if took := time.Since(began); took < 450*time.Millisecond { // 32 each quarter of a second
+		t.Errorf("all %d are asked within %s", many, took)
 	}
 }
