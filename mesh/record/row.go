@@ -25,7 +25,7 @@ const (
 	// the largest number; a later one's may have further fields.
 	MaxRowRequestSize = 512
 	// MaxRowCells is how many cells a Row has at most, and MaxRowSize the largest signed Row in bytes. This version's have at
-	// most 41,297, with the longest name and the largest numbers; a Row of 199 cells has about 3,700.
+	// most 41,297, with the longest name and the largest numbers; a Row of 199 cells has about 3,300.
 	MaxRowCells = 2048
 	MaxRowSize  = 48 << 10
 )
