@@ -14,6 +14,9 @@ import (
 // time.
 func (a *Agent) Matrix(ctx context.Context) view.Matrix {
 	s := a.Status(ctx)
+	if a.last.Load() == nil { // it is starting
+		return view.Matrix{Time: s.Time, Node: s.Node, Rows: []view.MatrixRow{}}
+	}
 	heard, due := a.rows.look(s.Time, len(s.Peers))
 	if due {
 		a.Latch.Set()

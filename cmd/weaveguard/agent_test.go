@@ -26,6 +26,7 @@ type fakeAgent struct {
 	statuses []view.Status
 	topology view.Topology
 	matrix   view.Matrix
+	looks    int // at the matrix
 	rotates  bool
 	forgot   bool
 	joined   []string
@@ -38,6 +39,23 @@ func (f *fakeAgent) status() view.Status {
 		f.statuses = f.statuses[1:]
 	}
 	return f.statuses[0]
+}
+
+// gathered is the matrix, from the third look on: before that the agent has heard of no other node what it measured.
+func (f *fakeAgent) gathered() view.Matrix {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.looks++; f.looks > 2 {
+		return f.matrix
+	}
+	m := f.matrix
+	m.Rows = slices.Clone(m.Rows)
+	for i, row := range m.Rows {
+		if row.Node != m.Node {
+			m.Rows[i] = view.MatrixRow{Node: row.Node, Cells: []view.MatrixCell{}}
+		}
+	}
+	return m
 }
 
 // rotate answers as the real one does, by what the status says.
@@ -122,7 +140,7 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	socket := ts.MkAbs(ts.Getenv(socketEnv))
 	server := api.New(api.Config{
-		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Matrix: func() view.Matrix { return f.matrix }, Rotate: f.rotate, Forget: f.forget, Join: f.join,
+		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Matrix: f.gathered, Rotate: f.rotate, Forget: f.forget, Join: f.join,
 		Log: slog.New(slog.DiscardHandler), LogLevel: &slog.LevelVar{},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
