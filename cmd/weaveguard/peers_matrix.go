@@ -78,7 +78,7 @@ func (p *page) measured(m view.Matrix) {
 		var says string
 		switch old := m.Time.Sub(row.Heard); {
 		case row.Heard.IsZero():
-			says = row.Node + " hasn't told what it measured: `weaveguard peers " + row.Node + "` says whether gossip sees it"
+			says = row.Node + " hasn't told what it measured: `weaveguard peers " + row.Node + "` says whether gossip sees it; an agent of an older version doesn't tell"
 		case old > freshRow:
 			says = "what " + row.Node + " measured is from " + age(old) + " ago: it tells nothing since"
 		default:
