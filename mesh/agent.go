@@ -110,8 +110,9 @@ type Agent struct {
 	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
 	foundBefore map[netip.Addr]int
 	unclaimed   map[keys.PublicKey]bool // see settling
-	ready       bool
-	forgetting  int // for how many passes more memory is freed
+	ready       bool                    // what pods need stood once, or they were attached before this agent
+	soundAt     time.Time               // when what carries their packets was as desired last; zero: not yet
+	forgetting  int                     // for how many passes more memory is freed
 	told        told
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
@@ -267,9 +268,10 @@ func (a *Agent) run(ctx context.Context) *pass {
 	if err != nil {
 		p.fail("network", err) // without knowing what is there, nothing is touched
 		if last := a.last.Load(); last != nil {
-			p.desired, p.ready, p.rotation = last.desired, last.ready, last.rotation // and so it is as it was
+			p.desired, p.open, p.rotation = last.desired, last.open, last.rotation // and so it is as it was
 			p.problems = append(p.problems, p.desired.Problems...)
 		}
+		a.judgeReadiness(p, time.Now())
 	} else {
 		host.Probed = a.probed()
 		p.homeless = a.homeless(host)
@@ -286,6 +288,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 			}
 			a.rotate(p)
 			a.complain(p, time.Now())
+			a.judgeReadiness(p, time.Now())
 			a.tell(p)
 		}
 	}

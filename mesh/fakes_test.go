@@ -30,6 +30,7 @@ type kernel struct {
 	keyOf    func(generation uint32) keys.PublicKey
 	muted    map[string]bool // links without a session, by device and key
 	ready    *view.Ready
+	shut     bool // for pods that are left of a former pod CIDR
 	attached []view.Attachment
 	undone   string         // a step that somebody undoes again and again
 	foreign  keys.PublicKey // that somebody gave the first device; zero: nobody did
@@ -218,6 +219,9 @@ func (f files) Problems() []view.Problem { return nil }
 func (f files) Open() *view.Ready {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.shut {
+		return nil
+	}
 	return f.ready
 }
 

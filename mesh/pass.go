@@ -14,7 +14,10 @@ type pass struct {
 	cluster  *ClusterState
 	devices  []view.DeviceState // as they were when it began
 	problems []view.Problem
-	ready    bool
+	open     bool // pods can be attached
+	sound    bool // what carries their packets is as desired
+	ready    bool // see judgeReadiness
+	carries  bool // as Kubernetes is told
 	changed  change
 	settling bool     // the tunnels are left as they are
 	blind    bool     // the tunnels can't be read

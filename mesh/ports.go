@@ -181,7 +181,7 @@ type Firewall interface {
 type Attach interface {
 	Apply(ctx context.Context, ready *view.Ready) (int, error)
 	Problems() []view.Problem
-	// Open returns what pods could be attached to before this agent; nil: to nothing.
+	// Open returns what pods can be attached to; nil: to nothing.
 	Open() *view.Ready
 	// Attachments are the interfaces of pods that are attached on this node, in any order. Both results may be non-nil: what
 	// can't be read doesn't hide the rest.

@@ -20,7 +20,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 		Kubernetes: "absent", Gossip: a.Gossip.Status(), Counters: a.count()}
 	p := a.last.Load()
 	if p == nil {
-		s.Problems = []view.Problem{{Subject: "agent", Message: "it is starting"}}
+		s.Problems = []view.Problem{starting()}
 		return s
 	}
 	if p.cluster != nil {

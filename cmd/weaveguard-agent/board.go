@@ -52,6 +52,15 @@ func (b *board) now() (*mesh.Agent, view.Problem) {
 	return b.agent, b.waiting
 }
 
+// ready is for the readiness probe.
+func (b *board) ready() (bool, []view.Problem) {
+	agent, waiting := b.now()
+	if agent == nil {
+		return false, []view.Problem{waiting}
+	}
+	return agent.Ready()
+}
+
 // topology is that which the agent knows: nothing while it is starting.
 func (b *board) topology() view.Topology {
 	agent, _ := b.now()

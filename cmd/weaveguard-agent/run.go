@@ -73,8 +73,8 @@ func run(ctx context.Context, o options, log *slog.Logger, level *slog.LevelVar)
 	var server *api.Server
 	server = api.New(api.Config{
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
-		Status:   func() view.Status { return b.status(server.Problems) },
-		Topology: b.topology, Matrix: b.matrix, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log, LogLevel: level,
+		Status: func() view.Status { return b.status(server.Problems) },
+		Ready:  b.ready, Topology: b.topology, Matrix: b.matrix, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log, LogLevel: level,
 		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)

@@ -43,6 +43,7 @@ func config(t *testing.T, status view.Status) api.Config {
 	return api.Config{
 		Socket:    filepath.Join(t.TempDir(), "run", "agent.sock"),
 		Status:    func() view.Status { return status },
+		Ready:     func() (bool, []view.Problem) { return status.Ready, status.Problems },
 		Topology:  func() view.Topology { return view.Topology{} },
 		Matrix:    func() view.Matrix { return view.Matrix{} },
 		Reconcile: func() {},

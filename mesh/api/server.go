@@ -40,7 +40,10 @@ type Config struct {
 	// Retry is how long to wait before an address that is taken is tried again; 0: 5 s.
 	Retry time.Duration
 
-	Status    func() view.Status // what the agent sees now
+	Status func() view.Status // what the agent sees now
+	// Ready reports whether the node carries pod traffic, and what is wrong with it, without asking anybody else: a probe waits for
+	// nothing that hangs.
+	Ready     func() (bool, []view.Problem)
 	Topology  func() view.Topology
 	Matrix    func() view.Matrix // what is known of it now; asking makes the others be asked
 	Reconcile func()             // makes the agent's loop run soon; returns at once
@@ -158,9 +161,8 @@ func (s *Server) healthRoutes() http.Handler {
 		write(w, []byte("ok\n"))
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		status := s.cfg.Status()
-		if !status.Ready {
-			http.Error(w, whyNotReady(status), http.StatusServiceUnavailable)
+		if ready, problems := s.cfg.Ready(); !ready {
+			http.Error(w, whyNotReady(problems), http.StatusServiceUnavailable)
 			return
 		}
 		write(w, []byte("ok\n"))
@@ -168,9 +170,9 @@ func (s *Server) healthRoutes() http.Handler {
 	return mux
 }
 
-func whyNotReady(status view.Status) string {
+func whyNotReady(problems []view.Problem) string {
 	why := "this node can't carry pod traffic yet"
-	for _, problem := range status.Problems {
+	for _, problem := range problems {
 		why += "\n" + problem.String()
 	}
 	return why

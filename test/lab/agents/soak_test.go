@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/internal/scrape"
 	"github.com/weaveguard/weaveguard/test/lab"
@@ -24,6 +25,8 @@ const (
 	usualSoak = 2 * time.Minute
 	// seedEnv is the number that a run began with, to have the same things happen again.
 	seedEnv = "WEAVEGUARD_SOAK_SEED"
+	// attached and taken have a file for each attachment and address of a node.
+	attached, taken = store.DefaultDir + "/attachments", store.DefaultDir + "/addresses"
 	// mostGuests is how many pods there are at most that come and go.
 	mostGuests = 30
 )
@@ -198,7 +201,33 @@ func (s *soak) breakByHand(t *testing.T) {
 	all := damages(t, n, peer)
 	d := all[s.chance.IntN(len(all))]
 	t.Logf("%s: %s", n.Name, d.name)
+	s.settle(t)
 	d.repaired(t, n, false)
+}
+
+// settle waits until no node has links that a rotation leaves: their end isn't the repair that a fault asks for.
+func (s *soak) settle(t *testing.T) {
+	t.Helper()
+	lab.Eventually(t, time.Minute, "only links that carry are left", func() error {
+		for _, n := range s.Nodes {
+			status, err := n.Status(t.Context())
+			if err != nil {
+				return err
+			}
+			carrying := map[string]bool{}
+			for _, peer := range status.Peers {
+				if len(peer.Links) != 1 {
+					return fmt.Errorf("%s has %d links to %s", n.Name, len(peer.Links), peer.Node)
+				}
+				carrying[peer.Device] = true
+			}
+			if status.Rotation.Phase != string(keys.Idle) || len(status.Devices) != len(carrying) {
+				return fmt.Errorf("%s has %d tunnel devices, of which %d carry; its rotation: %v",
+					n.Name, len(status.Devices), len(carrying), status.Rotation)
+			}
+		}
+		return nil
+	})
 }
 
 // restart kills agents. While they are away, a pod comes and one goes.
@@ -261,22 +290,22 @@ func (s *soak) holds(t *testing.T) {
 	t.Helper()
 	s.WaitUp(t, time.Minute)
 	owner := map[netip.Addr]string{}
-	attached := map[*agents.Node]int{}
+	pods := map[*agents.Node]int{}
 	for i, p := range s.pods {
 		owner[p.Addr] = p.Path
-		attached[s.Nodes[i]]++
+		pods[s.Nodes[i]]++
 	}
 	for _, g := range s.guests {
-		if other, taken := owner[g.Addr]; taken || !g.on.CIDR.Contains(g.Addr) {
+		if other, owned := owner[g.Addr]; owned || !g.on.CIDR.Contains(g.Addr) {
 			t.Errorf("%s on %s has %s of %s; has another it, too: %q", g.Path, g.on.Name, g.Addr, g.on.CIDR, other)
 		}
 		owner[g.Addr] = g.Path
-		attached[g.on]++
+		pods[g.on]++
 	}
 	for _, n := range s.Nodes {
-		for _, what := range []string{"attachments", "addresses"} {
-			if kept := strings.Fields(n.MustRun(t, "ls", store.DefaultDir+"/"+what)); len(kept) != attached[n] {
-				t.Errorf("%s has the %s %v of %d pods", n.Name, what, kept, attached[n])
+		for _, where := range []string{attached, taken} {
+			if kept := strings.Fields(n.MustRun(t, "ls", where)); len(kept) != pods[n] {
+				t.Errorf("%s has in %s %v of %d pods", n.Name, where, kept, pods[n])
 			}
 		}
 	}
@@ -301,7 +330,9 @@ func (s *soak) remains(t *testing.T) string {
 	for _, n := range s.Nodes {
 		for _, command := range []string{
 			"ip -brief link | sed 's/[@ ].*//; s/^weave-wg.*/weave-wg/' | sort -u", "ls /sys/class/net/weave/brif", "ip netns list | sed 's/ .*//'",
-			"ls " + view.StateDir + " " + view.RunDir + " " + store.DefaultDir + "/*", "ls /etc/cni/net.d /opt/cni/bin", "nft list tables",
+			// Which address was given last isn't known any more after someone removed what the plugin keeps.
+			"ls -I 'last-*' " + strings.Join([]string{view.StateDir, view.RunDir, store.DefaultDir, attached, taken}, " "),
+			"ls /etc/cni/net.d /opt/cni/bin", "nft list tables",
 		} {
 			fmt.Fprintf(&b, "%s: %s\n", n.Name, sorted(n.MustRun(t, "sh", "-c", command)))
 		}
