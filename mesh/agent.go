@@ -83,6 +83,7 @@ type Config struct {
 	Firewall Firewall
 	Attach   Attach
 	Paths    Paths    // nil: the ways to peers aren't probed
+	Meter    Meter    // nil: the ways to peers aren't measured
 	Networks Networks // nil: the default one is the only one
 	Timings  Timings  // nil: nobody wants to know
 	Usage    Usage    // nil: it isn't known
@@ -99,6 +100,7 @@ type Agent struct {
 	documents  documents
 	answers    answers
 	losses     losses
+	rows       rows
 	changes    changes
 	document   ownDocument
 	links      links
@@ -142,7 +144,7 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}},
+		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}}, rows: newRows(),
 		told: newTold(), foundBefore: maps.Clone(c.Remembered.Paths),
 	}
 	if ready := c.Attach.Open(); ready != nil {
@@ -263,6 +265,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 	} else {
 		now := time.Now()
 		a.links.follow(devices, now, now)
+		p.devices = devices
 	}
 	p.tracks = maps.Clone(a.links.tracks)
 	a.look(ctx, p)
@@ -281,6 +284,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		p.homeless = a.homeless(host)
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		a.follow(p.desired.Paths)
+		a.gauge(p)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
 		a.changes.applied(p, a.Timings, time.Now())
@@ -296,6 +300,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 		}
 	}
 	if ctx.Err() == nil { // what was broken off says nothing
+		a.gather(p, time.Now())
 		a.publish(p)
 	}
 	return p

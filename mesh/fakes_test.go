@@ -176,6 +176,9 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var states []view.DeviceState
+	if err := t.fail["look at tunnels"]; err != nil {
+		return nil, err
+	}
 	for _, d := range t.devices {
 		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort, PublicKey: t.keyOf(d.Generation)}
 		if !t.foreign.IsZero() {

@@ -19,7 +19,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	case rotating:
 		pause = heldUpInterval
 	}
-	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue, a.keepDue()} {
+	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue, a.keepDue(), a.rows.next(len(p.view.Peers))} {
 		if !next.IsZero() {
 			pause = min(pause, max(0, next.Sub(now)))
 		}

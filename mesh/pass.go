@@ -12,6 +12,7 @@ type pass struct {
 	view     view.View
 	desired  view.Desired
 	cluster  *ClusterState
+	devices  []view.DeviceState // as they were when it began
 	problems []view.Problem
 	open     bool          // pods can be attached
 	sound    bool          // what carries their packets is as desired

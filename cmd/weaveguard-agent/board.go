@@ -72,6 +72,17 @@ func (b *board) topology() view.Topology {
 	return agent.Topology(ctx)
 }
 
+// matrix is what the agent has gathered: nothing while it is starting.
+func (b *board) matrix() view.Matrix {
+	agent, _ := b.now()
+	if agent == nil {
+		return view.Matrix{Time: time.Now(), Node: b.node, Rows: []view.MatrixRow{}}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	return agent.Matrix(ctx)
+}
+
 // rotate asks the agent for a new key.
 func (b *board) rotate(force bool) (view.RotateAnswer, error) {
 	agent, waiting := b.now()

@@ -74,8 +74,9 @@ func run(ctx context.Context, o options, log *slog.Logger, level *slog.LevelVar)
 	var server *api.Server
 	server = api.New(api.Config{
 		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr, UIAddr: o.UIAddr,
-		Status:   func() view.Status { return b.status(server.Problems) },
-		Ready: b.ready, Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log, LogLevel: level,
+		Status: func() view.Status { return b.status(server.Problems) },
+		Ready:  b.ready, Topology: b.topology, Matrix: b.matrix, Alive: b.alive,
+		Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Log: log, LogLevel: level,
 		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)
@@ -336,13 +337,18 @@ func (s *starter) startAgent(ctx context.Context) {
 	})
 	config.Networks = networks
 	paths := path.New(path.Config{Send: s.gossip.Probe, Changed: s.latch.Set, Log: s.log})
-	s.gossip.OnAnswer(paths.Answered)
-	config.Paths = paths
+	meter := path.NewMeter(s.gossip.Probe)
+	s.gossip.OnAnswer(func(id uint64) {
+		paths.Answered(id)
+		meter.Answered(id)
+	})
+	config.Paths, config.Meter = paths, meter
 	s.board.run(mesh.New(config))
 	if s.kube == nil {
 		s.group.Go(func() error { return s.hosts.Run(ctx) })
 	}
 	s.group.Go(func() error { return paths.Run(ctx) })
+	s.group.Go(func() error { return meter.Run(ctx) })
 	s.group.Go(func() error { return networks.Run(ctx) })
 	s.group.Go(func() error { return s.keyring.run(ctx) })
 	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })

@@ -71,7 +71,7 @@ func (o *options) serveUI(cmd *cobra.Command, listen string) error {
 	if err := tellURL(cmd, at); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	sources := ui.Sources{Status: client.Status, Topology: client.Topology}
+	sources := ui.Sources{Status: client.Status, Topology: client.Topology, Matrix: client.Matrix}
 	return api.Serve(ctx, listener, ui.New(sources, listen), slog.New(slog.DiscardHandler))
 }
 

@@ -23,6 +23,7 @@ const (
 	reconcilePath = "/v1/reconcile"
 	rotatePath    = "/v1/rotate"
 	topologyPath  = "/v1/topology"
+	matrixPath    = "/v1/matrix"
 	logLevelPath  = "/v1/log-level"
 	forgetPath    = "/v1/forget"
 	joinPath      = "/v1/join"
@@ -46,8 +47,9 @@ type Config struct {
 	// nothing that hangs.
 	Ready     func() (bool, []view.Problem)
 	Topology  func() view.Topology
-	Reconcile func()       // makes the agent's loop run soon; returns at once
-	Alive     func() error // why the agent's loop doesn't run any more; nil while it does
+	Matrix    func() view.Matrix // what is known of it now; asking makes the others be asked
+	Reconcile func()             // makes the agent's loop run soon; returns at once
+	Alive     func() error       // why the agent's loop doesn't run any more; nil while it does
 	// Rotate asks for a rotation, and returns when the request is on disk; an error says why it is refused. With force
 	// the rotation under way ends without waiting for its peers.
 	Rotate func(force bool) (view.RotateAnswer, error)
@@ -141,6 +143,9 @@ func (s *Server) apiRoutes() http.Handler {
 	mux.HandleFunc("GET "+topologyPath, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, s.cfg.Topology())
 	})
+	mux.HandleFunc("GET "+matrixPath, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, s.cfg.Matrix())
+	})
 	mux.HandleFunc("POST "+reconcilePath, func(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Reconcile()
 		w.WriteHeader(http.StatusAccepted)
@@ -198,6 +203,7 @@ func (s *Server) sources() ui.Sources {
 	return ui.Sources{
 		Status:   func(context.Context) (view.Status, error) { return s.status(), nil },
 		Topology: func(context.Context) (view.Topology, error) { return s.cfg.Topology(), nil },
+		Matrix:   func(context.Context) (view.Matrix, error) { return s.cfg.Matrix(), nil },
 	}
 }
 

@@ -1,6 +1,9 @@
 package view
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Matrix is how all nodes see the ways to each other, as one agent gathered it. Its JSON form is a contract.
 type Matrix struct {
@@ -25,4 +28,26 @@ type MatrixCell struct {
 	RTT    float64 `json:"rttSeconds,omitempty"`
 	Loss   float64 `json:"loss"`   // of the latest probes, from 0 to 1
 	Probes int     `json:"probes"` // how many Loss is about; 0: none yet
+}
+
+// Way is where another node is reached beside the tunnels.
+type Way struct {
+	Node    string
+	Address netip.Addr // that this node sends to
+	Alive   bool       // gossip sees it now
+}
+
+// Measured is what probes of a way to another node told.
+type Measured struct {
+	RTT    time.Duration // the median of those that were answered, there and back; 0: none was
+	Lost   int           // of Probes
+	Probes int           // how many it is about, the latest ones; 0: none yet
+}
+
+// Loss is which part of the probes was lost, from 0 to 1; 0: of none.
+func (m Measured) Loss() float64 {
+	if m.Probes == 0 {
+		return 0
+	}
+	return float64(m.Lost) / float64(m.Probes)
 }
