@@ -2,6 +2,7 @@
 
 const every = 2000; // milliseconds between answers and the next questions
 const slowest = 30000; // of them when the agent doesn't answer
+const rowTime = 50; // milliseconds for each node between two questions for the matrix: the agent doesn't gather it more often
 const patience = 8000; // how long an answer may take
 export const oldAfter = 10; // seconds after which what is shown is called old
 
@@ -19,6 +20,7 @@ export class Source {
   #timer = 0;
   #asking = false;
   #gathers = true; // as far as is known the agent has a matrix
+  #matrixDue = 0;
   #changed;
 
   constructor(changed) {
@@ -57,14 +59,13 @@ export class Source {
 
   async #round() {
     try {
+      const due = performance.now() >= this.#matrixDue;
       const [status, topology, matrix] = await Promise.all([
-        get("v1/status"), get("v1/topology"), this.#gathers ? get("v1/matrix").catch((error) => error) : new Error(),
+        get("v1/status"), get("v1/topology"), this.#gathers && due ? get("v1/matrix").catch((error) => error) : null,
       ]);
-      if (matrix.status === 404) this.#gathers = false;
       this.status = status;
       this.topology = topology;
-      this.matrix = matrix instanceof Error ? null : matrix;
-      this.missing = matrix instanceof Error ? "What other nodes measure isn't known here, so there is only this node's row." : "";
+      if (due) this.#gathered(matrix);
       this.first ??= status;
       this.error = "";
       this.failures = 0;
@@ -72,8 +73,18 @@ export class Source {
     } catch (error) {
       this.error = error.message;
       this.#gathers = true; // it may be another agent when it answers again
+      this.#matrixDue = 0;
       this.failures++;
     }
+  }
+
+  // gathered takes the matrix, or why there is none; null: it isn't asked for.
+  #gathered(matrix) {
+    if (matrix?.status === 404) this.#gathers = false;
+    const told = matrix !== null && !(matrix instanceof Error);
+    this.matrix = told ? matrix : null;
+    this.missing = told ? "" : "What other nodes measure isn't known here, so there is only this node's row.";
+    this.#matrixDue = told ? performance.now() + rowTime * matrix.rows.length : 0;
   }
 }
 
