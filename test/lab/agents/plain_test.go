@@ -142,7 +142,9 @@ func TestPlainHostsPage(t *testing.T) {
 	p.attach(p.next("host-1", "attach web"), p.next("host-2", "ping"))
 
 	p.rotate()
-	p.boots(attachBlocks)
+	if !shortened() { // as it has little to do with the kernel
+		p.boots(attachBlocks)
+	}
 
 	if out := p.next("host-3", "weaveguard join"); !strings.Contains(out[0], "already") {
 		t.Errorf("joining says %q", out[0])
