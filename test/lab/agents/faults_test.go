@@ -56,12 +56,13 @@ func TestFaultRepairs(t *testing.T) {
 	n := m.Nodes[0]
 	pods := podsOn(t, m.Nodes, "pod")
 	l := newLeaks(t, m)
+	whole := nodeState(t, n)
 	l.none(t, "things are broken by hand", func() {
 		for i, d := range damages(t, n, m.Nodes[1]) {
 			if emulated() && !d.kernel {
 				continue
 			}
-			t.Run(d.name, func(t *testing.T) { d.test(t, i, m, n, pods, l.marker) })
+			t.Run(d.name, func(t *testing.T) { d.test(t, i, m, n, pods, l.marker, whole) })
 		}
 	})
 }
@@ -105,7 +106,7 @@ func damages(t *testing.T, n, peer *agents.Node) []damage {
 }
 
 // test does the damage while pods on all nodes talk to each other, and waits until all is as it was.
-func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, pods []*agents.Pod, marker string) {
+func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, pods []*agents.Pod, marker, whole string) {
 	var flows []*lab.Flow
 	for i, from := range pods {
 		to := pods[(i+1)%len(pods)]
@@ -114,7 +115,7 @@ func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, po
 		}))
 	}
 	said := len(repairsOf(n))
-	took := d.repaired(t, n, true)
+	took := d.repaired(t, n, whole, true)
 	m.WaitUp(t, time.Minute)
 	flows[0].Send(t, uint64(rate(t)/2))
 	result := faults.Measurement{
@@ -135,12 +136,11 @@ func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, po
 	faults.Record(t, result)
 }
 
-// repaired does the damage, and waits until all is as it was, and the agent's log tells of it: of a mesh in which nothing else
+// repaired does the damage, and waits until all is as it was when it was whole, and the agent's log tells of it: of a mesh in which nothing else
 // happens it does. It returns how long that took from before the damage to the log's last line, if the log tells of it: a look
 // takes longer than most repairs.
-func (d damage) repaired(t *testing.T, n *agents.Node, told bool) time.Duration {
+func (d damage) repaired(t *testing.T, n *agents.Node, whole string, told bool) time.Duration {
 	t.Helper()
-	whole := nodeState(t, n)
 	said := len(repairsOf(n))
 	began := time.Now()
 	n.MustRun(t, d.do[0], d.do[1:]...)
