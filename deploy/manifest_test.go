@@ -185,6 +185,9 @@ func checkContainer(t *testing.T, c corev1.Container, args []string, capabilitie
 	if diff := cmp.Diff(args, c.Args); diff != "" {
 		t.Errorf("args (-want +got):\n%s", diff)
 	}
+	if !slices.Contains(c.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: "192MiB"}) {
+		t.Errorf("its memory isn't bounded: %v", c.Env)
+	}
 	if len(c.Resources.Requests) != 2 || len(c.Resources.Limits) != 0 {
 		t.Errorf("resources: %v", c.Resources)
 	}
@@ -240,7 +243,7 @@ func TestAgentsPortsProbesAndName(t *testing.T) {
 			t.Errorf("probe of %s: %+v", path, get)
 		}
 	}
-	if len(c.Env) != 1 || c.Env[0].Name != "NODE_NAME" || c.Env[0].ValueFrom.FieldRef.FieldPath != "spec.nodeName" {
+	if len(c.Env) != 2 || c.Env[0].Name != "NODE_NAME" || c.Env[0].ValueFrom.FieldRef.FieldPath != "spec.nodeName" {
 		t.Errorf("env: %v", c.Env)
 	}
 }
@@ -267,7 +270,7 @@ func TestManifestOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := object.(*appsv1.DaemonSet).Spec.Template.Spec.Containers[0]
-	if len(c.Args) != 4 || len(c.Env) != 3 || c.Env[1].Value != "192.0.2.10" || c.Env[2].Value != "6443" {
+	if len(c.Args) != 4 || len(c.Env) != 4 || c.Env[2].Value != "192.0.2.10" || c.Env[3].Value != "6443" {
 		t.Errorf("args %q, env %v", c.Args, c.Env)
 	}
 }

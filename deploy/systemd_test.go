@@ -56,6 +56,7 @@ func TestUnits(t *testing.T) {
 	for _, name := range []string{"weaveguard", "weaveguard-userspace"} {
 		u := unit(t, name)
 		for setting, want := range map[string]string{
+			"Environment":           "GOMEMLIMIT=192MiB",
 			"CapabilityBoundingSet": "CAP_NET_ADMIN", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes",
 			"PrivateTmp": "yes", "RestrictNamespaces": "yes", "SystemCallFilter": "@system-service", "MemoryDenyWriteExecute": "yes",
 			"RuntimeDirectoryPreserve": "yes", "Restart": "always", "RestartSec": "1", "AmbientCapabilities": "", "User": "", "KillMode": "",

@@ -402,4 +402,8 @@ func (s *Store) RaiseSequence(seen uint64) error {
 }
 
 // Close lets go of the lock.
-func (s *Store) Close() error { return s.lock.Close() }
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lock.Close()
+}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/backoff"
 	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -24,7 +25,8 @@ import (
 const (
 	// idleInterval is how often the loop runs when nothing happens, to find what changed without a sign.
 	idleInterval = 30 * time.Second
-	// busyInterval is how often it runs while a link waits for its session, or something failed.
+	// busyInterval is how often it runs while a link waits for its session, and when something failed first; what fails on, with
+	// nothing else happening, is tried again ever later, up to idleInterval.
 	busyInterval = time.Second
 	// heldUpInterval is how often it runs while a rotation is held up for long.
 	heldUpInterval = 5 * time.Second
@@ -111,6 +113,7 @@ type Agent struct {
 	announced  announced
 	unsaved    bool      // what is remembered isn't on disk as it is
 	saveDue    time.Time // when rosters that changed are to be on disk; zero: they are
+	retry      backoff.Backoff
 	lostSince  time.Time // since when files of the agent are gone; zero: none are
 	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
 	foundBefore map[netip.Addr]int
@@ -145,7 +148,7 @@ func New(c Config) *Agent {
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
 		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}}, rows: newRows(),
-		told: newTold(), foundBefore: maps.Clone(c.Remembered.Paths),
+		told: newTold(), retry: backoff.Backoff{Min: busyInterval, Max: idleInterval, Random: c.Jitter}, foundBefore: maps.Clone(c.Remembered.Paths),
 	}
 	if ready := c.Attach.Open(); ready != nil {
 		a.ready, a.open = true, ready.Networks
@@ -199,6 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.Latch:
+			a.retry.Reset() // what happened may be what was missing
 		case <-timer.C:
 			if time.Now().Before(due) && !a.stirred(ctx) {
 				timer.Reset(min(glance, time.Until(due)))

@@ -108,6 +108,7 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 	}
 	last := a.last.Load()
 	if of.all == nil || last == nil || !slices.Contains(last.stood, what) || len(changes.Made)+len(changes.Texts) == 0 {
+		p.made = slices.Concat(p.made, changes.Made, changes.Texts)
 		return
 	}
 	before := len(p.repairs)
@@ -115,9 +116,13 @@ func (a *Agent) step(ctx context.Context, p *pass, what string, of part, do func
 	whole := same(of.all)
 	if whole || of.made != nil && same(of.made) {
 		p.repairs = append(p.repairs, changes.Made...)
+	} else {
+		p.made = append(p.made, changes.Made...)
 	}
 	if whole {
 		p.repairs = append(p.repairs, changes.Texts...)
+	} else {
+		p.made = append(p.made, changes.Texts...)
 	}
 	if n := len(p.repairs) - before; n > 0 {
 		p.repaired = added(p.repaired, map[string]uint64{what: uint64(n)})

@@ -20,6 +20,9 @@ const cacheVersion = 1
 const (
 	maxCache           = 64 << 20
 	maxCachedDocuments = 20 << 20
+	// maxCachedCIDRs is how many pod CIDRs are kept that were ever seen: two of each of 8,192 nodes, and four times as many of nodes
+	// that are gone. Of more none is dropped, as it would be open then, and none is added.
+	maxCachedCIDRs = 5 * 2 * 8192
 )
 
 // Remembered is what the agent keeps on disk of the mesh, so that one that starts while others, or the API server,
@@ -111,6 +114,9 @@ func (r Remembered) save(path string) error {
 	raw, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encoding the view cache: %w", err)
+	}
+	if len(raw) >= maxCache {
+		return fmt.Errorf("the view cache isn't written: it would have %d bytes, and at most %d are read", len(raw)+1, maxCache)
 	}
 	if err := renameio.WriteFile(path, append(raw, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing the view cache: %w", err)

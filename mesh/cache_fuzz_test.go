@@ -83,3 +83,35 @@ func TestHugeCache(t *testing.T) {
 		t.Errorf("it is read: %v", err)
 	}
 }
+
+// Pod CIDRs that were ever seen are kept up to a bound, and what couldn't be read again isn't written in place of what can.
+func TestCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	a := &Agent{}
+	cidr := func(i int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+	}
+	for i := range maxCachedCIDRs - 1 {
+		a.remembered.PodCIDRs = append(a.remembered.PodCIDRs, cidr(i))
+	}
+	if !a.rememberCIDRs([]netip.Prefix{cidr(1 << 20)}) || a.rememberCIDRs([]netip.Prefix{cidr(1<<20 + 1)}) || len(a.remembered.PodCIDRs) != maxCachedCIDRs {
+		t.Errorf("%d are kept, want %d", len(a.remembered.PodCIDRs), maxCachedCIDRs)
+	}
+	p := &pass{}
+	a.Config.PodRanges = nil
+	if a.podRanges(p); len(p.problems) != 2 || p.problems[0].Remedy == "" {
+		t.Errorf("problems %v", p.problems)
+	}
+	path := filepath.Join(t.TempDir(), "view.json")
+	if err := a.remembered.save(path); err != nil {
+		t.Fatal(err)
+	}
+	large := a.remembered
+	large.Document = make([]byte, maxCache*3/4) // in base64
+	if err := large.save(path); err == nil {
+		t.Error("a cache that is too large is written")
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() >= maxCache {
+		t.Errorf("it is %v, %v", info, err)
+	}
+}

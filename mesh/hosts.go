@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/weaveguard/weaveguard/mesh/backoff"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -202,16 +203,10 @@ func (h *Hosts) Find(ctx context.Context) error {
 
 // Run looks names up again from time to time, until the context ends.
 func (h *Hosts) Run(ctx context.Context) error {
-	ticker := time.NewTicker(h.cfg.Every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			_ = h.Find(ctx) // it is one of the problems
-		}
+	for rest(ctx, backoff.Around(h.cfg.Every, nil)) {
+		_ = h.Find(ctx) // it is one of the problems
 	}
+	return nil
 }
 
 func (h *Hosts) lookup(ctx context.Context, host string) ([]netip.Addr, error) {

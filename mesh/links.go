@@ -131,7 +131,7 @@ func (l *links) state(id linkID, t linkTrack, now time.Time) view.LinkState {
 		s.Disowned = t.handshake
 	}
 	if !s.Established {
-		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, t.attempt(now)
+		s.Overdue, s.Attempt = now.Sub(t.down) > overdueAfter, t.attempt(id, now)
 	}
 	return s
 }
@@ -173,11 +173,11 @@ func (l *links) between(own, key keys.PublicKey) (linkID, linkTrack, bool) {
 }
 
 // attempt is at which attempt to get a session a link is; 0: it has one, or WireGuard's first one is under way.
-func (t linkTrack) attempt(now time.Time) int {
+func (t linkTrack) attempt(id linkID, now time.Time) int {
 	if t.down.IsZero() {
 		return 0
 	}
-	return attempts(now.Sub(t.down))
+	return attempts(id.stretch(now.Sub(t.down)))
 }
 
 // doubtful reports whether a peer may be asked if it has lost the session of this link: not one that it may not have seen yet,
@@ -191,6 +191,9 @@ func (t *linkTrack) disown(now time.Time) {
 	t.disowned, t.asked, t.shaken, t.down = true, 0, now.Add(-establishedFor), now
 }
 
+// unstretched is within which time the first attempts are made, 1, 3 and 7 s after the session was lost.
+const unstretched = 10 * time.Second
+
 // attempts is how often the handshake should have been started afresh after so long without one: after 1 s, and
 // then each time twice as long after, at most a minute.
 func attempts(down time.Duration) int {
@@ -200,6 +203,16 @@ func attempts(down time.Duration) int {
 		n++
 	}
 	return n
+}
+
+// stretch makes the time since a link had its session last, beyond the first unstretched, up to a fifth shorter or longer, for each
+// link and each of its ends otherwise: so of links that were lost at once those that stay so are tried at different times.
+func (id linkID) stretch(down time.Duration) time.Duration {
+	if down <= unstretched {
+		return down
+	}
+	percent := 80 + (int(id.own[0])<<8|int(id.key[0]))%41
+	return unstretched + (down-unstretched)*100/time.Duration(percent)
 }
 
 // settled reports whether every link has a session, or has been without one for so long that it will hardly get one

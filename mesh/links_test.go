@@ -143,3 +143,24 @@ func TestLinksStir(t *testing.T) {
 		t.Error("a new handshake of a link that has a session is news")
 	}
 }
+
+// The first attempts are at their times, and later ones up to a fifth sooner or later, at the two ends of a link otherwise.
+func TestAttemptsAreSpread(t *testing.T) {
+	t.Parallel()
+	different := map[int]bool{}
+	for i := range byte(40) {
+		id := linkID{own: keys.PublicKey{i, 1}, key: keys.PublicKey{2 * i, 7}}
+		if got := id.stretch(8 * time.Second); got != 8*time.Second {
+			t.Errorf("8 s count as %s", got)
+		}
+		const down = 100 * time.Minute
+		got := id.stretch(down)
+		if got < down*4/5 || got > down*5/4 {
+			t.Errorf("%s count as %s", down, got)
+		}
+		different[attempts(got)] = true
+	}
+	if len(different) < 10 {
+		t.Errorf("40 links have made %d different numbers of attempts", len(different))
+	}
+}

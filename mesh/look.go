@@ -215,7 +215,7 @@ func (c *ClusterState) addresses() []netip.Addr {
 func (a *Agent) rememberCIDRs(cidrs []netip.Prefix) bool {
 	changed := false
 	for _, cidr := range cidrs {
-		if !slices.Contains(a.remembered.PodCIDRs, cidr) {
+		if len(a.remembered.PodCIDRs) < maxCachedCIDRs && !slices.Contains(a.remembered.PodCIDRs, cidr) {
 			a.remembered.PodCIDRs = append(a.remembered.PodCIDRs, cidr)
 			changed = true
 		}
@@ -261,6 +261,12 @@ func (a *Agent) podRanges(p *pass) ([]netip.Prefix, string) {
 		if !slices.Contains(ranges, cidr) {
 			ranges = append(ranges, cidr)
 		}
+	}
+	if len(a.remembered.PodCIDRs) >= maxCachedCIDRs {
+		p.problems = append(p.problems, view.Problem{
+			Subject: "pod CIDRs", Message: fmt.Sprintf("%d were seen, and no more are remembered, so later ones don't fail closed", maxCachedCIDRs),
+			Remedy: "set --pod-range; and if so many nodes never were, change the gossip key: somebody else has it",
+		})
 	}
 	p.problems = append(p.problems, view.Problem{
 		Subject: "pod ranges", Warning: true,

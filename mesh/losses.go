@@ -56,7 +56,7 @@ func (a *Agent) complain(p *pass, now time.Time) {
 	told := map[linkID]int{}
 	for _, l := range p.desired.Links {
 		id := linkID{device: l.Device, own: generationKey(p.view.Self, l.Own), key: l.Peer.Key}
-		attempt := p.tracks[id].attempt(now)
+		attempt := p.tracks[id].attempt(id, now)
 		if attempt == 0 {
 			continue
 		}
@@ -123,7 +123,7 @@ func (a *Agent) hearLoss(raw []byte, now time.Time) error {
 	case !known:
 		return nil
 	case l.Asks:
-		if t.attempt(now) > 0 {
+		if t.attempt(id, now) > 0 {
 			_, err = a.sendLoss(l.From, record.Loss{Own: id.own, Peer: id.key, Answers: l.Sequence})
 		}
 		return err

@@ -1,8 +1,11 @@
 package mesh
 
 import (
+	"context"
+	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -20,12 +23,13 @@ type told struct {
 	late     map[string]bool // peers that were logged as waiting for their session
 	repairs  *rate.Limiter   // for lines of repairs
 	unsaid   int             // passes that repaired since such a line
+	made     *rate.Limiter   // for lines of what was changed as planned
 }
 
 func newTold() told {
 	return told{
 		problems: map[string]bool{}, room: rate.NewLimiter(problemRate, problemBurst), up: map[string]bool{},
-		repairs: rate.NewLimiter(repairRate, repairBurst),
+		repairs: rate.NewLimiter(repairRate, repairBurst), made: rate.NewLimiter(repairRate, repairBurst),
 	}
 }
 
@@ -77,6 +81,7 @@ func (a *Agent) narrate(p *pass) {
 	}
 	a.told.crowded = waiting > 0 || a.told.crowded && a.told.room.Tokens() < problemBurst/2
 	a.narrateRepairs(p)
+	a.narrateMade(p)
 	a.narratePeers(p)
 	before := a.last.Load()
 	switch {
@@ -93,6 +98,7 @@ func (a *Agent) narrate(p *pass) {
 
 func (a *Agent) narratePeers(p *pass) {
 	up, late, met := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	var news peerNews
 	type end struct {
 		device string
 		key    keys.PublicKey
@@ -109,10 +115,10 @@ func (a *Agent) narratePeers(p *pass) {
 			met[peer.Node] = met[peer.Node] || state.Met
 			switch {
 			case up[peer.Node] && !a.told.up[peer.Node]:
-				a.Log.Info("peer is up", "node", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,
+				news.add(slog.LevelInfo, "peer is up", peer.Node, "endpoint", peer.Endpoint, "device", d.Name,
 					"podCIDRs", peer.AllowedIPs)
 			case late[peer.Node] && !a.told.late[peer.Node] && !a.told.up[peer.Node]:
-				a.Log.Warn("peer isn't up: no handshake for "+overdueAfter.String(), "node", peer.Node,
+				news.add(slog.LevelWarn, "peer isn't up: no handshake for "+overdueAfter.String(), peer.Node,
 					"endpoint", peer.Endpoint, "device", d.Name)
 			}
 		}
@@ -121,12 +127,50 @@ func (a *Agent) narratePeers(p *pass) {
 		now, planned := up[node]
 		switch {
 		case !planned:
-			a.Log.Info("peer is gone", "node", node, "reason", p.desired.PeerProblems[node])
+			news.add(slog.LevelInfo, "peer is gone", node, "reason", p.desired.PeerProblems[node])
 		case a.told.up[node] && !now && !met[node]:
-			a.Log.Warn("peer is down: its session was lost, and a handshake is under way", "node", node)
+			news.add(slog.LevelWarn, "peer is down: its session was lost, and a handshake is under way", node)
 		case a.told.up[node] && !now:
-			a.Log.Warn("peer is down: no handshake for "+establishedFor.String(), "node", node)
+			news.add(slog.LevelWarn, "peer is down: no handshake for "+establishedFor.String(), node)
 		}
 	}
+	news.tell(a.Log)
 	a.told.up, a.told.late = up, late
+}
+
+// peerNews is what became of peers in one pass, in the order in which it is told.
+type peerNews []peerEvent
+
+// peerEvent is what became of several peers.
+type peerEvent struct {
+	level   slog.Level
+	message string
+	nodes   []string
+	details [][]any // of each of the first nodes
+}
+
+func (n *peerNews) add(level slog.Level, message, node string, details ...any) {
+	i := slices.IndexFunc(*n, func(e peerEvent) bool { return e.message == message })
+	if i < 0 {
+		i = len(*n)
+		*n = append(*n, peerEvent{level: level, message: message})
+	}
+	e := &(*n)[i]
+	if e.nodes = append(e.nodes, node); len(e.nodes) <= maxTold {
+		e.details = append(e.details, append([]any{"node", node}, details...))
+	}
+}
+
+// tell logs a line for each peer, or one for many: else a flap of the network costs a line for each node of a large mesh.
+func (n peerNews) tell(log *slog.Logger) {
+	for _, e := range n {
+		if len(e.nodes) > maxTold {
+			slices.Sort(e.nodes)
+			log.Log(context.Background(), e.level, strings.Replace(e.message, "peer is", "peers are", 1), "nodes", few(e.nodes, ", "), "number", len(e.nodes))
+			continue
+		}
+		for _, details := range e.details {
+			log.Log(context.Background(), e.level, e.message, details...)
+		}
+	}
 }

@@ -14,10 +14,15 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	switch {
 	case keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed:
 		return drainInterval // nothing but time is missing
-	case p.failed || p.untold || p.settling || a.claiming.busy() || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
+	case p.untold || p.settling || a.claiming.busy() || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
 		pause = busyInterval
 	case rotating:
 		pause = heldUpInterval
+	}
+	if p.failed {
+		pause = min(pause, a.retry.Next())
+	} else {
+		a.retry.Reset()
 	}
 	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue, a.keepDue(), a.rows.next(len(p.view.Peers))} {
 		if !next.IsZero() {

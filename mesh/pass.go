@@ -37,6 +37,7 @@ type pass struct {
 	errors    map[string]uint64 // failures by kind
 	untold    bool              // the log doesn't tell of a problem yet
 	repairs   []string
+	made      []string // what else was changed, as it was wanted
 	forgets   []*forgetRequest
 	repaired  map[string]uint64 // repairs by kind
 	fought    bool              // somebody undoes what is repaired, again and again

@@ -18,7 +18,7 @@ import (
 // of: peers of tunnels, and some settings.
 const driftInterval = time.Second
 
-// maxTold is how many changes that were put right the log names at once.
+// maxTold is how many changes or peers the log names at once.
 const maxTold = 5
 
 // Some other program may undo what is put right, again and again. So the log takes repairBurst lines of repairs at once and
@@ -78,17 +78,29 @@ func (a *Agent) narrateRepairs(p *pass) {
 		a.told.unsaid++
 		return
 	}
-	texts := p.repairs[:min(len(p.repairs), maxTold)]
-	text := strings.Join(texts, "; ")
-	if more := len(p.repairs) - len(texts); more > 0 {
-		text += fmt.Sprintf("; and %d more", more)
-	}
+	text := few(p.repairs, "; ")
 	if a.told.unsaid > 0 {
 		a.Log.Warn("repaired again and again: somebody changes what Weaveguard made all the time", "by", text, "unsaid", a.told.unsaid)
 		a.told.unsaid = 0
 		return
 	}
 	a.Log.Warn("repaired: somebody changed what Weaveguard made", "by", text)
+}
+
+// few are the first of many, and how many more there are.
+func few(all []string, between string) string {
+	text := strings.Join(all[:min(len(all), maxTold)], between)
+	if more := len(all) - maxTold; more > 0 {
+		text += fmt.Sprintf("%sand %d more", between, more)
+	}
+	return text
+}
+
+// narrateMade logs what was changed as it was wanted, within the bounds of repairs: something may want another thing each second.
+func (a *Agent) narrateMade(p *pass) {
+	if len(p.made) > 0 && a.told.made.Allow() {
+		a.Log.Info("changed as planned", "by", few(p.made, "; "))
+	}
 }
 
 // drifted looks at what no event tells of, and reports whether a pass has something to repair.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -140,5 +141,24 @@ func TestLostAddressEndsTheAgent(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it goes on")
+	}
+}
+
+// What is changed because it is wanted is told in a line, and not at all again and again.
+func TestWhatIsMadeIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := newSpeaker(t, 2, "b")
+	w.cluster.set(w.self.node(), b.node())
+	a := w.start(t)
+	if log := w.log.String(); strings.Count(log, `msg="changed as planned"`) != 1 || !strings.Contains(log, "making firewall; ") || !strings.Contains(log, " more") {
+		t.Errorf("the start is told as\n%s", log)
+	}
+	for i := range 300 {
+		w.air.say(b.says(t, func(r *record.Record) { r.Endpoint4 = netip.AddrPortFrom(b.address(), uint16(2000+i)) }))
+		a.pass()
+	}
+	if n := strings.Count(w.log.String(), `msg="changed as planned"`); n < 50 || n > 130 {
+		t.Errorf("300 changes are told in %d lines, want about 100", n)
 	}
 }

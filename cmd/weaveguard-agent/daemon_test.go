@@ -27,7 +27,7 @@ func TestAwaitDaemon(t *testing.T) {
 					}
 					return nil
 				})
-				if waited := time.Since(start); waited != c.waits {
+				if waited := time.Since(start); waited < c.waits || waited > c.waits+maxDaemonInterval*6/5 || c.answers == 0 && waited > 0 {
 					t.Errorf("waited %s, want %s", waited, c.waits)
 				}
 			})

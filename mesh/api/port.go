@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/backoff"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -36,7 +37,7 @@ func (p *port) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(p.retry):
+		case <-time.After(backoff.Around(p.retry, nil)):
 		}
 	}
 }

@@ -116,7 +116,7 @@ func (a *Attach) writeReady(ctx context.Context, ready view.Ready) (int, error) 
 	if err := store.WriteReady(a.cfg.ReadyFile, want); err != nil {
 		return 0, fmt.Errorf("%w; %s", err, remedy(err))
 	}
-	a.cfg.Log.InfoContext(ctx, "ready file written", "path", a.cfg.ReadyFile, "bridge", ready.Bridge, "subnets", ready.Subnets,
+	a.cfg.Log.DebugContext(ctx, "ready file written", "path", a.cfg.ReadyFile, "bridge", ready.Bridge, "subnets", ready.Subnets,
 		"mtu", ready.MTU, "networks", networkNames(ready.Networks))
 	view.Changed(ctx, "writing "+a.cfg.ReadyFile)
 	return 1, nil
@@ -145,7 +145,7 @@ func (a *Attach) writeConflist(ctx context.Context) (int, error) {
 	if err := replaceFile(path, 0o644, bytes.NewReader(want)); err != nil {
 		return 0, fmt.Errorf("writing the network configuration %s: %w; %s", path, err, remedy(err))
 	}
-	a.cfg.Log.InfoContext(ctx, "CNI network configuration written", "path", path)
+	a.cfg.Log.DebugContext(ctx, "CNI network configuration written", "path", path)
 	view.Changed(ctx, "writing "+path)
 	return 1, nil
 }

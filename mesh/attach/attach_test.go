@@ -20,6 +20,7 @@ import (
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/mesh/attach"
 	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 // host returns the paths of a host, and of an image that has both plugins.
@@ -421,5 +422,29 @@ func TestAttachmentsAndCleanup(t *testing.T) {
 	want := []string{"bin/bridge", "image/weaveguard", "image/weaveguard-portmap", "net.d/10-weave.conflist"}
 	if diff := cmp.Diff(want, sorted(names)); diff != "" {
 		t.Errorf("after Cleanup there are (-want +got):\n%s", diff)
+	}
+}
+
+// Somebody who removes our files again and again costs the log nothing here: who calls Apply tells of it, within bounds.
+func TestRepairsArentLogged(t *testing.T) {
+	t.Parallel()
+	cfg := host(t)
+	var log output.Buffer
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	a := attach.New(cfg)
+	apply(t, a, ready(), 4)
+	for range 10 {
+		for _, path := range []string{cfg.ReadyFile, filepath.Join(cfg.ConfDir, attach.ConflistName), filepath.Join(cfg.BinDir, "weaveguard")} {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, changes := view.WithChanges(t.Context())
+		if writes, err := a.Apply(ctx, ready()); writes != 3 || err != nil || len(changes.Texts) != 3 {
+			t.Fatalf("%d writes, %v, told %v", writes, err, changes.Texts)
+		}
+	}
+	if log.String() != "" {
+		t.Errorf("the log has\n%s", log.String())
 	}
 }

@@ -69,11 +69,11 @@ func TestConflistNamesUnusualPathsOnly(t *testing.T) {
 	}
 }
 
-// The log has a line for what was opened, and none when nothing changed.
+// The log has a line for debugging for what was opened, and none when nothing changed.
 func TestLog(t *testing.T) {
 	var log strings.Builder
 	cfg := host(t)
-	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	a := attach.New(cfg)
 	apply(t, a, ready(), 4)
 	if got := strings.Count(log.String(), "\n"); got != 4 {

@@ -45,7 +45,7 @@ func (a *Attach) installPlugins(ctx context.Context) (int, error) {
 		}
 		if written {
 			writes++
-			a.cfg.Log.InfoContext(ctx, "CNI plugin installed", "path", filepath.Join(a.cfg.BinDir, name))
+			a.cfg.Log.DebugContext(ctx, "CNI plugin installed", "path", filepath.Join(a.cfg.BinDir, name))
 			view.Changed(ctx, "installing "+filepath.Join(a.cfg.BinDir, name))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ func (c *claimer) run(ctx context.Context) {
 			return
 		case <-c.wake:
 		case <-timer.C:
+			c.failed = move{} // try again
 		}
 		if !c.watching && c.mustWatch() {
 			c.watching = true
@@ -47,6 +49,8 @@ func (c *claimer) run(ctx context.Context) {
 		case err != nil:
 			c.contact.note(writingClaims, err)
 			pause = backoff.Step()
+		case c.failed.kind != moveNone:
+			continue // until the timer says so
 		default:
 			c.contact.note(writingClaims, nil)
 			backoff = retryBackoff()
@@ -100,9 +104,18 @@ func (c *claimer) pass(ctx context.Context) (time.Duration, error) {
 	m, problems := decide(s)
 	c.report(append(slices.Clone(s.claims.problems), problems...))
 	if m.kind == moveNone || m.kind == moveWait {
+		c.failed = move{}
 		return c.pause(m), nil
 	}
-	return c.do(ctx, s, m)
+	if reflect.DeepEqual(m, c.failed) {
+		return 0, nil
+	}
+	c.failed = move{}
+	took, err := c.do(ctx, s, m)
+	if err != nil {
+		c.failed = m
+	}
+	return took, err
 }
 
 // pause is how long nothing happens by itself.

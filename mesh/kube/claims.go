@@ -52,6 +52,7 @@ type claimer struct {
 	lacking  time.Time            // since when some Node has none, before the Leases are watched
 	freed    map[string]time.Time // claims whose Node is gone, by UID and version → since when that is seen
 	wrote    written
+	failed   move // what couldn't be written last: tried again at its time, or when another is wanted
 
 	mu     sync.Mutex
 	synced bool          // all pod CIDRs were known once

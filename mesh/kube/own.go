@@ -110,6 +110,7 @@ func retryBackoff() wait.Backoff {
 
 func (w *ownWriter) run(ctx context.Context) {
 	backoff := retryBackoff()
+	var failed wanted         // what couldn't be written last
 	retry := time.NewTimer(0) // first: what was reported before run
 	defer retry.Stop()
 	for {
@@ -117,15 +118,34 @@ func (w *ownWriter) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.wake:
+			if failed != (wanted{}) && failed == w.wanted() {
+				continue // the Node changes all the time, and that is no reason to hurry
+			}
 		case <-retry.C:
 		}
+		now := w.wanted()
 		if w.write(ctx) {
-			backoff = retryBackoff()
+			backoff, failed = retryBackoff(), wanted{}
 			retry.Stop()
 			continue
 		}
+		failed = now
 		retry.Reset(backoff.Step())
 	}
+}
+
+// wanted is what is to be written, and where.
+type wanted struct {
+	own  Own
+	node types.UID
+}
+
+func (w *ownWriter) wanted() wanted {
+	own, node := w.current()
+	if own == nil || node == nil {
+		return wanted{}
+	}
+	return wanted{*own, node.UID}
 }
 
 // write makes the Node as it was reported, and reports whether there is nothing left to do.

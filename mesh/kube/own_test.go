@@ -249,3 +249,34 @@ func condition(t *testing.T, node *corev1.Node) corev1.NodeCondition {
 	t.Fatalf("no condition NetworkUnavailable: %v", node.Status.Conditions)
 	return corev1.NodeCondition{LastTransitionTime: metav1.Now()}
 }
+
+// What is refused isn't tried at each change of the Node, but at its time; at once when there is something else to write.
+func TestReportIsTriedAgainAtItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newAPI(t, testNode("n1"))
+		var tries atomic.Int32
+		api.client.PrependReactor("patch", "nodes", func(ktesting.Action) (bool, runtime.Object, error) {
+			tries.Add(1)
+			return true, nil, errors.New("refused on purpose")
+		})
+		agent := api.start(t, agentNode)
+		own := testOwn()
+		agent.Report(own)
+		time.Sleep(time.Minute)
+		before := tries.Load()
+		for i := range 60 {
+			api.changeNode(t, "n1", func(n *corev1.Node) { n.Annotations = map[string]string{"beat": strings.Repeat("x", i+1)} })
+			time.Sleep(time.Second)
+		}
+		if n := tries.Load() - before; n > 6 { // two patches each time
+			t.Errorf("%d tries in a minute in which only the Node changed", n)
+		}
+		before = tries.Load()
+		own.Message = "other"
+		agent.Report(own)
+		settle()
+		if tries.Load() == before {
+			t.Error("another report waits")
+		}
+	})
+}

@@ -86,8 +86,12 @@ func (n *Networks) keep() {
 		err = renameio.WriteFile(n.cfg.Kept, append(raw, '\n'), 0o600)
 	}
 	if err != nil {
-		n.cfg.Log.Warn("the networks aren't on disk, for a start while a file of theirs is bad", "error", err)
+		if !n.unkept {
+			n.cfg.Log.Warn("the networks aren't on disk, for a start while a file of theirs is bad", "error", err)
+		}
+		n.unkept = true
 		return
 	}
+	n.unkept = false
 	n.saved = maps.Clone(n.files)
 }

@@ -47,6 +47,7 @@ type Networks struct {
 	files   map[string]view.Network // in force, by path
 	missing map[string]bool         // those that weren't there in the last reading, by path
 	saved   map[string]view.Network // on disk, by path
+	unkept  bool                    // the log was told that they can't be written there
 
 	mu       sync.Mutex
 	networks []view.Network // in force, sorted by name

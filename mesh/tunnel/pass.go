@@ -93,7 +93,7 @@ func (p *pass) report(ctx context.Context) {
 		}
 	}
 	if len(touched) > 0 {
-		p.log.Info("peers of tunnel device set", touched...)
+		p.log.Debug("peers of tunnel device set", touched...)
 	}
 	if len(p.added) > 0 {
 		view.Made(ctx, fmt.Sprintf("adding peers to %s: %s", p.device, brief(p.added)))
@@ -134,7 +134,7 @@ func (p *pass) setKey(ctx context.Context) error {
 		return fmt.Errorf("setting its private key: %w", explain(err, 0))
 	}
 	p.current.Peers = nil
-	p.log.Info("key of tunnel device set", "publicKey", p.private.Public())
+	p.log.Debug("key of tunnel device set", "publicKey", p.private.Public())
 	view.Changed(ctx, "setting the key of "+p.device)
 	return nil
 }
@@ -152,7 +152,7 @@ func (p *pass) setPort(ctx context.Context, desired uint16) {
 		p.errs = append(p.errs, fmt.Errorf("setting its listen port %d: %w", desired, explain(err, desired)))
 		return
 	}
-	p.log.Info("port of tunnel device set", "port", desired)
+	p.log.Debug("port of tunnel device set", "port", desired)
 	view.Changed(ctx, "setting the port of "+p.device)
 }
 

@@ -133,7 +133,8 @@ func (a *Applier) prune(ctx context.Context, desired []view.Device) (int, error)
 		}
 		writes++
 		delete(a.wanted, name)
-		a.config.Log.Info("tunnel device removed", "device", name)
+		a.config.Log.Debug("tunnel device removed", "device", name)
+		view.Changed(ctx, "removing the tunnel device "+name)
 	}
 	return writes, errors.Join(errs...)
 }
@@ -201,7 +202,7 @@ func (a *Applier) ensure(ctx context.Context, desired view.Device) (Client, *wgt
 		return nil, nil, 0, fmt.Errorf("making it: %w", err)
 	}
 	delete(a.wanted, desired.Name) // whatever had that name before is gone
-	a.config.Log.Info("tunnel device made", "device", desired.Name, "kind", a.config.Kind, "mtu", desired.MTU)
+	a.config.Log.Debug("tunnel device made", "device", desired.Name, "kind", a.config.Kind, "mtu", desired.MTU)
 	view.Made(ctx, "making the tunnel device "+desired.Name)
 	client, current, err = a.look(desired.Name)
 	if err != nil {

@@ -147,7 +147,7 @@ func TestNoWireGuard(t *testing.T) {
 		t.Errorf("ready without a tunnel device (%v)", err)
 	}
 	n.MustRun(t, "umount", "/dev/net")
-	lab.Eventually(t, 20*time.Second, "the node is ready once there is a TUN", func() error { return n.Peers(t.Context()) })
+	lab.Eventually(t, time.Minute, "the node is ready once there is a TUN", func() error { return n.Peers(t.Context()) })
 }
 
 // Flags that can't be used end the agent at once, with an error that names them.
