@@ -96,7 +96,7 @@ faults: deps image wgcluster ## make the faults of docs/reliability.md, and writ
 	@export WEAVEGUARD_FAULTS=$(CURDIR)/build/faults WEAVEGUARD_FULL=$(FULL) WEAVEGUARD_IMAGE_TAR=$(CURDIR)/$(IMAGE_TAR); \
 	go test -count=1 -p 1 -timeout 120m ./test/lab/agents -run '^TestFault' && \
 	go test -count=1 -p 1 -timeout 120m ./test/cluster/product -run '^(TestProduct|TestUpgrade)$$' && \
-	go test -count=1 -p 1 -timeout 120m ./test/vm -run '^(TestFaultRepairs|TestRotation|TestNothingLeaksThroughAReboot)$$' && \
+	go test -count=1 -p 1 -timeout 120m ./test/vm -run '^(TestAgents|TestRotation|TestNothingLeaksThroughAReboot)$$' && \
 	go run ./test/faults/table build/faults > build/reliability.md && mv build/reliability.md docs/reliability.md
 
 .PHONY: soak

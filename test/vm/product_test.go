@@ -19,25 +19,13 @@ func some(tests string) string {
 	return tests
 }
 
-// TestFaultRepairs has damage of the lab repaired over the kernel's WireGuard, what the kernel's devices, routes, firewall and
-// settings are about, where tests run in full or measure faults: an emulated machine takes most of a minute for each.
-func TestFaultRepairs(t *testing.T) {
-	if !full.Wanted() && !faults.Wanted() {
-		return
-	}
-	vm.RunTests(t, measuring(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}), vm.Tests{
-		Package: "./test/lab/agents", Binaries: agentBinaries,
-		Run: "^TestFaultRepairs$/^(the_firewall_is_flushed.*|a_peer_is_removed.*|the_tunnel_device_is_deleted|a_route_is_removed|" +
-			"the_bridge_is_set_down|`ip_forward`.*|`rp_filter`.*|`bridge-nf.*)$",
-	})
-}
-
-// TestAgents runs whole agents on hosts of a lab, over the kernel's WireGuard. What they do when their kernel boots is
+// TestAgents runs whole agents on hosts of a lab, over the kernel's WireGuard; and has damage repaired that is about the kernel's
+// devices, routes, firewall and settings. What they do when their kernel boots is
 // TestNothingLeaksThroughAReboot's, with a kernel that does.
 func TestAgents(t *testing.T) {
 	out := vm.RunTests(t, measuring(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}), vm.Tests{
 		Package: "./test/lab/agents", Binaries: agentBinaries,
-		Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing|TestNothingLeaksAtFirstBoot)$"),
+		Run: some("^(TestMesh|TestAgentRestart|TestLoopChangesNothing|TestNothingLeaksAtFirstBoot|TestFaultRepairs)$"),
 	})
 	if !strings.Contains(out, "WireGuard of the kernel") {
 		t.Error("the tests didn't use the kernel's WireGuard")
