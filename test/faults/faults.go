@@ -61,7 +61,11 @@ func Record(t testing.TB, m Measurement) {
 	if m.Late() {
 		t.Errorf("%s: recovered after %s, want at most %s", m.Fault, m.Recovery, m.Fails)
 	}
-	t.Logf("%s: %d of %d datagrams lost, recovered after %s %s", m.Fault, m.Lost, m.Sent, m.Recovery.Round(time.Millisecond), m.Note)
+	if m.Table == Figures {
+		t.Logf("%s: %s", m.Fault, m.Note)
+	} else {
+		t.Logf("%s: %d of %d datagrams lost, recovered after %s %s", m.Fault, m.Lost, m.Sent, m.Recovery.Round(time.Millisecond), m.Note)
+	}
 	dir := os.Getenv(DirEnv)
 	if dir == "" {
 		return
