@@ -63,6 +63,7 @@ func TestFaultOutages(t *testing.T) {
 		}
 		return o.start(t, n)
 	})
+	o.row(t, 9, "other files of a node hold garbage, and the agent is killed", none, func(t *testing.T) time.Duration { return o.garble(t, m.Nodes[2]) })
 	o.row(t, 10, "10,000 datagrams of garbage a second from two addresses at the gossip port, and TCP streams", none+"; the agent grows by no more than 32 MiB",
 		func(t *testing.T) time.Duration { return o.garbage(t, m.Nodes[3]) })
 	for i, alone := range []int{1, 2} {
