@@ -132,8 +132,8 @@ type Agent struct {
 	forgets  []*forgetRequest       // asked for since the last pass
 	repaired map[string]view.Repair // by what was done; see recentRepairs
 	last     atomic.Pointer[pass]
-	lastRun  atomic.Int64  // unix nanoseconds
-	force    atomic.Uint64 // see forcing; 0: nothing is forced
+	lastRun  atomic.Pointer[time.Time] // by the monotonic clock; nil: it hasn't run
+	force    atomic.Uint64             // see forcing; 0: nothing is forced
 	refused  atomic.Pointer[refusedRequest]
 }
 
@@ -379,17 +379,18 @@ func (a *Agent) publish(p *pass) {
 	a.mu.Unlock()
 	a.forget()
 	a.Timings.Reconciled(time.Since(p.began))
-	a.lastRun.Store(time.Now().UnixNano())
+	ran := time.Now()
+	a.lastRun.Store(&ran)
 	p.answerForgets(a.unsaved)
 }
 
 // Alive returns an error when the loop hasn't run for much longer than it should.
 func (a *Agent) Alive() error {
 	last := a.lastRun.Load()
-	if last == 0 {
+	if last == nil {
 		return errors.New("the loop hasn't run yet")
 	}
-	if age := time.Since(time.Unix(0, last)); age > 4*idleInterval {
+	if age := time.Since(*last); age > 4*idleInterval {
 		return fmt.Errorf("the loop ran %s ago last", age.Round(time.Second))
 	}
 	return nil

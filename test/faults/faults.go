@@ -29,26 +29,43 @@ const (
 // Measurement is one fault's row.
 type Measurement struct {
 	Order    int           `json:"order"` // of the row in its table
-	Table    string        `json:"table"` // Repairs, or Outages
+	Table    string        `json:"table"` // Repairs, Outages or Figures
 	Fault    string        `json:"fault"`
 	Lane     string        `json:"lane"`
 	Allowed  string        `json:"allowed"`
 	Sent     uint64        `json:"sent"` // datagrams, while it was and until all went on
 	Lost     uint64        `json:"lost"`
 	Recovery time.Duration `json:"recovery"` // from the fault, or from its end; 0: there was nothing to recover
+	Within   time.Duration `json:"within"`   // that is allowed for the recovery; 0: nothing is said of it
+	Fails    time.Duration `json:"fails"`    // a test fails when the recovery takes longer; 0: it waits as long as it waits for anything
 	Note     string        `json:"note"`
 }
+
+// Over reports whether the recovery took longer than what is allowed.
+func (m Measurement) Over() bool { return m.Within > 0 && m.Recovery > m.Within }
+
+// Late reports whether the recovery took longer than at which a test fails: that is more than what is allowed, as the machines
+// that tests run on are shared and slow.
+func (m Measurement) Late() bool { return m.Fails > 0 && m.Recovery > m.Fails }
 
 // Names of tables.
 const (
 	Repairs = "repairs"
 	Outages = "outages"
+	Figures = "figures" // of what isn't a fault: Note has what was measured
 )
 
-// Record keeps a measurement, and logs it.
+// Record keeps a measurement, and logs it. It fails the test when the recovery took longer than at which a test fails.
 func Record(t testing.TB, m Measurement) {
 	t.Helper()
-	t.Logf("%s: %d of %d datagrams lost, recovered after %s %s", m.Fault, m.Lost, m.Sent, m.Recovery.Round(time.Millisecond), m.Note)
+	if m.Late() {
+		t.Errorf("%s: recovered after %s, want at most %s", m.Fault, m.Recovery, m.Fails)
+	}
+	if m.Table == Figures {
+		t.Logf("%s: %s", m.Fault, m.Note)
+	} else {
+		t.Logf("%s: %d of %d datagrams lost, recovered after %s %s", m.Fault, m.Lost, m.Sent, m.Recovery.Round(time.Millisecond), m.Note)
+	}
 	dir := os.Getenv(DirEnv)
 	if dir == "" {
 		return

@@ -28,15 +28,21 @@ type traffic struct {
 	streams []*stream
 }
 
-// startTraffic starts datagrams and a TCP connection between two pods, and returns once both run.
-func (w *world) startTraffic(t *testing.T, from, to string) *traffic {
+// startTraffic starts datagrams between each two of the pods, and a TCP connection between the first two, and returns once all run.
+func (w *world) startTraffic(t *testing.T, pods ...string) *traffic {
 	t.Helper()
-	a, b := w.netnsOf(t, place{from, true}), w.netnsOf(t, place{to, true})
-	target := w.podIP(t, to)
-	at := netip.AddrPortFrom(target, streamPort)
+	in := map[string]netns.NsHandle{}
+	for _, pod := range pods {
+		in[pod] = w.netnsOf(t, place{pod, true})
+	}
 	f := w.newTraffic(t)
-	f.send(t, w, load{name: from + " and " + to, from: a, to: b, address: target, rate: 500, size: 1000})
-	f.connect(t, connection{name: from + " to " + to, from: a, to: b, dial: at, listen: at, pace: 4e6})
+	for i, from := range pods {
+		for _, to := range pods[i+1:] {
+			f.send(t, w, load{name: from + " and " + to, from: in[from], to: in[to], address: w.podIP(t, to), rate: 500, size: 1000})
+		}
+	}
+	at := netip.AddrPortFrom(w.podIP(t, pods[1]), streamPort)
+	f.connect(t, connection{name: pods[0] + " to " + pods[1], from: in[pods[0]], to: in[pods[1]], dial: at, listen: at, pace: 4e6})
 	f.goOn(t, w, 1)
 	return f
 }
@@ -123,14 +129,16 @@ func (f *traffic) goOn(t *testing.T, w *world, seconds int) {
 	}
 }
 
-// check shows that all connections are up and carry data, and that every datagram came that was sent before.
-func (f *traffic) check(t *testing.T, w *world) {
+// check shows that all connections are up and carry data, and that every datagram came that was sent before: it returns how many.
+func (f *traffic) check(t *testing.T, w *world) (all uint64) {
 	t.Helper()
 	f.goOn(t, w, 1)
 	for _, d := range f.flows {
 		d.due = [2]uint64{d.there.sent(t), d.back.sent(t)}
+		all += d.due[0] + d.due[1]
 	}
 	f.arrived(t)
+	return all
 }
 
 // stop ends the traffic: nothing of it may be lost. It returns how many datagrams that were.

@@ -23,7 +23,7 @@ const (
 // testJoinAndDelete has a fourth node join, deletes its Node while its agent runs on, has it made again, and cuts its power:
 // the first two in the middle of rotations of another node, and all without a loss between the others.
 func (w *world) testJoinAndDelete(t *testing.T) {
-	running := w.startTraffic(t, pod1, pod2)
+	running := w.startTraffic(t, pod1, pod2, pod3)
 	var node string
 	t.Cleanup(func() {
 		if node == "" {
@@ -62,9 +62,9 @@ func (w *world) testJoinAndDelete(t *testing.T) {
 		w.awaitRotated(t, w.nodes[0], h.before) // nobody is left who held it
 		w.awaitWG(t)
 		h.release(t)
-		t.Run("it is made again, after its agent's token was revoked", func(t *testing.T) {
+		t.Run("it is made again, with another address and pod CIDR", func(t *testing.T) {
 			under := w.watchUnderlay(t)
-			w.testMadeAgain(t, left)
+			w.testMadeAgain(t, left, running)
 			under.stop(t, w).judge(t, nil, 1)
 		})
 	})

@@ -46,7 +46,7 @@ func (w *world) testPowerCut(t *testing.T) {
 	senders := []*blind{w.sendBlindly(t, place{pod1, true}, w.podIP(t, pod3)), w.sendBlindly(t, place{name: others[0]}, w.podIP(t, beacon))}
 	under := w.watchUnderlay(t)
 	w.allTry(t, senders)
-	before := w.mustWG(t, node)
+	before, agents := w.mustWG(t, node), w.agentStarts(t)
 	if err := w.StopNode(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +86,9 @@ func (w *world) testPowerCut(t *testing.T) {
 	if err := w.DeletePod(t.Context(), beacon); err != nil {
 		t.Fatal(err)
 	}
+	if now := w.agentStarts(t)[:len(others)]; !slices.Equal(now, agents[:len(others)]) {
+		t.Errorf("a peer was away, and agents were started again: they were %v and are %v", agents[:len(others)], now)
+	}
 }
 
 // awaitSilent waits until the gossip of some nodes has noticed that another is silent.
@@ -111,7 +114,7 @@ func (w *world) awaitSilent(t *testing.T, nodes []string, silent string) {
 // run on, and the node keeps its place.
 func (w *world) testAgentsEnd(t *testing.T) {
 	node, others := w.nodes[1], []string{w.nodes[0], w.nodes[2]}
-	running := w.startTraffic(t, pod1, pod2) // on node 2
+	running := w.startTraffic(t, pod1, pod2, pod3) // the second is on that node
 	resume := w.endAgent(t, node)
 	w.awaitSilent(t, others, node)
 	for _, other := range others {
@@ -162,7 +165,7 @@ func (w *world) pause(t *testing.T, node, pids string) (resume func(context.Cont
 func (w *world) testAgentRestart(t *testing.T) {
 	const interfaces = `cd /sys/class/net && grep -H . weave/ifindex weave-wg*/ifindex weave/address; cat /proc/net/route | sort`
 	node := w.nodes[0]
-	running := w.startTraffic(t, pod1, pod2)
+	running := w.startTraffic(t, pod1, pod2, pod3)
 	before, devices := map[string]wgDump{}, w.on(t, node, "sh", "-c", interfaces)
 	for _, n := range w.nodes {
 		before[n] = w.mustWG(t, n)

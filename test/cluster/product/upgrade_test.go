@@ -18,6 +18,7 @@ import (
 // repository's history, so it runs in full only, and by `make faults`.
 func TestUpgrade(t *testing.T) {
 	if !full.Wanted() && !faults.Wanted() {
+		t.Log("not now: it needs the repository's history, and `make test-full` and `make faults` run it, as docs/reliability.md says")
 		return
 	}
 	image := imageTar(t)

@@ -120,6 +120,7 @@ func (d damage) test(t *testing.T, order int, m *agents.Mesh, n *agents.Node, po
 	flows[0].Send(t, uint64(rate(t)/2))
 	result := faults.Measurement{
 		Order: order, Table: faults.Repairs, Fault: d.name, Lane: laneOf(m), Allowed: "repaired within 2 s", Recovery: took,
+		Within: 2 * time.Second, Fails: repairPatience(),
 	}
 	for _, f := range flows {
 		report := f.Stop(t)

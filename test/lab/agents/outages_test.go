@@ -52,13 +52,14 @@ func TestFaultOutages(t *testing.T) {
 		o.kill(t, m.Nodes...)
 		return o.start(t, m.Nodes...)
 	})
-	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration {
-		return fullDisk(t, m.Nodes[1], func() {
-			o.kill(t, m.Nodes[1])
-			o.start(t, m.Nodes[1])
-		})
-	})
-	o.row(t, 8, "the state directory is read-only", none, func(t *testing.T) time.Duration { return o.readOnly(t, m.Nodes[1]) })
+	again := func(n *agents.Node) func() {
+		return func() {
+			o.kill(t, n)
+			o.start(t, n)
+		}
+	}
+	o.row(t, 8, "the state directory is full", none, func(t *testing.T) time.Duration { return fullDisk(t, m.Nodes[1], again(m.Nodes[1])) })
+	o.row(t, 8, "the state directory is read-only", none, func(t *testing.T) time.Duration { return readOnly(t, m.Nodes[1], again(m.Nodes[1])) })
 	o.row(t, 9, "the key store is cut short, and the agent is killed", none, func(t *testing.T) time.Duration { return o.cutKeys(t, m.Nodes[2]) })
 	o.row(t, 9, "the view on disk is cut short, and the agent is killed", none, func(t *testing.T) time.Duration {
 		n := m.Nodes[2]
@@ -74,7 +75,8 @@ func TestFaultOutages(t *testing.T) {
 		}
 		return took
 	})
-	o.row(t, 10, "10,000 datagrams of garbage a second at the gossip port", none+"; the agent grows by no more than 32 MiB",
+	o.row(t, 9, "other files of a node hold garbage, and the agent is killed", none, func(t *testing.T) time.Duration { return o.garble(t, m.Nodes[2]) })
+	o.row(t, 10, "10,000 datagrams of garbage a second from two addresses at the gossip port, and TCP streams", none+"; the agent grows by no more than 32 MiB",
 		func(t *testing.T) time.Duration { return o.garbage(t, m.Nodes[3]) })
 	for i, alone := range []int{1, 2} {
 		o.partition(t, 4+i, alone)
@@ -189,17 +191,16 @@ func fullDisk(t *testing.T, n *agents.Node, restart func()) time.Duration {
 	return took
 }
 
-// readOnly lets nothing be written to a node's state directory. The agent refuses what it can't keep, and goes on, also when it is
-// killed and started again meanwhile.
-func (o *outages) readOnly(t *testing.T, n *agents.Node) time.Duration {
+// readOnly lets nothing be written to a node's state directory. The agent refuses what it can't keep, and goes on, also when restart
+// starts it again meanwhile.
+func readOnly(t *testing.T, n *agents.Node, restart func()) time.Duration {
 	t.Helper()
 	const dir = view.StateDir
 	n.MustRun(t, "sh", "-ec", "mount --bind "+dir+" "+dir+"; mount -o remount,bind,ro "+dir)
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)
 	}
-	o.kill(t, n)
-	o.start(t, n)
+	restart()
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("a request for a key to an agent that started meanwhile: %+v, %v", answer, err)
 	}
@@ -229,32 +230,6 @@ func (o *outages) cutKeys(t *testing.T, n *agents.Node) time.Duration {
 	begin := time.Now()
 	o.WaitUp(t, time.Minute)
 	return time.Since(begin)
-}
-
-// garbage pours what isn't gossip on a node's gossip port, from a host that isn't in the mesh.
-func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
-	t.Helper()
-	from, err := o.Lab.AddHost()
-	if err != nil {
-		t.Fatal(err)
-	}
-	to, err := o.Lab.AddHost() // who listens for what never comes
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := resident(t, n.Agent)
-	pour := lab.StartFlow(t, lab.FlowOptions{
-		From: from, To: to, Addr: netip.AddrPortFrom(n.Addr, view.GossipPort), Listen: netip.AddrPortFrom(to.Addr4, 9), Rate: 10000, Size: 300,
-		OneWay: true, DeadPath: true, Lossy: true,
-	})
-	pour.Send(t, 50000)
-	grown := resident(t, n.Agent) - before
-	pour.Stop(t)
-	if grown > 32<<20 {
-		t.Errorf("the agent grew by %d bytes", grown)
-	}
-	o.note = fmt.Sprintf("(the agent grew by %d KiB)", grown>>10)
-	return 0
 }
 
 // resident is a process' memory in bytes.
@@ -313,12 +288,9 @@ func (o *outages) partition(t *testing.T, order, alone int) {
 		}
 		reached.Wait()
 		took := time.Since(begin)
-		if took > 2*8*time.Second { // a busy machine is slow
-			t.Errorf("it took %s until all pairs were back", took)
-		}
 		result := faults.Measurement{
 			Order: order, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: "0 lost inside each part; all pairs back within 8 s",
-			Recovery: took,
+			Recovery: took, Within: 8 * time.Second, Fails: 2 * 8 * time.Second, // a busy machine is slow
 		}
 		count(t, &result, inside)
 		for _, f := range across {
@@ -360,10 +332,13 @@ func (o *outages) newAddress(t *testing.T) {
 		})
 	}
 	took := time.Since(begin)
-	if took > 3*allowed && !emulated() { // a busy machine is slow
-		t.Errorf("it took %s", took)
+	result := faults.Measurement{
+		Order: 7, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: "0 lost between the others; followed within 5 s",
+		Recovery: took, Within: allowed,
 	}
-	result := faults.Measurement{Order: 7, Table: faults.Outages, Fault: name, Lane: laneOf(o.Mesh), Allowed: "0 lost between the others; followed within 5 s", Recovery: took}
+	if !emulated() {
+		result.Fails = 3 * allowed // a busy machine is slow
+	}
 	count(t, &result, inside)
 	for _, f := range flows {
 		f.Stop(t)
@@ -392,9 +367,7 @@ func TestFaultThirtyJoin(t *testing.T) {
 	took := time.Since(begin)
 	faults.Record(t, faults.Measurement{
 		Order: 11, Table: faults.Outages, Fault: "30 nodes join at once", Lane: laneOf(m), Allowed: "full mesh within 10 s",
-		Recovery: took, Note: fmt.Sprintf("(all agents started within %s)", starting.Round(10*time.Millisecond)),
+		Recovery: took, Within: allowed, Fails: 3 * allowed, // a busy machine is slow
+		Note: fmt.Sprintf("(all agents started within %s)", starting.Round(10*time.Millisecond)),
 	})
-	if took > 3*allowed { // a busy machine is slow
-		t.Errorf("it took %s", took)
-	}
 }

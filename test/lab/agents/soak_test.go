@@ -14,7 +14,6 @@ import (
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/view"
-	"github.com/weaveguard/weaveguard/test/internal/scrape"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -41,6 +40,7 @@ type soak struct {
 	guests []guest
 	made   int // guests so far
 	done   map[string]int
+	used   []usage // after each step
 }
 
 // guest is a pod that comes and goes.
@@ -84,6 +84,9 @@ func TestSoak(t *testing.T) {
 		}
 		return s.usage(t).exceeds(used)
 	})
+	if err := grown(s.used); err != nil {
+		t.Error(err)
+	}
 	t.Logf("happened: %v; lost meanwhile: %d of %d datagrams; the first node's programs: %v at first, %v at last",
 		s.done, lost, sent, used, s.usage(t))
 }
@@ -140,6 +143,8 @@ func (s *soak) step(t *testing.T) {
 		{"a host is cut off", 2, s.cut},
 		{"a host has a bad line", 1, s.impair},
 		{"a disk is full", 1, func(t *testing.T) { fullDisk(t, s.any(s.Nodes), func() {}) }},
+		{"a disk is read-only", 1, func(t *testing.T) { readOnly(t, s.any(s.Nodes), func() {}) }},
+		{"garbage comes", 1, s.garbage},
 	}
 	total := 0
 	for _, h := range all {
@@ -154,6 +159,7 @@ func (s *soak) step(t *testing.T) {
 		h.do(t)
 		s.done[h.name]++
 		s.holds(t)
+		s.used = append(s.used, s.usage(t))
 		return
 	}
 }
@@ -278,6 +284,19 @@ func (s *soak) impair(t *testing.T) {
 	}
 }
 
+// garbage pours what isn't gossip on some node for a second, from another one's host.
+func (s *soak) garbage(t *testing.T) {
+	i := s.chance.IntN(len(s.Nodes))
+	n, from := s.Nodes[i], s.Nodes[(i+1)%len(s.Nodes)]
+	s.made++
+	pour := lab.StartFlow(t, lab.FlowOptions{
+		From: from, To: from, Addr: netip.AddrPortFrom(n.Addr, view.GossipPort), Listen: netip.AddrPortFrom(from.Addr, uint16(20000+s.made)),
+		Rate: garbageRate, Size: 300, OneWay: true, DeadPath: true, Lossy: true,
+	})
+	pour.Send(t, garbageRate)
+	pour.Stop(t)
+}
+
 // whileAway goes on for up to five seconds' traffic.
 func (s *soak) whileAway(t *testing.T) {
 	t.Helper()
@@ -338,52 +357,4 @@ func (s *soak) remains(t *testing.T) string {
 		}
 	}
 	return b.String()
-}
-
-// usage is what programs use that may leak.
-type usage struct{ goroutines, descriptors, daemonDescriptors, resident, daemonResident int }
-
-// usage is that of the first node's programs.
-func (s *soak) usage(t *testing.T) (u usage) {
-	t.Helper()
-	n := s.Nodes[0]
-	metrics := scrape.Command(scrape.Local(view.MetricsPort), "/metrics")
-	for line := range strings.Lines(n.MustRun(t, metrics[0], metrics[1:]...)) {
-		if text, found := strings.CutPrefix(line, "go_goroutines "); found {
-			u.goroutines, _ = strconv.Atoi(strings.TrimSpace(text))
-		}
-	}
-	if u.goroutines == 0 {
-		t.Fatal("the metrics don't say how many goroutines there are")
-	}
-	u.descriptors, u.resident = descriptors(t, n.Agent), resident(t, n.Agent)
-	if n.Userspace != nil {
-		u.daemonDescriptors, u.daemonResident = descriptors(t, n.Userspace), resident(t, n.Userspace)
-	}
-	return u
-}
-
-// exceeds returns an error if it is more than what was used before, and what may vary.
-func (u usage) exceeds(before usage) error {
-	const few, much = 10, 64 << 20
-	if u.goroutines > before.goroutines+few || u.descriptors > before.descriptors+few ||
-		u.daemonDescriptors > before.daemonDescriptors+few || u.resident > before.resident+much || u.daemonResident > before.daemonResident+much {
-		return fmt.Errorf("the first node's programs use %v, and used %v at first", u, before)
-	}
-	return nil
-}
-
-func (u usage) String() string {
-	return fmt.Sprintf("%d goroutines, %d and %d descriptors, %d and %d MiB",
-		u.goroutines, u.descriptors, u.daemonDescriptors, u.resident>>20, u.daemonResident>>20)
-}
-
-// descriptors is how many a process has open.
-func descriptors(t *testing.T, p *lab.Process) int {
-	t.Helper()
-	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(open)
 }

@@ -15,6 +15,7 @@ import (
 // only, and by `make faults`.
 func TestFaultUpgrade(t *testing.T) {
 	if !full.Wanted() && !faults.Wanted() {
+		t.Log("not now: it needs the repository's history, and `make test-full` and `make faults` run it, as docs/reliability.md says")
 		return
 	}
 	m := agents.New(t, 3)
