@@ -17,7 +17,7 @@ import (
 func (a *Agent) Status(ctx context.Context) view.Status {
 	now := time.Now()
 	s := view.Status{Time: now, Version: a.Version, Started: a.started, Node: a.Node, WireGuard: a.WireGuard,
-		Kubernetes: "absent", Gossip: a.Gossip.Status(), Counters: a.count()}
+		Kubernetes: view.KubernetesAbsent, Gossip: a.Gossip.Status(), Counters: a.count()}
 	p := a.last.Load()
 	if p == nil {
 		s.Problems = []view.Problem{{Subject: "agent", Message: "it is starting"}}

@@ -148,6 +148,9 @@ func (r Report) has(f Finding) bool {
 	})
 }
 
+// plain reports whether the agent says that this is no node of Kubernetes.
+func (f Facts) plain() bool { return f.Agent != nil && f.Agent.Kubernetes == view.KubernetesAbsent }
+
 // mentions reports whether the agent names all these words in one of its problems.
 func (f Facts) mentions(words ...string) bool {
 	return f.Agent != nil && slices.ContainsFunc(f.Agent.Problems, func(p view.Problem) bool {

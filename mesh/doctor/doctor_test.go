@@ -125,6 +125,18 @@ func TestFindings(t *testing.T) {
 			f.Host.Chains = []Chain{{Family: "ip", Table: "nat", Name: "WEAVE"}, {Family: "ip", Table: "filter", Name: "WEAVE-NPC"}}
 			f.Host.Files = []string{"/var/lib/weave", "/opt/cni/bin/weave-net"}
 		}, "Weave Net: it has left on this host: the chains WEAVE, WEAVE-NPC, /var/lib/weave, /opt/cni/bin/weave-net", "cleanup --weave-net", 0},
+		"its files": {func(f *Facts) { f.Host.Files = []string{"/opt/cni/bin/weave-net"} }, "Weave Net: it has left on this host: /opt/cni/bin/weave-net", "cleanup --weave-net", 0},
+		"its chains beside our bridge are worse than a warning": {func(f *Facts) {
+			f.Host.Chains = []Chain{{Family: "ip", Table: "filter", Name: "WEAVE-NPC"}}
+			f.Agent.Problems = []view.Problem{{Subject: "w", Message: "m", Remedy: "r", Warning: true}}
+		}, "Weave Net: it has left on this host: the chains WEAVE-NPC; rules that come with such chains drop", "cleanup --weave-net", 1},
+		"it runs": {func(f *Facts) {
+			f.Host.Sockets = append(f.Host.Sockets, Socket{Protocol: "tcp", Port: 6784, Program: "weaver", Own: true})
+		}, "Weave Net: it runs on this host beside Weaveguard", "`kubectl label node a weave-net-`", 0},
+		"it runs on a plain host": {func(f *Facts) {
+			f.Agent.Kubernetes = view.KubernetesAbsent
+			f.Host.Sockets = append(f.Host.Sockets, Socket{Protocol: "tcp", Port: 6784, Program: "weaver", Own: true})
+		}, "Weave Net: it runs on this host beside Weaveguard", "`weave stop`", 0},
 		"its bridge": {func(f *Facts) {
 			f.Host.Links[1] = view.HostLink{Name: "weave", Kind: "bridge", Ports: []string{"vethwe-bridge"}}
 		}, "Weave Net: it has left on this host: its bridge weave", "cleanup --weave-net", 0},

@@ -56,6 +56,9 @@ type Status struct {
 	Repairs []Repair `json:"repairs,omitempty"`
 }
 
+// KubernetesAbsent is Status.Kubernetes of a plain host.
+const KubernetesAbsent = "absent"
+
 // Repair is something that somebody else changed, and that was put right.
 type Repair struct {
 	What  string    `json:"what"`  // was done, such as "setting net/ipv4/ip_forward to 1"
