@@ -102,8 +102,7 @@ func (pl *plugin) commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	line = append(line, "--color="+string(colour), "--width="+strconv.Itoa(screen.width))
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		switch f.Name {
-		case "node", "namespace", "kubeconfig", "context", "color", "width":
+		if f == cmd.Root().PersistentFlags().Lookup(f.Name) && f.Name != "socket" { // those of the command itself go with it
 			return
 		}
 		values := []string{f.Value.String()}

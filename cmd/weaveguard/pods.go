@@ -29,7 +29,7 @@ func newPodsCommand(o *options) *cobra.Command {
 			"Exit status: 0 when the agent answered, 1 when there is no such pod, 2 when it\n" +
 			"couldn't be asked, or there is no such node.",
 		Example: "  weaveguard pods\n" +
-			"  weaveguard pods -n shop --on worker-2\n" +
+			"  weaveguard pods --in shop --on worker-2\n" +
 			"  weaveguard pods 10.244.1.7",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,9 +54,9 @@ func newPodsCommand(o *options) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this namespace")
+	cmd.Flags().StringVar(&namespace, "in", "", "only pods in this namespace")
 	cmd.Flags().StringVar(&on, "on", "", "only pods on this node")
-	complete(cmd, "namespace")
+	complete(cmd, "in")
 	err := cmd.RegisterFlagCompletionFunc("on", func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		return o.completeNode(cmd, nil, begun)
 	})
