@@ -93,15 +93,11 @@ func (f *attachFlags) attach(cmd *cobra.Command, o *options, target string) erro
 	if err != nil {
 		return err
 	}
-	if f.output == formatJSON {
-		return printJSON(cmd.OutOrStdout(), a)
-	}
-	for _, address := range a.Addresses {
-		if _, err := fmt.Fprintln(cmd.OutOrStdout(), address); err != nil {
-			return fmt.Errorf("printing: %w", err)
+	return answer(cmd, f.output, a, func(p *page) {
+		for _, address := range a.Addresses {
+			p.text("", address.String())
 		}
-	}
-	return nil
+	})
 }
 
 // summary takes from the plugin's result what an operator wants to know.

@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"socket":    leaveSocket,
 			"wireguard": startWireGuard,
 			"isolated":  runIsolated,
+			"alike":     checkAlike,
 		},
 	})
 }

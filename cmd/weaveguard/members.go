@@ -31,16 +31,11 @@ func newForgetCommand(o *options) *cobra.Command {
 			"  for h in host-1 host-2; do ssh root@$h weaveguard forget host-3; done",
 		Args: exactlyOne("the node to forget"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			answer, err := o.client().Forget(cmd.Context(), args[0], force)
+			noted, err := o.client().Forget(cmd.Context(), args[0], force)
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				return printJSON(cmd.OutOrStdout(), answer)
-			}
-			page := newPage(cmd.OutOrStdout())
-			page.text("", forgotInWords(answer))
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, noted, func(p *page) { p.text("", forgotInWords(noted)) })
 		},
 	}
 	addFormatFlag(cmd, &output)
@@ -76,16 +71,11 @@ func newJoinCommand(o *options) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			answer, err := o.client().Join(cmd.Context(), args)
+			noted, err := o.client().Join(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				return printJSON(cmd.OutOrStdout(), answer)
-			}
-			page := newPage(cmd.OutOrStdout())
-			page.text("", joinedInWords(answer))
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, noted, func(p *page) { p.text("", joinedInWords(noted)) })
 		},
 	}
 	addFormatFlag(cmd, &output)
