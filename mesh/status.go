@@ -20,7 +20,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 		Kubernetes: view.KubernetesAbsent, Gossip: a.Gossip.Status(), Counters: a.count()}
 	p := a.last.Load()
 	if p == nil {
-		s.Problems = []view.Problem{{Subject: "agent", Message: "it is starting"}}
+		s.Problems = []view.Problem{{Subject: "agent", Message: "it is starting", Remedy: "wait a few seconds"}}
 		return s
 	}
 	if p.cluster != nil {
@@ -40,14 +40,14 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	}
 	devices, err := a.Tunnels.Observe(ctx)
 	if err != nil {
-		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error()})
+		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error(), Remedy: remedyFor("tunnels")})
 	}
 	attached, err := a.Attach.Attachments(ctx)
 	if s.Attachments = len(attached); err != nil {
-		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
+		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error(), Remedy: remedyFor("attachments")})
 	}
 	if s.Addresses, err = a.addresses(ctx, self); err != nil {
-		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error()})
+		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error(), Remedy: remedyFor("addresses")})
 	}
 	s.Devices = deviceStatus(p.desired, devices)
 	a.addTraffic(ctx, s.Devices)

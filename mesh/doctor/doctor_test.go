@@ -96,7 +96,22 @@ func TestFindings(t *testing.T) {
 		"an old fight": {func(f *Facts) {
 			f.Agent.Repairs = []view.Repair{{What: "x", Times: 9, Last: now.Add(-2 * time.Minute)}, {What: "y", Times: 2, Last: now}}
 		}, "", "", 0},
-		"blocked UDP": {func(f *Facts) { f.Agent.Peers[0].Up = false }, "peer b: no WireGuard packet gets through to it, so a firewall blocks a UDP port between 192.0.2.2:51820", "51820 to 51823", 0},
+		"blocked UDP": {func(f *Facts) { f.Agent.Peers[0].Up = false }, "peer b: no WireGuard packet gets through to it: a firewall blocks a UDP port between 192.0.2.2:51820", "51820 to 51823", 0},
+		"blocked towards it": {func(f *Facts) {
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Gossip: true, Endpoint: "192.0.2.2:51820", Device: "weave-wg0", HandshakeAge: -1, ReceivedBytes: 148}
+		}, "peer b: packets of its WireGuard arrive here, and no answer gets back", "51820 to 51823", 0},
+		"too early": {func(f *Facts) {
+			f.Agent.Started = now.Add(-settling + 1)
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Gossip: true, Endpoint: "192.0.2.2:51820", Device: "weave-wg0", HandshakeAge: -1}
+		}, "peer b: its tunnel has no handshake yet", "again", 0},
+		"not too early": {func(f *Facts) {
+			f.Agent.Started = now.Add(-settling)
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Gossip: true, Endpoint: "192.0.2.2:51820", Device: "weave-wg0", HandshakeAge: -1}
+		}, "peer b: no WireGuard packet gets through", "51820 to 51823", 0},
+		"plain peer down": {func(f *Facts) {
+			f.Agent.Kubernetes = view.KubernetesAbsent
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Reason: "nothing was heard of it yet"}
+		}, "peer b: nothing was heard of it yet", "`weaveguard forget b`", 0},
 		"blocked gossip": {func(f *Facts) {
 			f.Agent.Peers[0].Up, f.Agent.Peers[0].Gossip = false, false
 			f.Echoes = map[string]Answer{"b": Yes}

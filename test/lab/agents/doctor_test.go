@@ -138,7 +138,7 @@ func blockedPort(t *testing.T) {
 		n.Start(t)
 	}
 	finds(t, m.Nodes[0], diagnosis{
-		cause:  "peer h2: no WireGuard packet gets through to it, so a firewall blocks a UDP port between 10.99.0.2:51820",
+		cause:  "peer h2: no WireGuard packet gets through to it: a firewall blocks a UDP port between 10.99.0.2:51820",
 		remedy: "let UDP ports 51820 to 51823 through",
 	})
 }
