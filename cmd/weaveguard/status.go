@@ -22,7 +22,8 @@ func newStatusCommand(o *options) *cobra.Command {
 		Short:       "Show this node, its tunnel devices and its peers",
 		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
 			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
-			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +
+			"whether the link is up, and if not, why; of more than ten it lists those that\n" +
+			"aren't up, and counts the others. RX and TX are the bytes that came and\n" +
 			"went through the tunnel. MTU is what fits through it; where the network between\n" +
 			"the nodes carries less than it seems to, a line says how much. While the node\n" +
 			"changes its key, status shows how far that is, and which peers still need the\n" +
@@ -61,14 +62,18 @@ func (p *page) status(s view.Status) {
 		p.space()
 		p.devices(s.Devices)
 	}
-	if len(s.Peers) > 0 {
+	if shown := fewPeers(s.Peers); len(shown) > 0 {
 		p.space()
-		p.peers(s.Peers)
-		p.peerNetworks(s.Peers)
+		p.peers(shown)
+		p.peerNetworks(shown)
 	}
-	if len(s.Rotation.Waiting) > 0 {
+	p.otherPeers(s.Peers)
+	if waiting := s.Rotation.Waiting; len(waiting) > 0 {
 		p.space()
-		p.waiting("", s.Rotation.Waiting)
+		p.waiting("", waiting[:min(len(waiting), mostPeers)])
+		if more := len(waiting) - mostPeers; more > 0 {
+			p.text("", fmt.Sprintf("%d more still need the old key: see `weaveguard peers`", more))
+		}
 	}
 	problems, warnings := sortProblems(s.Problems)
 	p.problems("problem", red, problems)
@@ -166,6 +171,36 @@ func (p *page) devices(devices []view.DeviceStatus) {
 			strconv.Itoa(int(d.ListenPort)), strconv.Itoa(d.MTU), strconv.Itoa(d.Peers)})
 	}
 	p.table([]string{"DEVICE", "KIND", "KEY", "PORT", "MTU", "PEERS"}, rows)
+}
+
+// mostPeers is how many peers fit a screen.
+const mostPeers = 10
+
+// fewPeers are the peers that status shows one by one: all if they are few, or else those that aren't up, as many as fit.
+func fewPeers(peers []view.PeerStatus) []view.PeerStatus {
+	if len(peers) <= mostPeers {
+		return peers
+	}
+	down := downPeers(peers)
+	return down[:min(len(down), mostPeers)]
+}
+
+// otherPeers counts the peers that aren't among fewPeers.
+func (p *page) otherPeers(peers []view.PeerStatus) {
+	if len(peers) <= mostPeers {
+		return
+	}
+	p.space()
+	down := len(downPeers(peers))
+	others, up := "", len(peers)-down
+	if down > 0 {
+		others = "others "
+	}
+	if more := down - mostPeers; more > 0 {
+		p.text("", fmt.Sprintf("%d more are down, and %d are up: `weaveguard peers` lists all", more, up))
+		return
+	}
+	p.text("", fmt.Sprintf("%d %sare up: `weaveguard peers` lists them", up, others))
 }
 
 func (p *page) peers(peers []view.PeerStatus) {
