@@ -181,7 +181,7 @@ func (pl *plugin) log(ctx context.Context, pod agentPod) ([]byte, error) {
 	return pl.kubectl.run(ctx, nil, "logs", pod.Metadata.Name, "--container", agentContainer, "--tail", logLines)
 }
 
-// terminations passes on what kubectl says, but for the line by which it tells how a command ended.
+// terminations passes on what kubectl says, but for its log, and the line by which it tells how a command ended.
 type terminations struct {
 	out  io.Writer
 	line []byte // that isn't whole yet
@@ -206,6 +206,9 @@ func (t *terminations) pass(line []byte) {
 	if match := terminated.FindSubmatch(line); match != nil {
 		t.code, _ = strconv.Atoi(string(match[1])) // digits
 		return
+	}
+	if logLine.Match(line) {
+		return // its last line is enough
 	}
 	_, _ = t.out.Write(line) // there is nowhere left to complain to
 }
