@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -164,19 +163,6 @@ func (f *handFlags) detach(ctx context.Context, o *options, target string) error
 			a.PodName), "delete the pod"}
 	}
 	return h.del(ctx, *a)
-}
-
-// exactlyOne takes one argument, which it has words for.
-func exactlyOne(what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		switch {
-		case len(args) == 0:
-			return errors.New("name " + what)
-		case len(args) > 1:
-			return fmt.Errorf("name %s: it takes one, and this is %s", what, strings.Join(args, " "))
-		}
-		return nil
-	}
 }
 
 // list is addresses in words.

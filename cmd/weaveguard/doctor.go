@@ -31,7 +31,7 @@ func newDoctorCommand(o *options) *cobra.Command {
 		Example: "  weaveguard doctor\n" +
 			"  kubectl weaveguard doctor --node worker-2\n" +
 			"  weaveguard doctor -o json | jq '.findings[] | {subject, message, remedy}'",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			facts, err := o.facts(cmd.Context())
 			if err != nil {

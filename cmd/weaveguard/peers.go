@@ -41,7 +41,7 @@ func newPeersCommand(o *options) *cobra.Command {
 		Example: "  weaveguard peers\n" +
 			"  weaveguard peers worker-2\n" +
 			"  weaveguard peers -o json | jq '.[] | select(.up | not) | .node'",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMostOne("a node"),
 		ValidArgsFunction: o.completePeer,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := o.client().Status(cmd.Context())

@@ -31,7 +31,7 @@ func newPodsCommand(o *options) *cobra.Command {
 		Example: "  weaveguard pods\n" +
 			"  weaveguard pods --in shop --on worker-2\n" +
 			"  weaveguard pods 10.244.1.7",
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne("a pod or an address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := o.client().Topology(cmd.Context())
 			if err != nil {

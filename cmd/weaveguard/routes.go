@@ -30,7 +30,7 @@ func newRoutesCommand(o *options) *cobra.Command {
 		Example: "  weaveguard routes shop/web-0 shop/db-0\n" +
 			"  weaveguard routes 10.244.1.7 203.0.113.9\n" +
 			"  kubectl weaveguard --node worker-1 routes shop/web-0 worker-2",
-		Args: cobra.ExactArgs(2),
+		Args: exactlyTwo("where the packet comes from", "where it goes to"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := o.client().Status(cmd.Context())
 			if err != nil {

@@ -34,7 +34,7 @@ func newStatusCommand(o *options) *cobra.Command {
 		Example: "  weaveguard status\n" +
 			"  weaveguard status -o json | jq '.peers[] | select(.up | not) | .node'\n" +
 			"  weaveguard status --check > /dev/null || echo look at this node",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			status, err := o.client().Status(cmd.Context())
 			if err != nil {

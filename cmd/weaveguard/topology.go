@@ -28,7 +28,7 @@ func newTopologyCommand(o *options) *cobra.Command {
 		Example: "  weaveguard topology\n" +
 			"  weaveguard topology worker-2\n" +
 			"  weaveguard topology -o svg > mesh.svg",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMostOne("a node"),
 		ValidArgsFunction: o.completeNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := o.client().Topology(cmd.Context())
