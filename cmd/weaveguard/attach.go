@@ -53,6 +53,9 @@ func newAttachCommand(o *options) *cobra.Command {
 	addFormatFlag(cmd, &f.output)
 	f.register(cmd)
 	cmd.Flags().StringVar(&f.network, "network", view.DefaultNetwork, "network to attach it to")
+	completeWith(cmd, "network", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return networksOf(handOf(o, f.binDir)), cobra.ShellCompDirectiveNoFileComp
+	})
 	cmd.Flags().StringSliceVar(&f.ips, "ip", nil, "address that it is to have, one of each family at most (default any that "+
 		"is free)")
 	return cmd

@@ -29,7 +29,8 @@ func newForgetCommand(o *options) *cobra.Command {
 			"or couldn't be asked.",
 		Example: "  weaveguard forget host-3\n" +
 			"  for h in host-1 host-2; do ssh root@$h weaveguard forget host-3; done",
-		Args: exactlyOne("the node to forget"),
+		Args:              exactlyOne("the node to forget"),
+		ValidArgsFunction: o.completePeer,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			noted, err := o.client().Forget(cmd.Context(), args[0], force)
 			if err != nil {

@@ -30,6 +30,12 @@ func newRoutesCommand(o *options) *cobra.Command {
 		Example: "  weaveguard routes shop/web-0 shop/db-0\n" +
 			"  weaveguard routes 10.244.1.7 203.0.113.9\n" +
 			"  kubectl weaveguard --node worker-1 routes shop/web-0 worker-2",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 1 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return o.complete(cmd, podsAndNodes)
+		},
 		Args: exactlyTwo("where the packet comes from", "where it goes to"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := o.client().Status(cmd.Context())
@@ -121,10 +127,7 @@ func onlyOne(name string, places []way.Place) error {
 
 // podsAndNodes are all names that a way can begin or end at.
 func podsAndNodes(t view.Topology) []string {
-	names := nodeNames(t)
-	for _, a := range podAnswers(t) {
-		names = append(names, a.Pod, podName(a.TopologyAttachment))
-	}
+	names := append(nodeNames(t), podNames(t)...)
 	slices.Sort(names)
 	return slices.Compact(names)
 }
