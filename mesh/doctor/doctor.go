@@ -4,6 +4,7 @@ package doctor
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -114,6 +115,9 @@ func Examine(f Facts) Report {
 	if r.Unseen == nil {
 		r.Unseen = []string{}
 	}
+	if slices.Contains(slices.Collect(maps.Values(f.Echoes)), Unknown) {
+		r.Unseen = append(r.Unseen, "whether the hosts of peers that are down answer ICMP echo requests: asking takes CAP_NET_RAW")
+	}
 	if f.Agent != nil {
 		r.Node = f.Agent.Node
 	}
@@ -139,6 +143,11 @@ func (f Finding) place() rank {
 		return rankWarning
 	}
 	return f.rank
+}
+
+// Wrong reports whether something is broken: warnings alone aren't that.
+func (r Report) Wrong() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.Warning })
 }
 
 // has reports whether there is a finding of this kernel setting already, or the same one.

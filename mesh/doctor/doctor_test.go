@@ -84,7 +84,7 @@ func TestFindings(t *testing.T) {
 			f.Agent.PodCIDRs[0] = netip.MustParsePrefix("fd00::/64")
 		}, "kernel setting net/ipv6/conf/all/forwarding", "", 0},
 		"strict filter":        {func(f *Facts) { f.Host.Settings["net/ipv4/conf/weave-wg0/rp_filter"] = "1" }, "kernel setting net/ipv4/conf/weave-wg0/rp_filter: it is 1", "rp_filter", 0},
-		"strict filter of all": {func(f *Facts) { f.Host.Settings["net/ipv4/conf/weave-wg0/rp_filter"] = "0" }, "kernel setting net/ipv4/conf/weave-wg0/rp_filter: it is 0", "rp_filter", 0},
+		"strict filter of all": {func(f *Facts) { f.Host.Settings["net/ipv4/conf/weave-wg0/rp_filter"] = "0" }, "kernel setting net/ipv4/conf/weave-wg0/rp_filter: it is 0: net/ipv4/conf/all/rp_filter is 1, of which the kernel takes the larger", "rp_filter", 0},
 		"bridged frames":       {func(f *Facts) { f.Host.Settings["net/bridge/bridge-nf-call-iptables"] = "1" }, "kernel setting net/bridge/bridge-nf-call-iptables", "sysctl", 0},
 		"a fight": {func(f *Facts) {
 			f.Agent.Repairs = []view.Repair{{What: "setting net/ipv4/ip_forward to 1", Times: 9, First: now.Add(-time.Minute), Last: now.Add(-2 * time.Second)}}
@@ -208,5 +208,20 @@ func TestManyPeersDown(t *testing.T) {
 	}
 	if text := r.Findings[len(r.Findings)-1].Message; len(text) > 400 {
 		t.Errorf("the paths take %d bytes", len(text))
+	}
+}
+
+// Warnings alone are nothing that is broken, and what couldn't be asked is told.
+func TestWarningsAlone(t *testing.T) {
+	t.Parallel()
+	f := healthy()
+	f.Agent.Problems = []view.Problem{{Subject: "pod ranges", Message: "not configured", Remedy: "r", Warning: true}}
+	if r := Examine(f); len(r.Findings) != 1 || r.Wrong() || len(r.Unseen) > 0 {
+		t.Errorf("a warning alone: %+v", r)
+	}
+	f.Agent.Peers[0].Up = false
+	f.Echoes = map[string]Answer{"b": Unknown}
+	if r := Examine(f); !r.Wrong() || len(r.Unseen) != 1 || !strings.Contains(r.Unseen[0], "CAP_NET_RAW") {
+		t.Errorf("a peer that is down, and can't be asked: %+v", r)
 	}
 }

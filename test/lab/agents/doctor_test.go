@@ -2,6 +2,7 @@ package agents_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -22,13 +23,14 @@ type diagnosis struct {
 }
 
 // finds waits until `weaveguard doctor` on a node names a cause and its remedy in its first lines, and says by its exit status
-// that something is wrong.
+// whether something is wrong.
 func finds(t *testing.T, n *agents.Node, d diagnosis) {
 	t.Helper()
 	took := lab.Eventually(t, 40*time.Second, fmt.Sprintf("doctor on %s finds %q", n.Name, d.cause), func() error {
 		out, err := n.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "doctor", "--width", "80")
-		if err == nil || !strings.Contains(err.Error(), "exit status 1") {
-			return fmt.Errorf("it ended with %v, want exit status 1:\n%s", err, out)
+		wrong := strings.Contains(out, "\nwrong: ")
+		if wrong && (err == nil || !strings.Contains(err.Error(), "exit status 1")) || !wrong && err != nil {
+			return fmt.Errorf("it ended with %v, want exit status 1 if something is wrong, and else 0:\n%s", err, out)
 		}
 		findings := strings.Split(out, "\n\n")[1:] // behind the headline
 		for _, text := range findings[:min(d.after+1, len(findings))] {
@@ -77,7 +79,10 @@ func brokenAndMended(t *testing.T) {
 	healthy := func() {
 		t.Helper()
 		lab.Eventually(t, time.Minute, "doctor finds nothing more", func() error {
-			_, err := n.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "doctor")
+			out, err := n.Run(t.Context(), lab.Build(t, "./cmd/weaveguard"), "doctor")
+			if err == nil && !strings.HasPrefix(out, "nothing is wrong") {
+				err = errors.New(out)
+			}
 			return err
 		})
 	}
