@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,6 +182,26 @@ func (p *page) onePeer(s view.Status, peer peerAnswer) {
 	}
 }
 
+// clockFact is how far the clock of a node is from this one's, in seconds.
+func clockFact(offset float64) string {
+	const same = 0.1 // as near as a ping can tell
+	switch d := time.Duration(math.Abs(offset) * float64(time.Second)); {
+	case d.Seconds() < same:
+		return "as this node's"
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s %s this node's", d.Seconds(), aheadOrBehind(offset))
+	default:
+		return age(d) + " " + aheadOrBehind(offset) + " this node's"
+	}
+}
+
+func aheadOrBehind(offset float64) string {
+	if offset < 0 {
+		return "behind"
+	}
+	return "ahead of"
+}
+
 func peerFacts(s view.Status, peer peerAnswer) [][2]string {
 	gossip := "nothing is heard of it now"
 	if peer.Gossip {
@@ -190,6 +211,9 @@ func peerFacts(s view.Status, peer peerAnswer) [][2]string {
 		gossip += ", its last ping took " + milliseconds(peer.RTT) + " there and back"
 	}
 	facts := [][2]string{{"endpoint", orNone(peer.Endpoint)}, {"gossip", gossip}}
+	if peer.ClockOffset != nil {
+		facts = append(facts, [2]string{"clock", clockFact(*peer.ClockOffset)})
+	}
 	for _, key := range peerKeys(peer.PeerStatus) {
 		facts = append(facts, [2]string{fmt.Sprintf("key %d", key.Number), key.PublicKey.String()})
 	}

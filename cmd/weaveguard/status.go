@@ -113,7 +113,7 @@ func nodeFacts(s view.Status) [][2]string {
 		facts = append(facts, [2]string{"network " + n.Name, networkFact(n)})
 	}
 	facts = append(facts,
-		[2]string{"attached", count(s.Attachments, "pod interface")},
+		[2]string{"attached", count(s.Attachments, "pod interface") + addressesFact(s.Addresses)},
 		[2]string{"gossip", gossip},
 	)
 	if len(s.Gossip.Keys) > 0 { // an agent that starts, or an old one, doesn't say
@@ -122,7 +122,41 @@ func nodeFacts(s view.Status) [][2]string {
 	if paths := narrowPaths(s.Peers); paths != "" {
 		facts = append(facts, [2]string{"paths", paths})
 	}
+	if repairs := repairsFact(s); repairs != "" {
+		facts = append(facts, [2]string{"put right", repairs})
+	}
 	return append(facts, [2]string{"kubernetes", orNone(s.Kubernetes)})
+}
+
+// addressesFact is how many addresses are in use of those that pods can have here. Of IPv6 it says nothing: there are enough.
+func addressesFact(all []view.AddressStatus) string {
+	var parts []string
+	for _, a := range all {
+		if a.CIDR.Addr().Is4() {
+			parts = append(parts, fmt.Sprintf("%d of %d addresses of %s are used", a.Used, a.Used+a.Free, a.CIDR))
+		}
+	}
+	const most = 3
+	if more := len(parts) - most; more > 0 {
+		parts = append(parts[:most], fmt.Sprintf("%d more networks", more))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(parts, ", ")
+}
+
+// repairsFact is what somebody else changed of late, and was put right, the latest first.
+func repairsFact(s view.Status) string {
+	const most = 3
+	var parts []string
+	for _, r := range s.Repairs[:min(len(s.Repairs), most)] {
+		parts = append(parts, fmt.Sprintf("%s (%s, %s ago)", r.What, count(int(r.Times), "time"), age(s.Time.Sub(r.Last))))
+	}
+	if more := len(s.Repairs) - most; more > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // narrowPaths names the nodes to which the network carries smaller packets than it seems to.

@@ -50,3 +50,18 @@ func TestProblemLeads(t *testing.T) {
 		t.Errorf("with a problem: %+v", v)
 	}
 }
+
+func TestClockFact(t *testing.T) {
+	t.Parallel()
+	for offset, want := range map[float64]string{
+		0: "as this node's", -0.04: "as this node's", 2.25: "2.2 s ahead of this node's", -3600.2: "1h0m behind this node's",
+	} {
+		if got := clockFact(offset); got != want {
+			t.Errorf("%v s are %q, want %q", offset, got, want)
+		}
+	}
+	peer := peerAnswer{PeerStatus: view.PeerStatus{ClockOffset: new(float64)}}
+	if facts := fmt.Sprint(peerFacts(view.Status{}, peer)); !strings.Contains(facts, "[clock as this node's]") {
+		t.Errorf("the facts of a peer lack its clock: %s", facts)
+	}
+}
