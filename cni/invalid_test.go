@@ -101,7 +101,7 @@ func TestForeignBridge(t *testing.T) {
 			port := veth("vethwe-bridge")
 			err := errors.Join(netlink.LinkAdd(br), netlink.LinkAdd(port))
 			return br, errors.Join(err, netlink.LinkSetMaster(port, br), netlink.AddrAdd(br, mustAddr("10.32.0.1/12")))
-		}, []string{"Weave Net", "vethwe-bridge", "weave reset"}},
+		}, []string{"Weave Net", "vethwe-bridge", "cleanup --weave-net"}},
 		{"somebody's", func() (netlink.Link, error) {
 			br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "weave", TxQLen: -1}}
 			return br, errors.Join(netlink.LinkAdd(br), netlink.LinkSetAlias(br, "lab"))

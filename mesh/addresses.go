@@ -41,7 +41,7 @@ func addressProblem(network string, cidr netip.Prefix, used uint64) (view.Proble
 	all := view.PodAddresses(cidr)
 	problem := view.Problem{
 		Subject: "pod CIDR " + cidr.String(),
-		Remedy:  "move pods to other nodes (`kubectl cordon` keeps new ones away), or give this node a larger pod CIDR once it has none",
+		Remedy:  "move pods to other nodes (with Kubernetes `kubectl cordon` keeps new ones away), or give this node a larger pod CIDR once it has none",
 	}
 	if network != view.DefaultNetwork {
 		problem.Subject = fmt.Sprintf("network %s: CIDR %s", network, cidr)

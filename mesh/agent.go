@@ -316,7 +316,17 @@ func (p *pass) fail(what string, err error) {
 		p.errors = map[string]uint64{}
 	}
 	p.errors[what]++
-	p.problems = append(p.problems, view.Problem{Subject: what, Message: oneLine(err)})
+	p.problems = append(p.problems, view.Problem{Subject: what, Message: oneLine(err), Remedy: remedyFor(what)})
+}
+
+// remedyFor is what to do about a failure of one of Kinds, where its error doesn't say. The loop tries again by itself.
+func remedyFor(what string) string {
+	switch what {
+	case "key store", "record", "networks":
+		return "see that the disk with the state directory has room and can be written to, and that the clock is right; the agent tries " +
+			"again by itself"
+	}
+	return "the agent tries again by itself; if it stays so, `weaveguard doctor` looks for the cause"
 }
 
 // oneLine is the text of an error, or of several that were joined.

@@ -17,7 +17,7 @@ import (
 func (a *Agent) Status(ctx context.Context) view.Status {
 	now := time.Now()
 	s := view.Status{Time: now, Version: a.Version, Started: a.started, Node: a.Node, WireGuard: a.WireGuard,
-		Kubernetes: "absent", Gossip: a.Gossip.Status(), Counters: a.count()}
+		Kubernetes: view.KubernetesAbsent, Gossip: a.Gossip.Status(), Counters: a.count()}
 	p := a.last.Load()
 	if p == nil {
 		s.Problems = []view.Problem{starting()}
@@ -40,14 +40,14 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	}
 	devices, err := a.Tunnels.Observe(ctx)
 	if err != nil {
-		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error()})
+		s.Problems = append(s.Problems, view.Problem{Subject: "tunnels", Message: err.Error(), Remedy: remedyFor("tunnels")})
 	}
 	attached, err := a.Attach.Attachments(ctx)
 	if s.Attachments = len(attached); err != nil {
-		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error()})
+		s.Problems = append(s.Problems, view.Problem{Subject: "attachments", Message: err.Error(), Remedy: remedyFor("attachments")})
 	}
 	if s.Addresses, err = a.addresses(ctx, self); err != nil {
-		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error()})
+		s.Problems = append(s.Problems, view.Problem{Subject: "addresses", Message: err.Error(), Remedy: remedyFor("addresses")})
 	}
 	s.Devices = deviceStatus(p.desired, devices)
 	a.addTraffic(ctx, s.Devices)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -54,6 +53,9 @@ func newAttachCommand(o *options) *cobra.Command {
 	addFormatFlag(cmd, &f.output)
 	f.register(cmd)
 	cmd.Flags().StringVar(&f.network, "network", view.DefaultNetwork, "network to attach it to")
+	completeWith(cmd, "network", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return networksOf(handOf(o, f.binDir)), cobra.ShellCompDirectiveNoFileComp
+	})
 	cmd.Flags().StringSliceVar(&f.ips, "ip", nil, "address that it is to have, one of each family at most (default any that "+
 		"is free)")
 	return cmd
@@ -93,15 +95,11 @@ func (f *attachFlags) attach(cmd *cobra.Command, o *options, target string) erro
 	if err != nil {
 		return err
 	}
-	if f.output == formatJSON {
-		return printJSON(cmd.OutOrStdout(), a)
-	}
-	for _, address := range a.Addresses {
-		if _, err := fmt.Fprintln(cmd.OutOrStdout(), address); err != nil {
-			return fmt.Errorf("printing: %w", err)
+	return answer(cmd, f.output, a, func(p *page) {
+		for _, address := range a.Addresses {
+			p.text("", address.String())
 		}
-	}
-	return nil
+	})
 }
 
 // summary takes from the plugin's result what an operator wants to know.
@@ -168,19 +166,6 @@ func (f *handFlags) detach(ctx context.Context, o *options, target string) error
 			a.PodName), "delete the pod"}
 	}
 	return h.del(ctx, *a)
-}
-
-// exactlyOne takes one argument, which it has words for.
-func exactlyOne(what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		switch {
-		case len(args) == 0:
-			return errors.New("name " + what)
-		case len(args) > 1:
-			return fmt.Errorf("name %s: it takes one, and this is %s", what, strings.Join(args, " "))
-		}
-		return nil
-	}
 }
 
 // list is addresses in words.

@@ -25,7 +25,7 @@ func newCompletionCommand() *cobra.Command {
 			"  weaveguard completion bash > /etc/bash_completion.d/weaveguard\n" +
 			"  weaveguard completion zsh > \"${fpath[1]}/_weaveguard\"\n" +
 			"  weaveguard completion fish > ~/.config/fish/completions/weaveguard.fish",
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), oneOf(shells())),
+		Args:      cobra.MatchAll(exactlyOne("a shell: "+alternatives(shells())), oneOf(shells())),
 		ValidArgs: shells(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root, out := cmd.Root(), cmd.OutOrStdout()

@@ -26,12 +26,12 @@ func newDoctorCommand(o *options) *cobra.Command {
 			"forwarded, and other network plugins and their leftovers. Each finding has its\n" +
 			"remedy, the worst comes first. It changes nothing, and works without an agent.\n" +
 			"In the agent's pod it sees less than as root on the node, and says what not.\n\n" +
-			"Exit status: 0 when nothing is wrong, 1 when there are findings, 2 when it\n" +
-			"couldn't look.",
+			"Exit status: 0 when nothing is wrong, also with warnings, 1 when something is, 2\n" +
+			"when it couldn't look.",
 		Example: "  weaveguard doctor\n" +
 			"  kubectl weaveguard doctor --node worker-2\n" +
 			"  weaveguard doctor -o json | jq '.findings[] | {subject, message, remedy}'",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			facts, err := o.facts(cmd.Context())
 			if err != nil {
@@ -39,7 +39,7 @@ func newDoctorCommand(o *options) *cobra.Command {
 			}
 			report := doctor.Examine(facts)
 			err = answer(cmd, output, report, func(p *page) { p.report(report) })
-			if err == nil && len(report.Findings) > 0 {
+			if err == nil && report.Wrong() {
 				err = errNo
 			}
 			return err

@@ -90,12 +90,21 @@ func (h hand) network(name string) (string, error) {
 	if _, ok := ready.Network(name); ok {
 		return name, nil
 	}
-	known := []string{view.DefaultNetwork}
-	for _, n := range ready.Networks {
-		known = append(known, n.Name)
-	}
-	return "", &adviceError{fmt.Sprintf("this host has no network %q that can be attached to; it has %s", name, strings.Join(known, ", ")),
+	return "", &adviceError{fmt.Sprintf("this host has no network %q that can be attached to; it has %s", name, strings.Join(networksOf(h), ", ")),
 		"its file belongs into " + view.NetworksDir + "; `weaveguard status` says what is wrong with one that is there"}
+}
+
+// networksOf are the names of the networks that can be attached to now.
+func networksOf(h hand) []string {
+	ready, err := store.ReadReady(h.readyFile)
+	if err != nil {
+		return nil
+	}
+	names := []string{view.DefaultNetwork}
+	for _, n := range ready.Networks {
+		names = append(names, n.Name)
+	}
+	return names
 }
 
 // find returns an attachment; nil: there is none, or it can't be read, which the plugin tells.

@@ -42,10 +42,18 @@ func judge(s view.Status) verdict {
 	case !s.Ready:
 		return verdict{
 			headline: "not healthy: this node can't carry pod traffic yet",
-			remedy:   "wait a few seconds; if it stays so, see the agent's log",
+			remedy:   "wait a few seconds; if it stays so, see the agent's log: " + view.LogCommand(s.Kubernetes),
+		}
+	case len(down) > 0 && len(problems) > 0:
+		return verdict{
+			headline: fmt.Sprintf("not healthy: %s down, and this node says: %s", ofPeers(len(down), len(s.Peers)), said(problems[0])),
+			remedy:   problems[0].Remedy,
 		}
 	case len(down) > 0:
-		return verdict{headline: fmt.Sprintf("not healthy: %s down: %s: %s", ofPeers(len(down), len(s.Peers)), down[0].Node, reason(down[0]))}
+		return verdict{
+			headline: fmt.Sprintf("not healthy: %s down: %s: %s", ofPeers(len(down), len(s.Peers)), down[0].Node, reason(down[0])),
+			remedy:   reach(down[0]),
+		}
 	}
 	v := verdict{healthy: true, headline: "healthy"}
 	if len(problems) > 0 {
@@ -60,6 +68,14 @@ func judge(s view.Status) verdict {
 	}
 	v.headline += ": " + ofPeers(len(s.Peers), len(s.Peers)) + " up"
 	return v
+}
+
+// reach is what to do about a peer that is down.
+func reach(peer view.PeerStatus) string {
+	if peer.Gossip && peer.Endpoint != "" && peer.Device != "" {
+		return "let UDP ports 51820 to 51823 through between the nodes, in both directions; `weaveguard doctor` looks further"
+	}
+	return "`weaveguard doctor` looks further, here and on " + peer.Node
 }
 
 // sortProblems tells what is wrong from what only might become so.

@@ -59,7 +59,7 @@ func newKeyringCommand() *cobra.Command {
 			"  weaveguard keyring add\n" +
 			"  weaveguard keyring use 1f2e3d4c\n" +
 			"  weaveguard keyring remove 99aabbcc",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	flags := cmd.PersistentFlags()
@@ -84,7 +84,7 @@ func newKeyringListCommand(f *keyringFlags) *cobra.Command {
 			"first 8 hex digits of the SHA-256 of a key.",
 		Example: "  weaveguard keyring list\n" +
 			"  weaveguard keyring list --file /etc/weaveguard/gossip.key -o json",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ring, err := f.store().load(cmd.Context())
 			if err != nil {
@@ -126,7 +126,7 @@ func newKeyringAddCommand(f *keyringFlags) *cobra.Command {
 			"behind the others: all agents get to know it, and none encrypts with it yet.",
 		Example: "  weaveguard keyring add\n" +
 			"  weaveguard keyring add --stdin --file /etc/weaveguard/gossip.key < new.key",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			key, err := newKey(cmd.InOrStdin(), stdin)
 			if err != nil {
@@ -191,7 +191,7 @@ func newKeyringUseCommand(f *keyringFlags) *cobra.Command {
 			"have it: `weaveguard status` of a node lists its gossip keys.",
 		ValidArgsFunction: f.completeKey,
 		Example:           "  weaveguard keyring use 1f2e3d4c",
-		Args:              cobra.ExactArgs(1),
+		Args:              exactlyOne("a key by its fingerprint"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.edit(cmd, func(ring keys.Keyring) (keys.Keyring, string, error) {
 				used, err := ring.Use(args[0])
@@ -214,7 +214,7 @@ func newKeyringRemoveCommand(f *keyringFlags) *cobra.Command {
 			"`weaveguard status` of any node. Whoever has this key alone is shut out.",
 		ValidArgsFunction: f.completeKey,
 		Example:           "  weaveguard keyring remove 99aabbcc",
-		Args:              cobra.ExactArgs(1),
+		Args:              exactlyOne("a key by its fingerprint"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.edit(cmd, func(ring keys.Keyring) (keys.Keyring, string, error) {
 				left, err := ring.Remove(args[0])

@@ -48,7 +48,7 @@ func (k kubectl) run(ctx context.Context, stdin []byte, args ...string) ([]byte,
 	case err == nil:
 		return stdout.Bytes(), nil
 	case errors.As(err, &failed):
-		return nil, &kubectlError{hideKeys(strings.TrimSpace(stderr.String()))}
+		return nil, &kubectlError{hideKeys(withoutLog(stderr.String()))}
 	}
 	return nil, explainKubectl(err)
 }
@@ -66,6 +66,39 @@ func explainKubectl(err error) error {
 type kubectlError struct{ said string }
 
 func (e *kubectlError) Error() string { return "kubectl: " + e.said }
+
+// remedy is what to do about it.
+func (e *kubectlError) remedy() string {
+	switch {
+	case strings.HasPrefix(e.said, "Error from server (Conflict)"):
+		return "run it again"
+	case strings.HasPrefix(e.said, "Error from server (Forbidden)"):
+		return "ask for the right to do that, or name another user's kubeconfig or context with --kubeconfig or --context"
+	}
+	return "see that kubectl reaches the cluster from here ($KUBECONFIG, --kubeconfig, --context); without Kubernetes run `weaveguard` on the host " +
+		"itself, for the keyring with --file"
+}
+
+// logLine begins a line of kubectl's log (klog's format): its level and the date.
+var logLine = regexp.MustCompile(`^[EWI][0-9]{4} `)
+
+// withoutLog leaves kubectl's log out of what it said: its last line says why it failed. If there is only log, its last line stays.
+func withoutLog(said string) string {
+	var kept []string
+	last := ""
+	for line := range strings.Lines(said) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if last = line; !logLine.MatchString(line) {
+			kept = append(kept, line)
+		}
+	}
+	if len(kept) == 0 {
+		return last
+	}
+	return strings.Join(kept, "\n")
+}
 
 // secretLike is base64 as long as a key's, or longer.
 var secretLike = regexp.MustCompile(`[A-Za-z0-9+/]{40,}=*`)

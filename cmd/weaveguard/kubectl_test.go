@@ -19,7 +19,7 @@ import (
 )
 
 // fakeKubectl is kubectl and an API server with one Secret, in secret.json. It patches that by resource version alone,
-// and appends its command lines to kubectl.log. It fails with what is in $KUBECTL_FAILS, and with $KUBECTL_RACES
+// and appends its command lines to kubectl.log. It fails with what is in $KUBECTL_FAILS, or in the file that is named there after a @, and with $KUBECTL_RACES
 // somebody changes the Secret after each time that it is read. It lists the pods that are in pods.json, and runs
 // commands in them: here, with the pod's name and .sock as the agent's socket, and .log as its log. It runs its plugins, too.
 func fakeKubectl() {
@@ -63,6 +63,10 @@ func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) er
 		return err
 	}
 	if fails := os.Getenv("KUBECTL_FAILS"); fails != "" {
+		if file, named := strings.CutPrefix(fails, "@"); named {
+			said, _ := os.ReadFile(file)
+			fails = strings.TrimSpace(string(said))
+		}
 		return fmt.Errorf("%s", fails)
 	}
 	switch {

@@ -17,7 +17,7 @@ func newLogLevelCommand(o *options) *cobra.Command {
 			"Exit status: 0 when the agent answered, 2 when it couldn't be asked.",
 		Example: "  weaveguard log-level\n" +
 			"  weaveguard log-level debug",
-		Args:      cobra.MaximumNArgs(1),
+		Args:      atMostOne("a level"),
 		ValidArgs: []string{"debug", "info", "warn", "error"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {

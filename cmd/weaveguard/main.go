@@ -61,8 +61,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &elsewhere):
 		return elsewhere.code
 	}
-	message, remedy := explain(err)
-	if !o.understood {
+	message, remedy := explain(inOwnWords(cmd, err))
+	if !o.understood && remedy == "" {
 		remedy = fmt.Sprintf("see `%s --help`", cmd.CommandPath())
 	}
 	complain(o.stderr, message, remedy)
@@ -127,6 +127,7 @@ func newCommand(o *options) *cobra.Command {
 	cmd.InitDefaultHelpCmd()
 	if help, _, err := cmd.Find([]string{"help"}); err == nil {
 		help.Example = "  weaveguard help status"
+		help.Run, help.RunE = nil, helpOn
 	}
 	completeNoFiles(cmd)
 	return cmd

@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 			"isolated":  runIsolated,
 			"served":    checkServed,
 			"taken":     takePort,
+			"alike":     checkAlike,
 		},
 	})
 }

@@ -29,18 +29,14 @@ func newForgetCommand(o *options) *cobra.Command {
 			"or couldn't be asked.",
 		Example: "  weaveguard forget host-3\n" +
 			"  for h in host-1 host-2; do ssh root@$h weaveguard forget host-3; done",
-		Args: exactlyOne("the node to forget"),
+		Args:              exactlyOne("the node to forget"),
+		ValidArgsFunction: o.completePeer,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			answer, err := o.client().Forget(cmd.Context(), args[0], force)
+			noted, err := o.client().Forget(cmd.Context(), args[0], force)
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				return printJSON(cmd.OutOrStdout(), answer)
-			}
-			page := newPage(cmd.OutOrStdout())
-			page.text("", forgotInWords(answer))
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, noted, func(p *page) { p.text("", forgotInWords(noted)) })
 		},
 	}
 	addFormatFlag(cmd, &output)
@@ -76,16 +72,11 @@ func newJoinCommand(o *options) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			answer, err := o.client().Join(cmd.Context(), args)
+			noted, err := o.client().Join(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
-			if output == formatJSON {
-				return printJSON(cmd.OutOrStdout(), answer)
-			}
-			page := newPage(cmd.OutOrStdout())
-			page.text("", joinedInWords(answer))
-			return page.printTo(cmd.OutOrStdout())
+			return answer(cmd, output, noted, func(p *page) { p.text("", joinedInWords(noted)) })
 		},
 	}
 	addFormatFlag(cmd, &output)

@@ -168,6 +168,10 @@ func explain(err error) (message, remedy string) {
 	if errors.As(err, &advice) {
 		return advice.message, advice.remedy
 	}
+	var kubectl *kubectlError
+	if errors.As(err, &kubectl) {
+		return err.Error(), kubectl.remedy()
+	}
 	return err.Error(), ""
 }
 

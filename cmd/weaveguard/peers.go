@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,7 +48,7 @@ func newPeersCommand(o *options) *cobra.Command {
 			"  weaveguard peers worker-2\n" +
 			"  weaveguard peers --matrix\n" +
 			"  weaveguard peers -o json | jq '.[] | select(.up | not) | .node'",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMostOne("a node"),
 		ValidArgsFunction: o.completePeer,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -202,12 +203,35 @@ func (p *page) onePeer(s view.Status, peer peerAnswer) {
 	}
 }
 
+// clockFact is how far the clock of a node is from this one's, in seconds.
+func clockFact(offset float64) string {
+	const same = 0.1 // as near as a ping can tell
+	switch d := time.Duration(math.Abs(offset) * float64(time.Second)); {
+	case d.Seconds() < same:
+		return "as this node's"
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s %s this node's", d.Seconds(), aheadOrBehind(offset))
+	default:
+		return age(d) + " " + aheadOrBehind(offset) + " this node's"
+	}
+}
+
+func aheadOrBehind(offset float64) string {
+	if offset < 0 {
+		return "behind"
+	}
+	return "ahead of"
+}
+
 func peerFacts(s view.Status, peer peerAnswer) [][2]string {
 	gossip := "nothing is heard of it now"
 	if peer.Gossip {
 		gossip = "it is alive"
 	}
 	facts := [][2]string{{"endpoint", orNone(peer.Endpoint)}, {"gossip", gossip}}
+	if peer.ClockOffset != nil {
+		facts = append(facts, [2]string{"clock", clockFact(*peer.ClockOffset)})
+	}
 	for _, key := range peerKeys(peer.PeerStatus) {
 		facts = append(facts, [2]string{fmt.Sprintf("key %d", key.Number), key.PublicKey.String()})
 	}

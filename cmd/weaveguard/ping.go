@@ -60,7 +60,7 @@ func newPingCommand(o *options) *cobra.Command {
 			"  weaveguard ping worker-2 --count 100 --interval 20ms\n" +
 			"  weaveguard ping all -o json | jq '.[] | select(.loss > 0)'",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+			if err := atMostOne("a node, or all")(cmd, args); err != nil {
 				return err
 			}
 			return f.check()

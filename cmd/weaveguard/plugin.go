@@ -104,8 +104,7 @@ func (pl *plugin) commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	line = append(line, "--color="+string(colour), "--width="+strconv.Itoa(screen.width))
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		switch f.Name {
-		case "node", "namespace", "kubeconfig", "context", "color", "width":
+		if f == cmd.Root().PersistentFlags().Lookup(f.Name) && f.Name != "socket" { // those of the command itself go with it
 			return
 		}
 		values := []string{f.Value.String()}
@@ -184,7 +183,7 @@ func (pl *plugin) log(ctx context.Context, pod agentPod) ([]byte, error) {
 	return pl.kubectl.run(ctx, nil, "logs", pod.Metadata.Name, "--container", agentContainer, "--tail", logLines)
 }
 
-// terminations passes on what kubectl says, but for the line by which it tells how a command ended.
+// terminations passes on what kubectl says, but for its log, and the line by which it tells how a command ended.
 type terminations struct {
 	out  io.Writer
 	line []byte // that isn't whole yet
@@ -209,6 +208,9 @@ func (t *terminations) pass(line []byte) {
 	if match := terminated.FindSubmatch(line); match != nil {
 		t.code, _ = strconv.Atoi(string(match[1])) // digits
 		return
+	}
+	if logLine.Match(line) {
+		return // its last line is enough
 	}
 	_, _ = t.out.Write(line) // there is nowhere left to complain to
 }

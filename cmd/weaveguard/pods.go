@@ -29,14 +29,16 @@ func newPodsCommand(o *options) *cobra.Command {
 			"Exit status: 0 when the agent answered, 1 when there is no such pod, 2 when it\n" +
 			"couldn't be asked, or there is no such node.",
 		Example: "  weaveguard pods\n" +
-			"  weaveguard pods -n shop --on worker-2\n" +
+			"  weaveguard pods --in shop --on worker-2\n" +
 			"  weaveguard pods 10.244.1.7",
-		Args: cobra.MaximumNArgs(1),
+		Args:              atMostOne("a pod or an address"),
+		ValidArgsFunction: o.completePod,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := o.client().Topology(cmd.Context())
 			if err != nil {
 				return err
 			}
+			all := t
 			if on != "" {
 				if t.Nodes, err = nodesNamed(t, on); err != nil {
 					return err
@@ -45,7 +47,12 @@ func newPodsCommand(o *options) *cobra.Command {
 			pods := slices.DeleteFunc(podAnswers(t), func(a podAnswer) bool {
 				return namespace != "" && a.Namespace != namespace || len(args) == 1 && !a.named(args[0])
 			})
-			if err := answer(cmd, output, pods, func(p *page) { p.pods(pods, namespace) }); err != nil {
+			if err := answer(cmd, output, pods, func(p *page) {
+				p.pods(pods)
+				if len(pods) == 0 {
+					p.noPods(args, namespace, on, podNames(all))
+				}
+			}); err != nil {
 				return err
 			}
 			if len(args) == 1 && len(pods) == 0 {
@@ -54,15 +61,14 @@ func newPodsCommand(o *options) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this namespace")
+	cmd.Flags().StringVar(&namespace, "in", "", "only pods in this namespace")
 	cmd.Flags().StringVar(&on, "on", "", "only pods on this node")
-	complete(cmd, "namespace")
-	err := cmd.RegisterFlagCompletionFunc("on", func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+	completeWith(cmd, "in", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return o.complete(cmd, namespaces)
+	})
+	completeWith(cmd, "on", func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		return o.completeNode(cmd, nil, begun)
 	})
-	if err != nil {
-		panic(err) // there is no such flag
-	}
 	addFormatFlag(cmd, &output)
 	return cmd
 }
@@ -97,13 +103,8 @@ func podAnswers(t view.Topology) []podAnswer {
 }
 
 // pods is what `weaveguard pods` shows.
-func (p *page) pods(pods []podAnswer, namespace string) {
+func (p *page) pods(pods []podAnswer) {
 	if len(pods) == 0 {
-		where := "in the mesh"
-		if namespace != "" {
-			where = "in the namespace " + namespace
-		}
-		p.text("", "there is no such pod "+where)
 		return
 	}
 	rows := make([][]string, 0, len(pods))
@@ -111,4 +112,56 @@ func (p *page) pods(pods []podAnswer, namespace string) {
 		rows = append(rows, []string{podName(a.TopologyAttachment), a.Node, a.Network, a.Interface, addressesOf(a.TopologyAttachment)})
 	}
 	p.table([]string{"POD", "NODE", "NETWORK", "IF", "ADDRESSES"}, rows)
+}
+
+// noPods says that there is none as it was asked for, by the arguments and in a namespace and on a node, if these are named.
+func (p *page) noPods(args []string, namespace, on string, names []string) {
+	where := ""
+	if namespace != "" {
+		where += " in the namespace " + namespace
+	}
+	if on != "" {
+		where += " on " + on
+	}
+	switch {
+	case len(args) > 0:
+		p.text("", "no pod"+where+" has the name or the address "+args[0])
+		if near := nearest(args[0], names); len(near) > 0 {
+			p.remedy("", "did you mean "+alternatives(near)+"? `weaveguard pods` lists all")
+		}
+	case where != "":
+		p.text("", "there is no pod"+where)
+	default:
+		p.text("", "there is no pod in the mesh yet")
+	}
+}
+
+// podNames are those of all pods, with and without their namespaces, sorted.
+func podNames(t view.Topology) []string {
+	var names []string
+	for _, a := range podAnswers(t) {
+		names = append(names, a.Pod, podName(a.TopologyAttachment))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// namespaces are those of all pods, sorted.
+func namespaces(t view.Topology) []string {
+	var names []string
+	for _, a := range podAnswers(t) {
+		if a.Namespace != "" {
+			names = append(names, a.Namespace)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// completePod completes the names of pods.
+func (o *options) completePod(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return o.complete(cmd, podNames)
 }

@@ -58,7 +58,7 @@ func newReportCommand(o *options) *cobra.Command {
 		Example: "  weaveguard report\n" +
 			"  weaveguard report --file /tmp/report.tar.gz && tar -tzf /tmp/report.tar.gz\n" +
 			"  weaveguard report --file - | tar -xzO --wildcards '*/status.txt'",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.plugin != nil {
 				return f.fromPod(cmd, o)

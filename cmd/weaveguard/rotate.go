@@ -35,7 +35,7 @@ func newRotateCommand(o *options) *cobra.Command {
 		Example: "  weaveguard rotate\n" +
 			"  weaveguard rotate --wait --timeout 10m || weaveguard status",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.NoArgs(cmd, args); err != nil {
+			if err := noArguments(cmd, args); err != nil {
 				return err
 			}
 			return f.check(cmd.Flags().Changed("timeout"))

@@ -89,7 +89,7 @@ func (w *waiter) late() error {
 		p.remedy("", "see to these peers and ports, and the rotation goes on by itself; or end it without them: "+
 			"`weaveguard rotate --force`")
 	} else {
-		p.remedy("", "see `weaveguard status`, and the agent's log")
+		p.remedy("", "see `weaveguard status`, and the agent's log: "+view.LogCommand(w.last.Kubernetes))
 	}
 	if err := p.printTo(w.stderr); err != nil {
 		return err

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +30,13 @@ func newRoutesCommand(o *options) *cobra.Command {
 		Example: "  weaveguard routes shop/web-0 shop/db-0\n" +
 			"  weaveguard routes 10.244.1.7 203.0.113.9\n" +
 			"  kubectl weaveguard --node worker-1 routes shop/web-0 worker-2",
-		Args: cobra.ExactArgs(2),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 1 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return o.complete(cmd, podsAndNodes)
+		},
+		Args: exactlyTwo("where the packet comes from", "where it goes to"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := o.client().Status(cmd.Context())
 			if err != nil {
@@ -38,7 +46,7 @@ func newRoutesCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			from, to, err := ends(topology, args[0], args[1])
+			from, to, err := ends(status, topology, args[0], args[1])
 			if err != nil {
 				return err
 			}
@@ -60,12 +68,19 @@ func newRoutesCommand(o *options) *cobra.Command {
 }
 
 // ends finds the ends of a way.
-func ends(t view.Topology, from, to string) (way.Place, way.Place, error) {
+func ends(s view.Status, t view.Topology, from, to string) (way.Place, way.Place, error) {
 	var none way.Place
 	all := [2][]way.Place{}
 	for i, name := range []string{from, to} {
-		if all[i] = way.Find(t, name); len(all[i]) == 0 {
+		var err error
+		if all[i] = way.Find(s, t, name); len(all[i]) == 0 {
 			return none, none, unknown("pod, node or address", name, podsAndNodes(t), "weaveguard topology")
+		}
+		if all[i][0], err = way.AtHome(way.Netlink{}, t, all[i][0]); err != nil {
+			return none, none, err
+		}
+		if err := onlyOne(name, all[i]); err != nil {
+			return none, none, err
 		}
 	}
 	here := slices.DeleteFunc(slices.Clone(all[0]), func(p way.Place) bool { return p.Kind == way.Elsewhere || p.Node != t.Node })
@@ -83,12 +98,36 @@ func ends(t view.Topology, from, to string) (way.Place, way.Place, error) {
 	return a, b, nil
 }
 
+// onlyOne returns an error if a name is that of several pods, or of a pod and a node.
+func onlyOne(name string, places []way.Place) error {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return nil
+	}
+	var owners, all []string
+	for _, p := range places {
+		if owner := string(p.Kind) + " " + p.Name + " " + p.Node; !slices.Contains(owners, owner) {
+			owners = append(owners, owner)
+			text := p.String()
+			if p.Kind == way.Pod {
+				text += " on " + p.Node
+			}
+			all = append(all, text)
+		}
+	}
+	if len(all) == 1 {
+		return nil
+	}
+	const most = 5
+	if more := len(all) - most; more > 0 {
+		all = append(all[:most], fmt.Sprintf("%d more", more))
+	}
+	return &adviceError{fmt.Sprintf("%s is the name of several: %s", name, strings.Join(all, ", ")),
+		"name one with its namespace, or by its address; `weaveguard pods " + name + "` lists them"}
+}
+
 // podsAndNodes are all names that a way can begin or end at.
 func podsAndNodes(t view.Topology) []string {
-	names := nodeNames(t)
-	for _, a := range podAnswers(t) {
-		names = append(names, a.Pod, podName(a.TopologyAttachment))
-	}
+	names := append(nodeNames(t), podNames(t)...)
 	slices.Sort(names)
 	return slices.Compact(names)
 }

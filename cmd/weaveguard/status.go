@@ -22,7 +22,8 @@ func newStatusCommand(o *options) *cobra.Command {
 		Short:       "Show this node, its tunnel devices and its peers",
 		Long: "status shows whether this node is healthy and what to do if it isn't, its keys\n" +
 			"and addresses, its tunnel devices, and each other node as seen from here:\n" +
-			"whether the link is up, and if not, why. RX and TX are the bytes that came and\n" +
+			"whether the link is up, and if not, why; of more than ten it lists those that\n" +
+			"aren't up, and counts the others. RX and TX are the bytes that came and\n" +
 			"went through the tunnel. MTU is what fits through it; where the network between\n" +
 			"the nodes carries less than it seems to, a line says how much. While the node\n" +
 			"changes its key, status shows how far that is, and which peers still need the\n" +
@@ -33,7 +34,7 @@ func newStatusCommand(o *options) *cobra.Command {
 		Example: "  weaveguard status\n" +
 			"  weaveguard status -o json | jq '.peers[] | select(.up | not) | .node'\n" +
 			"  weaveguard status --check > /dev/null || echo look at this node",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			status, err := o.client().Status(cmd.Context())
 			if err != nil {
@@ -61,14 +62,18 @@ func (p *page) status(s view.Status) {
 		p.space()
 		p.devices(s.Devices)
 	}
-	if len(s.Peers) > 0 {
+	if shown := fewPeers(s.Peers); len(shown) > 0 {
 		p.space()
-		p.peers(s.Peers)
-		p.peerNetworks(s.Peers)
+		p.peers(shown)
+		p.peerNetworks(shown)
 	}
-	if len(s.Rotation.Waiting) > 0 {
+	p.otherPeers(s.Peers)
+	if waiting := s.Rotation.Waiting; len(waiting) > 0 {
 		p.space()
-		p.waiting("", s.Rotation.Waiting)
+		p.waiting("", waiting[:min(len(waiting), mostPeers)])
+		if more := len(waiting) - mostPeers; more > 0 {
+			p.text("", fmt.Sprintf("%d more still need the old key: see `weaveguard peers`", more))
+		}
 	}
 	problems, warnings := sortProblems(s.Problems)
 	p.problems("problem", red, problems)
@@ -108,7 +113,7 @@ func nodeFacts(s view.Status) [][2]string {
 		facts = append(facts, [2]string{"network " + n.Name, networkFact(n)})
 	}
 	facts = append(facts,
-		[2]string{"attached", count(s.Attachments, "pod interface")},
+		[2]string{"attached", count(s.Attachments, "pod interface") + addressesFact(s.Addresses)},
 		[2]string{"gossip", gossip},
 	)
 	if len(s.Gossip.Keys) > 0 { // an agent that starts, or an old one, doesn't say
@@ -117,7 +122,41 @@ func nodeFacts(s view.Status) [][2]string {
 	if paths := narrowPaths(s.Peers); paths != "" {
 		facts = append(facts, [2]string{"paths", paths})
 	}
+	if repairs := repairsFact(s); repairs != "" {
+		facts = append(facts, [2]string{"put right", repairs})
+	}
 	return append(facts, [2]string{"kubernetes", orNone(s.Kubernetes)})
+}
+
+// addressesFact is how many addresses are in use of those that pods can have here. Of IPv6 it says nothing: there are enough.
+func addressesFact(all []view.AddressStatus) string {
+	var parts []string
+	for _, a := range all {
+		if a.CIDR.Addr().Is4() {
+			parts = append(parts, fmt.Sprintf("%d of %d addresses of %s are used", a.Used, a.Used+a.Free, a.CIDR))
+		}
+	}
+	const most = 3
+	if more := len(parts) - most; more > 0 {
+		parts = append(parts[:most], fmt.Sprintf("%d more networks", more))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(parts, ", ")
+}
+
+// repairsFact is what somebody else changed of late, and was put right, the latest first.
+func repairsFact(s view.Status) string {
+	const most = 3
+	var parts []string
+	for _, r := range s.Repairs[:min(len(s.Repairs), most)] {
+		parts = append(parts, fmt.Sprintf("%s (%s, %s ago)", r.What, count(int(r.Times), "time"), age(s.Time.Sub(r.Last))))
+	}
+	if more := len(s.Repairs) - most; more > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // narrowPaths names the nodes to which the network carries smaller packets than it seems to.
@@ -166,6 +205,36 @@ func (p *page) devices(devices []view.DeviceStatus) {
 			strconv.Itoa(int(d.ListenPort)), strconv.Itoa(d.MTU), strconv.Itoa(d.Peers)})
 	}
 	p.table([]string{"DEVICE", "KIND", "KEY", "PORT", "MTU", "PEERS"}, rows)
+}
+
+// mostPeers is how many peers fit a screen.
+const mostPeers = 10
+
+// fewPeers are the peers that status shows one by one: all if they are few, or else those that aren't up, as many as fit.
+func fewPeers(peers []view.PeerStatus) []view.PeerStatus {
+	if len(peers) <= mostPeers {
+		return peers
+	}
+	down := downPeers(peers)
+	return down[:min(len(down), mostPeers)]
+}
+
+// otherPeers counts the peers that aren't among fewPeers.
+func (p *page) otherPeers(peers []view.PeerStatus) {
+	if len(peers) <= mostPeers {
+		return
+	}
+	p.space()
+	down := len(downPeers(peers))
+	others, up := "", len(peers)-down
+	if down > 0 {
+		others = "others "
+	}
+	if more := down - mostPeers; more > 0 {
+		p.text("", fmt.Sprintf("%d more are down, and %d are up: `weaveguard peers` lists all", more, up))
+		return
+	}
+	p.text("", fmt.Sprintf("%d %sare up: `weaveguard peers` lists them", up, others))
 }
 
 func (p *page) peers(peers []view.PeerStatus) {

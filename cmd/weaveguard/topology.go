@@ -28,7 +28,7 @@ func newTopologyCommand(o *options) *cobra.Command {
 		Example: "  weaveguard topology\n" +
 			"  weaveguard topology worker-2\n" +
 			"  weaveguard topology -o svg > mesh.svg",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMostOne("a node"),
 		ValidArgsFunction: o.completeNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := o.client().Topology(cmd.Context())
@@ -58,11 +58,17 @@ func (o *options) completeNode(cmd *cobra.Command, args []string, _ string) ([]s
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	return o.complete(cmd, nodeNames)
+}
+
+// complete completes names of the topology; none where the agent can't be asked. They go to a shell, so there are none that would
+// steer it.
+func (o *options) complete(cmd *cobra.Command, names func(view.Topology) []string) ([]string, cobra.ShellCompDirective) {
 	t, err := o.client().Topology(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return nodeNames(t), cobra.ShellCompDirectiveNoFileComp
+	return slices.DeleteFunc(names(t), func(name string) bool { return name != printable(name) }), cobra.ShellCompDirectiveNoFileComp
 }
 
 func nodeNames(t view.Topology) []string {

@@ -39,7 +39,7 @@ func newUICommand(o *options) *cobra.Command {
 			"couldn't be asked, or the address couldn't be had.",
 		Example: "  weaveguard ui\n" +
 			"  weaveguard ui --listen 127.0.0.1:8080",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.serveUI(cmd, cmd.Flag(listenFlag).Value.String())
 		},

@@ -24,7 +24,7 @@ func newVersionCommand(o *options) *cobra.Command {
 			"Exit status: 0, also when the agent couldn't be asked.",
 		Example: "  weaveguard version\n" +
 			"  weaveguard version -o json",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versions{Client: view.Version()}
 			status, err := o.status(cmd.Context())

@@ -52,7 +52,7 @@ func newWGCommand(o *options) *cobra.Command {
 			"Exit status: 0 when WireGuard could be read, 2 when not.",
 		Example: "  weaveguard wg\n" +
 			"  weaveguard wg -o json | jq '.[].peers[] | {node, endpoint, allowedIPs}'",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			devices, err := tunnel.Show()
 			if err != nil {

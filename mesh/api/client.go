@@ -153,6 +153,9 @@ func (c Client) explain(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		e.Message = fmt.Sprintf("no agent runs on this node: there is no socket %s", c.Socket)
 		e.Remedy = startRemedy
+	case errors.Is(err, syscall.ECONNREFUSED) && !isSocket(c.Socket):
+		e.Message = fmt.Sprintf("%s isn't a socket", c.Socket)
+		e.Remedy = "name the agent's socket, by default " + view.AgentSocket
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Message = fmt.Sprintf("no agent answers on this node: nothing listens on %s any more", c.Socket)
 		e.Remedy = startRemedy
@@ -167,6 +170,11 @@ func (c Client) explain(err error) error {
 		e.Message = fmt.Sprintf("asking the agent on %s: %v", c.Socket, err)
 	}
 	return e
+}
+
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
 }
 
 const versionRemedy = "use the weaveguard command of the same version as the agent"

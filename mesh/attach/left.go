@@ -85,7 +85,7 @@ func (b behind) problems() []view.Problem {
 			problem.Subject, problem.Warning = "pods", false
 			problem.Message = fmt.Sprintf("this node's pod CIDR is %s now, and pods have other addresses: %s; another node may have got those, "+
 				"so no pod is attached here until they are gone", view.JoinPrefixes(left.now), some(left.pods))
-			problem.Remedy = "drain this node (kubectl drain), or delete those pods"
+			problem.Remedy = "delete those pods (with Kubernetes `kubectl drain` does), or detach what was attached by hand"
 		}
 		problems = append(problems, problem)
 	}

@@ -42,7 +42,7 @@ func status(f Facts) ([]Finding, string) {
 	if !f.Agent.Ready && len(f.Agent.Problems) == 0 {
 		findings = append(findings, Finding{
 			Subject: "node " + f.Agent.Node, Message: "it can't carry pod traffic yet", Found: "the agent says so, and no reason",
-			Remedy: "wait a few seconds; if it stays so, see the agent's log", rank: rankStatus,
+			Remedy: "wait a few seconds; if it stays so, see the agent's log: " + view.LogCommand(f.Agent.Kubernetes), rank: rankStatus,
 		})
 	}
 	return findings, "the agent has no problem, and can carry pod traffic"
@@ -129,12 +129,19 @@ func downPeer(f Facts, peer view.PeerStatus) Finding {
 	}
 	echo := f.Echoes[peer.Node]
 	switch {
+	case f.early(peer):
+		finding.Message = "its tunnel has no handshake yet, and this agent has only just started"
+		finding.Remedy = "run `weaveguard doctor` again in some seconds"
 	case peer.Gossip && peer.Endpoint != "" && peer.Device != "":
-		finding.Message = "no WireGuard packet gets through to it, so a firewall blocks a UDP port between " + peer.Endpoint +
-			" and this node"
+		finding.Message = "no WireGuard packet gets through to it: a firewall blocks a UDP port between " + peer.Endpoint +
+			" and this node, or WireGuard doesn't run there"
+		if peer.HandshakeAge < 0 && peer.ReceivedBytes > 0 {
+			finding.Message = "packets of its WireGuard arrive here, and no answer gets back: a firewall blocks a UDP port from this node to " +
+				peer.Endpoint
+		}
 		finding.Found = "gossip reaches its agent, and the tunnel has no handshake: " + peer.Reason
 		finding.Remedy = "let UDP ports 51820 to 51823 through between all nodes, in both directions: in the hosts' firewalls, and in the " +
-			"network's (security groups)"
+			"network's (security groups); if it stays so, run `weaveguard doctor` on " + peer.Node + " too"
 	case peer.Gossip:
 		finding.Remedy = "run `weaveguard doctor` on " + peer.Node + " too"
 	case echo == Yes:
@@ -149,9 +156,25 @@ func downPeer(f Facts, peer view.PeerStatus) Finding {
 			"TCP and UDP port 6783 are open between all nodes"
 	default:
 		finding.Remedy = "see that its host is up, that its agent runs, and that TCP and UDP port 6783, and UDP 51820 to 51823, are open " +
-			"between all nodes; if the node is gone for good, delete its Node object"
+			"between all nodes; if the node is gone for good, " + f.letGo(peer.Node)
 	}
 	return finding
+}
+
+// settling is how long after an agent's start a link without a handshake says nothing: as long as setting it up takes.
+const settling = 10 * time.Second
+
+// early reports whether it is too early to say that a peer isn't reached.
+func (f Facts) early(peer view.PeerStatus) bool {
+	return peer.Gossip && peer.HandshakeAge < 0 && f.Agent.Time.Sub(f.Agent.Started) < settling
+}
+
+// letGo is how to have a node forgotten.
+func (f Facts) letGo(node string) string {
+	if f.plain() {
+		return "run `weaveguard forget " + node + "` on each host"
+	}
+	return "delete its Node object"
 }
 
 // paths are those that carry less than they seem to.

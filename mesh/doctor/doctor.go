@@ -4,6 +4,7 @@ package doctor
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -114,6 +115,9 @@ func Examine(f Facts) Report {
 	if r.Unseen == nil {
 		r.Unseen = []string{}
 	}
+	if slices.Contains(slices.Collect(maps.Values(f.Echoes)), Unknown) {
+		r.Unseen = append(r.Unseen, "whether the hosts of peers that are down answer ICMP echo requests: asking takes CAP_NET_RAW")
+	}
 	if f.Agent != nil {
 		r.Node = f.Agent.Node
 	}
@@ -141,12 +145,20 @@ func (f Finding) place() rank {
 	return f.rank
 }
 
+// Wrong reports whether something is broken: warnings alone aren't that.
+func (r Report) Wrong() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.Warning })
+}
+
 // has reports whether there is a finding of this kernel setting already, or the same one.
 func (r Report) has(f Finding) bool {
 	return slices.ContainsFunc(r.Findings, func(other Finding) bool {
 		return other.Subject == f.Subject && (other.Message == f.Message || strings.HasPrefix(f.Subject, settingSubject("")))
 	})
 }
+
+// plain reports whether the agent says that this is no node of Kubernetes.
+func (f Facts) plain() bool { return f.Agent != nil && f.Agent.Kubernetes == view.KubernetesAbsent }
 
 // mentions reports whether the agent names all these words in one of its problems.
 func (f Facts) mentions(words ...string) bool {

@@ -84,7 +84,7 @@ func TestFindings(t *testing.T) {
 			f.Agent.PodCIDRs[0] = netip.MustParsePrefix("fd00::/64")
 		}, "kernel setting net/ipv6/conf/all/forwarding", "", 0},
 		"strict filter":        {func(f *Facts) { f.Host.Settings["net/ipv4/conf/weave-wg0/rp_filter"] = "1" }, "kernel setting net/ipv4/conf/weave-wg0/rp_filter: it is 1", "rp_filter", 0},
-		"strict filter of all": {func(f *Facts) { f.Host.Settings["net/ipv4/conf/weave-wg0/rp_filter"] = "0" }, "kernel setting net/ipv4/conf/weave-wg0/rp_filter: it is 0", "rp_filter", 0},
+		"strict filter of all": {func(f *Facts) { f.Host.Settings["net/ipv4/conf/weave-wg0/rp_filter"] = "0" }, "kernel setting net/ipv4/conf/weave-wg0/rp_filter: it is 0: net/ipv4/conf/all/rp_filter is 1, of which the kernel takes the larger", "rp_filter", 0},
 		"bridged frames":       {func(f *Facts) { f.Host.Settings["net/bridge/bridge-nf-call-iptables"] = "1" }, "kernel setting net/bridge/bridge-nf-call-iptables", "sysctl", 0},
 		"a fight": {func(f *Facts) {
 			f.Agent.Repairs = []view.Repair{{What: "setting net/ipv4/ip_forward to 1", Times: 9, First: now.Add(-time.Minute), Last: now.Add(-2 * time.Second)}}
@@ -96,7 +96,22 @@ func TestFindings(t *testing.T) {
 		"an old fight": {func(f *Facts) {
 			f.Agent.Repairs = []view.Repair{{What: "x", Times: 9, Last: now.Add(-2 * time.Minute)}, {What: "y", Times: 2, Last: now}}
 		}, "", "", 0},
-		"blocked UDP": {func(f *Facts) { f.Agent.Peers[0].Up = false }, "peer b: no WireGuard packet gets through to it, so a firewall blocks a UDP port between 192.0.2.2:51820", "51820 to 51823", 0},
+		"blocked UDP": {func(f *Facts) { f.Agent.Peers[0].Up = false }, "peer b: no WireGuard packet gets through to it: a firewall blocks a UDP port between 192.0.2.2:51820", "51820 to 51823", 0},
+		"blocked towards it": {func(f *Facts) {
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Gossip: true, Endpoint: "192.0.2.2:51820", Device: "weave-wg0", HandshakeAge: -1, ReceivedBytes: 148}
+		}, "peer b: packets of its WireGuard arrive here, and no answer gets back", "51820 to 51823", 0},
+		"too early": {func(f *Facts) {
+			f.Agent.Started = now.Add(-settling + 1)
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Gossip: true, Endpoint: "192.0.2.2:51820", Device: "weave-wg0", HandshakeAge: -1}
+		}, "peer b: its tunnel has no handshake yet", "again", 0},
+		"not too early": {func(f *Facts) {
+			f.Agent.Started = now.Add(-settling)
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Gossip: true, Endpoint: "192.0.2.2:51820", Device: "weave-wg0", HandshakeAge: -1}
+		}, "peer b: no WireGuard packet gets through", "51820 to 51823", 0},
+		"plain peer down": {func(f *Facts) {
+			f.Agent.Kubernetes = view.KubernetesAbsent
+			f.Agent.Peers[0] = view.PeerStatus{Node: "b", Reason: "nothing was heard of it yet"}
+		}, "peer b: nothing was heard of it yet", "`weaveguard forget b`", 0},
 		"blocked gossip": {func(f *Facts) {
 			f.Agent.Peers[0].Up, f.Agent.Peers[0].Gossip = false, false
 			f.Echoes = map[string]Answer{"b": Yes}
@@ -125,6 +140,18 @@ func TestFindings(t *testing.T) {
 			f.Host.Chains = []Chain{{Family: "ip", Table: "nat", Name: "WEAVE"}, {Family: "ip", Table: "filter", Name: "WEAVE-NPC"}}
 			f.Host.Files = []string{"/var/lib/weave", "/opt/cni/bin/weave-net"}
 		}, "Weave Net: it has left on this host: the chains WEAVE, WEAVE-NPC, /var/lib/weave, /opt/cni/bin/weave-net", "cleanup --weave-net", 0},
+		"its files": {func(f *Facts) { f.Host.Files = []string{"/opt/cni/bin/weave-net"} }, "Weave Net: it has left on this host: /opt/cni/bin/weave-net", "cleanup --weave-net", 0},
+		"its chains beside our bridge are worse than a warning": {func(f *Facts) {
+			f.Host.Chains = []Chain{{Family: "ip", Table: "filter", Name: "WEAVE-NPC"}}
+			f.Agent.Problems = []view.Problem{{Subject: "w", Message: "m", Remedy: "r", Warning: true}}
+		}, "Weave Net: it has left on this host: the chains WEAVE-NPC; rules that come with such chains drop", "cleanup --weave-net", 1},
+		"it runs": {func(f *Facts) {
+			f.Host.Sockets = append(f.Host.Sockets, Socket{Protocol: "tcp", Port: 6784, Program: "weaver", Own: true})
+		}, "Weave Net: it runs on this host beside Weaveguard", "`kubectl label node a weave-net-`", 0},
+		"it runs on a plain host": {func(f *Facts) {
+			f.Agent.Kubernetes = view.KubernetesAbsent
+			f.Host.Sockets = append(f.Host.Sockets, Socket{Protocol: "tcp", Port: 6784, Program: "weaver", Own: true})
+		}, "Weave Net: it runs on this host beside Weaveguard", "`weave stop`", 0},
 		"its bridge": {func(f *Facts) {
 			f.Host.Links[1] = view.HostLink{Name: "weave", Kind: "bridge", Ports: []string{"vethwe-bridge"}}
 		}, "Weave Net: it has left on this host: its bridge weave", "cleanup --weave-net", 0},
@@ -181,5 +208,20 @@ func TestManyPeersDown(t *testing.T) {
 	}
 	if text := r.Findings[len(r.Findings)-1].Message; len(text) > 400 {
 		t.Errorf("the paths take %d bytes", len(text))
+	}
+}
+
+// Warnings alone are nothing that is broken, and what couldn't be asked is told.
+func TestWarningsAlone(t *testing.T) {
+	t.Parallel()
+	f := healthy()
+	f.Agent.Problems = []view.Problem{{Subject: "pod ranges", Message: "not configured", Remedy: "r", Warning: true}}
+	if r := Examine(f); len(r.Findings) != 1 || r.Wrong() || len(r.Unseen) > 0 {
+		t.Errorf("a warning alone: %+v", r)
+	}
+	f.Agent.Peers[0].Up = false
+	f.Echoes = map[string]Answer{"b": Unknown}
+	if r := Examine(f); !r.Wrong() || len(r.Unseen) != 1 || !strings.Contains(r.Unseen[0], "CAP_NET_RAW") {
+		t.Errorf("a peer that is down, and can't be asked: %+v", r)
 	}
 }

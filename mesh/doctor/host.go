@@ -134,8 +134,12 @@ func settings(f Facts) ([]Finding, string) {
 	for _, l := range f.Host.Links {
 		key := "net/ipv4/conf/" + l.Name + "/rp_filter"
 		if view.IsDeviceName(l.Name) && strict(f.Host.Settings, l.Name) {
-			wrong(key, "the reverse path filter of the tunnel is strict, so packets are dropped that come by another tunnel than they would go, "+
-				"as while a key changes", start+"`sysctl net.ipv4.conf."+l.Name+".rp_filter=2`")
+			because := ""
+			if f.Host.Settings[key] != "1" {
+				because = "net/ipv4/conf/all/rp_filter is 1, of which the kernel takes the larger, so "
+			}
+			wrong(key, because+"the reverse path filter of the tunnel is strict: packets are dropped that come by another tunnel than they "+
+				"would go, as while a key changes", start+"`sysctl net.ipv4.conf."+l.Name+".rp_filter=2`")
 		}
 	}
 	for _, l := range f.Host.Links {

@@ -54,12 +54,15 @@ func otherNetworks(f Facts) ([]Finding, string) {
 	if left := weaveNet(f.Host); left.any() {
 		finding := Finding{
 			Subject: "Weave Net", Message: "it has left on this host: " + left.String(), Found: "the host's interfaces, nftables chains and files",
-			Remedy:  "if its DaemonSet is deleted and its pods are gone, run `weaveguard-agent cleanup --weave-net` on this node; how to move is in docs/weave-net.md",
-			Warning: left.bridge == "", rank: rankHost,
+			Remedy:  "once it runs here no more, and its pods are gone from this node, run `weaveguard-agent cleanup --weave-net` here; how to move is in docs/weave-net.md",
+			Warning: left.bridge == "" && len(left.chains) == 0, rank: rankHost,
+		}
+		if left.bridge == "" && len(left.chains) > 0 {
+			finding.Message += "; rules that come with such chains drop what goes to a bridge called weave, as Weaveguard's is"
 		}
 		if left.runs {
 			finding.Message = "it runs on this host beside Weaveguard: " + left.String()
-			finding.Remedy = "delete its DaemonSet (`kubectl -n kube-system delete daemonset weave-net`) or stop it (`weave stop`), then remove what it leaves; how to move is in docs/weave-net.md"
+			finding.Remedy = endWeaveNet(f) + ", then remove what it leaves: `weaveguard-agent cleanup --weave-net`; how to move is in docs/weave-net.md"
 			finding.Warning = false
 		}
 		findings = append(findings, finding)
@@ -86,6 +89,17 @@ func otherNetworks(f Facts) ([]Finding, string) {
 		})
 	}
 	return findings, "there is nothing of another CNI"
+}
+
+// endWeaveNet is how Weave Net ends on this node, and on no other.
+func endWeaveNet(f Facts) string {
+	switch {
+	case f.Agent == nil:
+		return "drain this node and end it here: with Kubernetes " + view.EndWeaveNet("NODE") + ", without it `weave stop`"
+	case f.plain():
+		return "end its containers on this host, and `weave stop`"
+	}
+	return "drain this node and end it here: " + view.EndWeaveNet(f.Agent.Node)
 }
 
 func matches(pattern, name string) bool {

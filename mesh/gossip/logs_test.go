@@ -163,3 +163,20 @@ func TestTallyDecaysAndIsBounded(t *testing.T) {
 		t.Errorf("after that one's age: %q", got)
 	}
 }
+
+func TestOtherKey(t *testing.T) {
+	t.Parallel()
+	tally, now := newTally(), time.Now()
+	one, two, three := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	tally.report(keyPacket+one.String(), otherKey(one), now)
+	tally.report(keyPacket+two.String(), notGossip(two, 6783), now)
+	for _, tt := range []struct {
+		from  netip.Addr
+		after time.Duration
+		want  bool
+	}{{one, 0, true}, {one, problemAge, true}, {one, problemAge + 1, false}, {two, 0, false}, {three, 0, false}} {
+		if got := tally.hasOtherKey(tt.from, now.Add(tt.after)); got != tt.want {
+			t.Errorf("%s has another key after %s: %t, want %t", tt.from, tt.after, got, tt.want)
+		}
+	}
+}

@@ -233,7 +233,8 @@ func (g *Gossip) attempt(ctx context.Context, target Target, alive presence, fai
 		g.tally.count(reasonUndecryptable)
 		g.tally.report(keyPacket+target.Addr.Addr().String(), otherKey(target.Addr.Addr()), now)
 	}
-	if alive.lonely() && failures >= lonelyFailures {
+	// That nobody is reached follows from another key, and is no more than that.
+	if alive.lonely() && failures >= lonelyFailures && !g.tally.hasOtherKey(target.Addr.Addr(), now) {
 		g.tally.report(keyIsolated, isolated(reason, g.config.Port), now)
 	}
 	return failures

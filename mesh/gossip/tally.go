@@ -113,6 +113,14 @@ func (t *tally) settle(kind, key string, p view.Problem, now time.Time) (string,
 	return key, p
 }
 
+// hasOtherKey reports whether what comes from an address was told of late to be encrypted with another key.
+func (t *tally) hasOtherKey(from netip.Addr, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, known := t.problems[keyPacket+from.String()]
+	return known && now.Sub(s.last) <= problemAge && s.problem == otherKey(from)
+}
+
 // withdraw drops the problem of this key: it is over.
 func (t *tally) withdraw(key string) {
 	t.mu.Lock()

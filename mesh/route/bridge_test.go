@@ -108,7 +108,7 @@ func TestForeignBridgeIsLeftAlone(t *testing.T) {
 	other.Name = "second"
 	heard := announced(t, func() {
 		_, err := a.ApplyBridges(t.Context(), []view.Bridge{testBridge(), other})
-		wants(t, err, "weave", "Weave Net", "vethwe-br", "ip link delete weave")
+		wants(t, err, "weave", "Weave Net", "vethwe-br", "cleanup --weave-net")
 	})
 	for _, what := range heard {
 		if what == "link weave" {

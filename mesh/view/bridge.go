@@ -81,8 +81,9 @@ func ForeignBridge(link HostLink, addresses []netip.Prefix, mac net.HardwareAddr
 	remedy := fmt.Sprintf("remove it (`ip link delete %s`) if nothing uses it, or give Weaveguard another bridge name",
 		link.Name)
 	if strings.HasPrefix(looks, "Weave Net") {
-		remedy = fmt.Sprintf("remove Weave Net first: delete its DaemonSet weave-net, then on the node run `weave "+
-			"reset`, or reboot, or `ip link delete %s`", link.Name)
+		remedy = "move this node as docs/weave-net.md says: drain it, end Weave Net on it (with Kubernetes " + EndWeaveNet("NODE") +
+			", without it `weave stop`), then run `weaveguard-agent cleanup --weave-net` there; removing the bridge alone isn't enough, " +
+			"as rules of Weave Net would go on dropping what pods are sent"
 	}
 	return fmt.Errorf("the interface %s isn't Weaveguard's (a bridge of its own has the alias %q): it looks like "+
 		"%s; %s", link.Name, BridgeAlias, looks, remedy)

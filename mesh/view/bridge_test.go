@@ -56,7 +56,7 @@ func TestForeignBridge(t *testing.T) {
 		{name: "ours, from another subnet", link: view.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: other}},
 		{name: "ours, being made", link: view.HostLink{Kind: "bridge", MAC: mac}},
 		{name: "Weave Net's bridge", link: view.HostLink{Kind: "bridge", MAC: other, Ports: []string{"vethwe-bridge"}},
-			addresses: address, want: []string{"Weave Net", "vethwe-bridge", "weave-net", "ip link delete weave"}},
+			addresses: address, want: []string{"Weave Net", "vethwe-bridge", "kubectl label node NODE weave-net-", "cleanup --weave-net"}},
 		{name: "Weave Net's bridge without ports", link: view.HostLink{Kind: "bridge", MAC: other},
 			addresses: address, want: []string{"Weave Net", "10.40.0.0/12"}},
 		{name: "Weave Net's datapath", link: view.HostLink{Kind: "openvswitch", MAC: other},

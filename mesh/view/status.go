@@ -56,6 +56,19 @@ type Status struct {
 	Repairs []Repair `json:"repairs,omitempty"`
 }
 
+// KubernetesAbsent is Status.Kubernetes of a plain host.
+const KubernetesAbsent = "absent"
+
+// LogCommand is how the agent's log is seen where Kubernetes is as Status.Kubernetes says. An agent that starts may not know yet
+// that there is one.
+func LogCommand(kubernetes string) string {
+	const cluster = "`kubectl -n kube-system logs POD -c weave`"
+	if kubernetes == KubernetesAbsent {
+		return "`journalctl -u weaveguard`, with Kubernetes " + cluster
+	}
+	return cluster + ", of the agent's pod on this node"
+}
+
 // Repair is something that somebody else changed, and that was put right.
 type Repair struct {
 	What  string    `json:"what"`  // was done, such as "setting net/ipv4/ip_forward to 1"

@@ -16,6 +16,10 @@ var weaveNetLinks = map[string]string{ // name: kind
 
 const weaveNetPods = "vethwe"
 
+// EndWeaveNet is how Weave Net ends on one node alone of a cluster, once its DaemonSet follows a label as docs/weave-net.md has it:
+// deleting the DaemonSet would end it on all of them.
+func EndWeaveNet(node string) string { return "`kubectl label node " + node + " weave-net-`" }
+
 // IsWeaveNetBridge reports whether an interface is Weave Net's bridge, or its datapath in the place of one: by its name, and by
 // what Weaveguard's never has.
 func IsWeaveNetBridge(l HostLink) bool {

@@ -28,7 +28,8 @@ const dockerBridge = "docker0"
 func (d *Done) rules() error {
 	for file, program := range map[string]string{"/proc/net/ip_tables_names": "iptables-legacy"} {
 		if names, err := os.ReadFile(file); err == nil && len(bytes.Fields(names)) > 0 {
-			d.left("rules of %s, if there are any: `%s-save | grep -i weave` shows them; they are gone after a reboot", program, program)
+			d.left("rules of %s, if there are any: `%s-save | grep -i weave` shows them. They drop what pods are sent, and are gone after "+
+				"a reboot: reboot before `kubectl uncordon`, or before containers start here", program, program)
 		}
 	}
 	conn, err := nftables.New()

@@ -72,8 +72,8 @@ func idle(links []link) error {
 		if err != nil {
 			return fmt.Errorf("finding out whether Weave Net runs: %w", err)
 		}
-		return fmt.Errorf("this host runs Weave Net (%s): end it first, with Kubernetes by `kubectl -n kube-system delete daemonset "+
-			"weave-net`, without it by `weave stop`", name)
+		return fmt.Errorf("this host runs Weave Net (%s): end it on this node first, with Kubernetes by %s as docs/weave-net.md has it, "+
+			"without it by `weave stop`", name, view.EndWeaveNet("NODE"))
 	}
 	var pods []string
 	for _, l := range links {

@@ -249,7 +249,7 @@ func TestCleanRefuses(t *testing.T) {
 			return
 		}
 		defer listener.Close()
-		refuses("somebody listens on its TCP port 6784): end it first")
+		refuses("somebody listens on its TCP port 6784): end it on this node first")
 	})
 }
 

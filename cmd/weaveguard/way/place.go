@@ -38,8 +38,9 @@ func (p Place) String() string {
 }
 
 // Find finds the places of a name: a pod's, with or without its namespace, a node's, or an address. There may be several: of
-// interfaces, and of families, IPv4 first for each.
-func Find(t view.Topology, name string) []Place {
+// interfaces, and of families, IPv4 first for each, and of several pods that have the name. A node's are the address that its peers
+// send to, for this node all such, and last its gateways.
+func Find(s view.Status, t view.Topology, name string) []Place {
 	address, err := netip.ParseAddr(name)
 	isAddress := err == nil && address.Zone() == ""
 	address = address.Unmap()
@@ -48,15 +49,52 @@ func Find(t view.Topology, name string) []Place {
 		found = append(found, podsOf(n, name, address)...)
 	}
 	for _, n := range t.Nodes {
-		endpoint, err := netip.ParseAddrPort(n.Endpoint)
-		if err == nil && (n.Name == name || endpoint.Addr() == address) {
-			found = append(found, Place{Kind: Node, Name: n.Name, Node: n.Name, Address: endpoint.Addr()})
+		for _, own := range addressesOf(s, n) {
+			if n.Name == name || own == address {
+				found = append(found, Place{Kind: Node, Name: n.Name, Node: n.Name, Address: own})
+			}
 		}
 	}
 	if len(found) == 0 && isAddress {
 		found = append(found, Place{Kind: Elsewhere, Address: address})
 	}
 	return found
+}
+
+// addressesOf are those of a node itself that are known.
+func addressesOf(s view.Status, n view.TopologyNode) []netip.Addr {
+	var all []netip.Addr
+	add := func(a netip.Addr) {
+		if !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	if endpoint, err := netip.ParseAddrPort(n.Endpoint); err == nil {
+		add(endpoint.Addr())
+	}
+	if n.Self {
+		for _, endpoint := range s.Endpoints {
+			add(endpoint.Addr())
+		}
+	}
+	for _, network := range n.Networks {
+		for _, cidr := range network.CIDRs {
+			add(view.Gateway(cidr))
+		}
+	}
+	return all
+}
+
+// AtHome is the place, or this node where the kernel says that an address which nobody tells of is this node's.
+func AtHome(k Kernel, t view.Topology, p Place) (Place, error) {
+	if p.Kind != Elsewhere {
+		return p, nil
+	}
+	r, err := k.Route(netip.Addr{}, p.Address, "")
+	if err == nil && r.Local {
+		p.Kind, p.Name, p.Node = Node, t.Node, t.Node
+	}
+	return p, err
 }
 
 func podsOf(n view.TopologyNode, name string, address netip.Addr) []Place {

@@ -163,7 +163,11 @@ func (t *tracer) follow(r Route) error {
 	case r.Refused != "":
 		t.drop("see `ip route get` on this node", "the kernel has no route: %s", r.Refused)
 	case r.Local:
-		t.step(Step{Text: fmt.Sprintf("%s is an address of this node itself; its ports of gossip, metrics, health and WireGuard aren't for pods", to), Device: r.Device})
+		text := fmt.Sprintf("%s is an address of this node itself", to)
+		if t.way.From.Kind == Pod {
+			text += "; its ports of gossip, metrics, health and WireGuard aren't for pods"
+		}
+		t.step(Step{Text: text, Device: r.Device})
 	case t.ours(r.Device):
 		t.step(Step{Text: "to the pods of this node, by the bridge", Device: r.Device, MTU: r.MTU})
 		t.arrive(t.topology.Node)

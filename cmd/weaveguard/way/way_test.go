@@ -55,7 +55,8 @@ func mesh() (view.Status, view.Topology) {
 		{Name: "red", Bridge: "weave-red", Ranges: prefixes("10.60.0.0/16"), CIDRs: prefixes("10.60.1.0/24")},
 	}
 	s := view.Status{
-		Node: "node-1", PodCIDRs: prefixes("10.244.1.0/24", "fd00:244:1::/64"), PodRanges: prefixes("10.244.0.0/16", "fd00:244::/32"), Networks: own,
+		Node: "node-1", Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:51820"), netip.MustParseAddrPort("[2001:db8::1]:51820")},
+		PodCIDRs: prefixes("10.244.1.0/24", "fd00:244:1::/64"), PodRanges: prefixes("10.244.0.0/16", "fd00:244::/32"), Networks: own,
 		Peers: []view.PeerStatus{
 			{Node: "node-2", Up: true, Endpoint: "192.0.2.2:51820", PodCIDRs: prefixes("10.244.2.0/24", "fd00:244:2::/64"), Networks: []view.Network{
 				{Name: "blue", Ranges: prefixes("10.50.0.0/16"), CIDRs: prefixes("10.50.2.0/24")},
@@ -91,7 +92,7 @@ func node1() kernel {
 			"10.244.1.8": {Device: "weave", MTU: 1440}, "10.244.1.99": {Device: "weave", MTU: 1440}, "10.60.1.7": {Device: "weave-red", MTU: 1440},
 			"10.244.2.7": tunnel, "fd00:244:2::7": tunnel, "10.50.2.7": tunnel, "10.244.2.99": tunnel, "10.244.2.1": tunnel, "10.244.3.7": tunnel,
 			"10.244.77.7": {Refused: "it is closed by a route for it"}, "10.244.78.8": out, "203.0.113.9": out, "198.51.100.1": {Refused: "network is unreachable"},
-			"192.0.2.1": {Device: "lo", Local: true}, "192.0.2.2": {Device: "eth0", MTU: 1500, Source: netip.MustParseAddr("192.0.2.1")},
+			"192.0.2.1": {Device: "lo", Local: true}, "10.244.1.1": {Device: "lo", Local: true}, "192.0.2.11": {Device: "lo", Local: true}, "fd00:244:2::1": tunnel, "192.0.2.2": {Device: "eth0", MTU: 1500, Source: netip.MustParseAddr("192.0.2.1")},
 		},
 	}
 }
@@ -119,10 +120,12 @@ func TestTrace(t *testing.T) {
 		"a stray":                                    {"old-0", "web-1"},
 		"from the node to a pod":                     {"node-1", "db-0"},
 		"from the node out":                          {"node-1", "203.0.113.9"},
+		"from the node to itself":                    {"node-1", "10.244.1.1"},
+		"from a pod to a node by IPv6":               {"fd00:244:1::7", "node-2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			from, to, found := way.Pair(way.Find(topology, ends[0]), way.Find(topology, ends[1]))
+			from, to, found := way.Pair(way.Find(s, topology, ends[0]), way.Find(s, topology, ends[1]))
 			if !found {
 				t.Fatalf("there is no pair of %v", ends)
 			}
@@ -171,7 +174,7 @@ func TestTraceWithoutABridge(t *testing.T) {
 	s, topology := mesh()
 	k := node1()
 	delete(k.holders, "10.244.1.1")
-	from, to, _ := way.Pair(way.Find(topology, "10.244.1.7"), way.Find(topology, "10.244.2.7"))
+	from, to, _ := way.Pair(way.Find(s, topology, "10.244.1.7"), way.Find(s, topology, "10.244.2.7"))
 	w, err := way.Trace(s, topology, k, from, to)
 	if err != nil || !strings.Contains(w.Dropped, "the bridge is missing") || w.Remedy == "" {
 		t.Errorf("the way is %+v, %v", w, err)
@@ -185,21 +188,33 @@ func TestTraceWithoutABridge(t *testing.T) {
 
 func TestFindAndPair(t *testing.T) {
 	t.Parallel()
-	_, topology := mesh()
+	s, topology := mesh()
 	for name, want := range map[string]string{
 		"web-0": "shop/web-0 (10.244.1.7), shop/web-0 (fd00:244:1::7), shop/web-0 (10.50.1.7)", "shop/db-0": "shop/db-0 (10.244.2.7), shop/db-0 (fd00:244:2::7), shop/db-0 (10.50.2.7)",
-		"node-3": "node node-3 (192.0.2.3)", "192.0.2.2": "node node-2 (192.0.2.2)", "203.0.113.9": "203.0.113.9", "::ffff:203.0.113.9": "203.0.113.9",
+		"node-3": "node node-3 (192.0.2.3), node node-3 (10.244.3.1)", "10.244.2.1": "node node-2 (10.244.2.1)", "fd00:244:1::1": "node node-1 (fd00:244:1::1)",
+		"2001:db8::1": "node node-1 (2001:db8::1)", "192.0.2.2": "node node-2 (192.0.2.2)", "203.0.113.9": "203.0.113.9", "::ffff:203.0.113.9": "203.0.113.9",
 		"nobody": "", "fe80::1%eth0": "", "other/web-0": "",
 	} {
 		var got []string
-		for _, p := range way.Find(topology, name) {
+		for _, p := range way.Find(s, topology, name) {
 			got = append(got, p.String())
 		}
 		if text := strings.Join(got, ", "); text != want {
 			t.Errorf("%q is %q, want %q", name, text, want)
 		}
 	}
-	if _, _, found := way.Pair(way.Find(topology, "web-1"), way.Find(topology, "fd00:244:2::7")); found {
+	if _, _, found := way.Pair(way.Find(s, topology, "web-1"), way.Find(s, topology, "fd00:244:2::7")); found {
 		t.Error("an IPv4 pod is paired with an IPv6 address")
+	}
+}
+
+// An address that only the kernel knows to be this node's is the node.
+func TestAtHome(t *testing.T) {
+	t.Parallel()
+	s, topology := mesh()
+	for address, want := range map[string]string{"192.0.2.11": "node node-1 (192.0.2.11)", "203.0.113.9": "203.0.113.9", "192.0.2.2": "node node-2 (192.0.2.2)"} {
+		if got, err := way.AtHome(node1(), topology, way.Find(s, topology, address)[0]); err != nil || got.String() != want {
+			t.Errorf("%s is %s (%v), want %s", address, got, err, want)
+		}
 	}
 }

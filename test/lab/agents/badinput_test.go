@@ -65,7 +65,7 @@ func TestForeignBridge(t *testing.T) {
 	n.MustRun(t, "ip", "link", "set", "vethwepl12345", "master", "weave")
 	before := n.MustRun(t, "ip", "-d", "link", "show", "weave")
 	n.Start(t)
-	says(t, n, "weave", "Weave Net", "ip link delete weave")
+	says(t, n, "weave", "Weave Net", "cleanup --weave-net")
 	if after := n.MustRun(t, "ip", "-d", "link", "show", "weave"); after != before {
 		t.Errorf("the bridge was touched:\n%s%s", before, after)
 	}

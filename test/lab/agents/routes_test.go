@@ -12,8 +12,9 @@ import (
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// cliRoutes compares which way `weaveguard routes` says that packets go with what becomes of them: whether they are answered, by
-// which device the kernel sends them, and whether they come by the underlay in the clear, or at all.
+// cliRoutes compares which way `weaveguard routes` says that packets go with what becomes of them: whether they are answered, and,
+// for those that stay in the mesh, by which device the kernel sends them. What comes by the underlay in the clear is counted by
+// the tests of the firewall.
 func cliRoutes(t *testing.T, m *agents.Mesh) {
 	a, b, c := m.Nodes[0], m.Nodes[1], m.Nodes[2]
 	blue.write(t, a, 1)
