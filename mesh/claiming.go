@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,10 +43,11 @@ type claiming struct {
 	begun  bool
 	// since is when the blocks were chosen, or contradicted last.
 	since   time.Time
-	settled bool
-	contact time.Time // when another node was seen first; zero: none was
-	rivalry time.Time // since when others announce the same; zero: nobody does
-	closing time.Time // since when the claim is being given up; zero: it isn't
+	settled []bool         // which of the blocks count: pods may have addresses of them
+	last    []netip.Prefix // what this node had before this agent
+	contact time.Time      // when another node was seen first; zero: none was
+	rivalry time.Time      // since when others announce the same; zero: nobody does
+	closing time.Time      // since when the claim is being given up; zero: it isn't
 	host    *view.Host
 }
 
@@ -57,10 +59,12 @@ type scene struct {
 	alone    bool // there is nobody to look for
 	alive    bool // others are alive
 	known    int  // how many others there are
-	attached bool // something has an address of the blocks
-	rivals   []string
-	taken    func(netip.Prefix) bool // others have, or had, (part of) a block, or this host's network stands on it
-	last     []netip.Prefix          // what this node had before
+	attached bool // something has an address of the blocks, or may have
+	uses     func(netip.Prefix) bool
+	// rivalsFor are the others that announce (part of) one of these blocks, sorted.
+	rivalsFor func([]netip.Prefix) []string
+	rivals    []string                // of the blocks that are contested
+	taken     func(netip.Prefix) bool // others have, or had, (part of) a block, or this host's network stands on it
 }
 
 // rival is whom another node's record that is refused makes a claim for.
@@ -75,12 +79,9 @@ func (a *Agent) claims(ctx context.Context, p *pass) {
 	if len(c.ranges) == 0 {
 		return
 	}
-	attached, err := a.Attach.Attachments(ctx) // of an error Status tells
-	if !c.begun {
-		c.resume(a.hadBlocks(), a.Attach.Open(), attached)
-	}
-	if c.host != nil || c.settled {
-		before, wasSettled := slices.Clone(c.blocks), c.settled
+	if c.host != nil || c.whole() {
+		attached, err := a.Attach.Attachments(ctx) // of an error Status tells
+		before, wasSettled := slices.Clone(c.blocks), c.whole()
 		s := a.scene(p, attached)
 		s.attached = s.attached || err != nil // it may be
 		p.closed = c.step(s)
@@ -89,12 +90,31 @@ func (a *Agent) claims(ctx context.Context, p *pass) {
 		p.closed = &view.Problem{Subject: "node " + a.Node, Message: "it is about to claim a pod CIDR", Early: true}
 	}
 	p.closed = c.orWarn(p)
-	a.PodCIDRs = c.had()
-	a.book.ownCIDRs, a.book.ownSince = a.PodCIDRs, time.Time{}
-	if !c.settled {
-		a.book.ownSince = p.began
-	}
+	a.haveClaims()
 	p.problems = append(p.problems, a.misfits()...)
+}
+
+// haveClaims makes what is claimed this node's, and what is settled of that nobody else's.
+func (a *Agent) haveClaims() {
+	a.PodCIDRs = a.claiming.had()
+	a.book.ownCIDRs, a.book.ownSince = a.claiming.only(true), time.Time{}
+}
+
+// resumeClaims goes on with what an earlier agent claimed, before anything is heard: who announces the same meanwhile isn't
+// to get it.
+func (a *Agent) resumeClaims(ctx context.Context) {
+	c := &a.claiming
+	if len(c.ranges) == 0 || c.begun {
+		return
+	}
+	attached, err := a.Attach.Attachments(ctx)
+	c.resume(a.hadBlocks(), a.Attach.Open(), func(block netip.Prefix) bool {
+		return err != nil || usesAny(attached, []netip.Prefix{block}) // of an error Status tells; something may use it
+	})
+	a.haveClaims()
+	for _, node := range a.book.dropWith(a.book.ownCIDRs) {
+		a.Log.Warn("a remembered record isn't used, as it has the pod CIDR of this node", "node", node, "podCIDRs", c.had())
+	}
 }
 
 // orWarn leaves it to a warning of the pass to tell of what closes nothing.
@@ -118,20 +138,40 @@ func (a *Agent) hadBlocks() []netip.Prefix {
 	return last
 }
 
-// resume goes on with what an earlier agent claimed, if pods can have, or have, addresses of it.
-func (c *claiming) resume(last []netip.Prefix, open *view.Ready, attached []view.Attachment) {
-	c.begun, c.blocks = true, make([]netip.Prefix, len(c.ranges))
-	blocks := make([]netip.Prefix, len(c.ranges))
+// resume goes on with each block of those that an earlier agent claimed, if pods can have, or have, addresses of it.
+func (c *claiming) resume(last []netip.Prefix, open *view.Ready, uses func(netip.Prefix) bool) {
+	c.begun, c.last = true, last
+	c.blocks, c.settled = make([]netip.Prefix, len(c.ranges)), make([]bool, len(c.ranges))
 	for i, r := range c.ranges {
-		if at := slices.IndexFunc(last, r.Has); at >= 0 {
-			blocks[i] = last[at]
+		at := slices.IndexFunc(last, func(block netip.Prefix) bool {
+			return r.Has(block) && (open != nil && slices.Contains(open.Subnets, block) || uses(block))
+		})
+		if at >= 0 {
+			c.blocks[i], c.settled[i] = last[at], true
 		}
 	}
-	had := withoutZero(blocks)
-	whole := len(had) == len(blocks)
-	if whole && (open != nil && slices.Equal(open.Subnets, had) || usesAny(attached, had)) {
-		c.blocks, c.settled = blocks, true
+}
+
+// whole reports whether each block is settled.
+func (c *claiming) whole() bool { return c.begun && !slices.Contains(c.settled, false) }
+
+// only are the blocks that are settled, or aren't.
+func (c *claiming) only(settled bool) []netip.Prefix {
+	var blocks []netip.Prefix
+	for i, block := range c.blocks {
+		if block.IsValid() && c.settled[i] == settled {
+			blocks = append(blocks, block)
+		}
 	}
+	return blocks
+}
+
+// contested are the blocks that may have to be given up: as long as not all are settled, those that aren't.
+func (c *claiming) contested() []netip.Prefix {
+	if c.whole() {
+		return c.had()
+	}
+	return c.only(false)
 }
 
 func usesAny(attached []view.Attachment, cidrs []netip.Prefix) bool {
@@ -153,11 +193,12 @@ func withoutZero(prefixes []netip.Prefix) []netip.Prefix {
 func (a *Agent) scene(p *pass, attached []view.Attachment) scene {
 	s := scene{
 		now: p.began, started: a.started, node: a.Node, known: len(a.book.entries), attached: usesAny(attached, a.claiming.had()),
-		rivals: a.book.rivalsFor(a.claiming.had()), last: a.hadBlocks(),
+		uses: func(block netip.Prefix) bool { return usesAny(attached, []netip.Prefix{block}) },
 	}
 	for node, alive := range a.alive {
 		s.alive = s.alive || alive && node != a.Node
 	}
+	s.rivalsFor = a.book.rivalsFor
 	s.alone = len(a.book.entries) == 0 && (a.Hosts == nil || len(a.Hosts.All()) == 0)
 	s.taken = a.takenBlocks()
 	return s
@@ -214,6 +255,10 @@ func (c *claiming) step(s scene) *view.Problem {
 	if c.contact.IsZero() && s.alive {
 		c.contact = s.now
 	}
+	for i, block := range c.blocks { // what is in use stays, whatever it was
+		c.settled[i] = c.settled[i] || block.IsValid() && s.uses(block)
+	}
+	s.rivals = s.rivalsFor(c.contested())
 	if len(s.rivals) == 0 {
 		c.rivalry, c.closing = time.Time{}, time.Time{}
 	} else if c.rivalry.IsZero() {
@@ -223,8 +268,8 @@ func (c *claiming) step(s scene) *view.Problem {
 		if why := c.waits(s); why != "" {
 			return s.problem("it claims a pod CIDR "+why, "", true)
 		}
-		c.choose(s, s.last)
-	} else if problem := c.contend(s); problem != nil || c.settled {
+		c.choose(s, c.last)
+	} else if problem := c.contend(s); problem != nil || c.whole() {
 		return problem
 	}
 	if i := slices.Index(c.blocks, netip.Prefix{}); i >= 0 {
@@ -238,7 +283,9 @@ func (c *claiming) step(s scene) *view.Problem {
 		return s.problem(fmt.Sprintf("it claims %s, and attaches pods in some seconds, if no other node claims the same",
 			view.JoinPrefixes(c.had())), "", true)
 	}
-	c.settled = true
+	for i := range c.settled {
+		c.settled[i] = true
+	}
 	return nil
 }
 
@@ -262,16 +309,18 @@ func (c *claiming) choose(s scene, last []netip.Prefix) {
 	for i, r := range c.ranges {
 		if !c.blocks[i].IsValid() {
 			c.blocks[i], _ = claim.Next(r, s.node, last, s.taken)
+			c.settled[i] = false
 		}
 	}
-	c.since, c.settled = s.now, false
+	c.since = s.now
 	c.rivalry, c.closing = time.Time{}, time.Time{}
 }
 
 // again gives up what others announce too, and chooses again.
 func (c *claiming) again(s scene) {
+	contested := c.contested()
 	for i, block := range c.blocks {
-		if s.taken(block) {
+		if slices.Contains(contested, block) && s.taken(block) {
 			c.blocks[i] = netip.Prefix{}
 		}
 	}
@@ -287,12 +336,12 @@ func (c *claiming) contend(s scene) *view.Problem {
 	}
 	rival, lasts := s.rivals[0], s.now.Sub(c.rivalry)
 	loses := rival < s.node
-	what := fmt.Sprintf("node %s announces the pod CIDR %s of this node too", rival, view.JoinPrefixes(c.had()))
+	what := fmt.Sprintf("node %s announces the pod CIDR %s of this node too", rival, view.JoinPrefixes(c.contested()))
 	switch {
-	case !c.settled && (loses || lasts >= claimYields):
+	case !c.whole() && (loses || lasts >= claimYields):
 		c.again(s)
 		return nil
-	case !c.settled:
+	case !c.whole():
 		c.since = s.now
 		return s.problem(what+", and is to choose another one", "", true)
 	case lasts < claimStands:
@@ -325,13 +374,14 @@ func (s scene) problem(message, remedy string, early bool) *view.Problem {
 // tellClaims logs what the claims came to, and has them remembered.
 func (a *Agent) tellClaims(before []netip.Prefix, wasSettled bool) {
 	c := &a.claiming
+	former := slices.DeleteFunc(withoutZero(before), func(block netip.Prefix) bool { return slices.Contains(c.blocks, block) })
 	switch changed := !slices.Equal(before, c.blocks); {
-	case changed && len(withoutZero(before)) > 0:
-		a.Log.Warn("another pod CIDR is claimed, as another node has the former one", "podCIDRs", c.had(), "former", withoutZero(before))
+	case len(former) > 0:
+		a.Log.Warn("another pod CIDR is claimed, as another node has the former one", "podCIDRs", c.had(), "former", former)
 	case changed:
 		a.Log.Info("a pod CIDR is claimed", "podCIDRs", c.had())
 	}
-	if !wasSettled && c.settled {
+	if !wasSettled && c.whole() {
 		a.Log.Info("the claimed pod CIDR is settled", "podCIDRs", c.had())
 	}
 	if self := a.remembered.Self; len(c.had()) > 0 && (self.Node != a.Node || !slices.Equal(self.PodCIDRs, c.had())) {
@@ -388,7 +438,20 @@ func (b *book) rivalsFor(cidrs []netip.Prefix) []string {
 	return slices.Compact(rivals)
 }
 
+// dropWith drops the records that have (part of) these pod CIDRs, and returns their nodes, sorted.
+func (b *book) dropWith(cidrs []netip.Prefix) []string {
+	var nodes []string
+	for _, node := range slices.Sorted(maps.Keys(b.entries)) {
+		overlaps := func(p netip.Prefix) bool { return slices.ContainsFunc(cidrs, p.Overlaps) }
+		if slices.ContainsFunc(b.entries[node].record.PodCIDRs(), overlaps) {
+			delete(b.entries, node)
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes
+}
+
 // busy reports whether only time is missing for the claim to get further.
 func (c *claiming) busy() bool {
-	return len(c.ranges) > 0 && (!c.settled || !c.rivalry.IsZero())
+	return len(c.ranges) > 0 && (!c.whole() || !c.rivalry.IsZero())
 }

@@ -30,6 +30,7 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 		p.problems = append(p.problems, state.Problems...)
 		changed = changeOf(a.rememberCluster(p.cluster)) // before this node is looked at, which is as it is remembered
 	}
+	a.resumeClaims(ctx)
 	heard := a.Gossip.Heard()
 	a.book.ownAddresses, a.book.ownSequence = a.self().Addresses, a.announced.record.Sequence
 	if a.GossipAddress.IsValid() {

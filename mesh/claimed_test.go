@@ -1,0 +1,148 @@
+package mesh_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/record"
+)
+
+// claims is a record of a node that announces pod CIDRs, one of a family.
+func (s *speaker) claims(t *testing.T, cidrs ...netip.Prefix) mesh.Heard {
+	t.Helper()
+	return s.says(t, func(r *record.Record) {
+		r.PodCIDR4 = netip.Prefix{}
+		for _, cidr := range cidrs {
+			if cidr.Addr().Is4() {
+				r.PodCIDR4 = cidr
+			} else {
+				r.PodCIDR6 = cidr
+			}
+		}
+	})
+}
+
+// hearsFirst has a node hear of what another one says, also before it starts.
+func (c *claimer) hearsFirst(h mesh.Heard) {
+	c.mesh.mu.Lock()
+	defer c.mesh.mu.Unlock()
+	c.heard[h.Node] = h
+	c.config.Latch.Set()
+}
+
+// settledAlone is a node with a claim that stands for long, and another one that doesn't run and has an earlier name.
+func settledAlone(t *testing.T, ranges ...string) (m *claimers, other, c *claimer, had []netip.Prefix) {
+	t.Helper()
+	m = newClaimers(t, 2, ranges...)
+	c = m.all[1]
+	m.start(c)
+	m.within(30*time.Second, "it has claimed", func() error { _, err := c.has(); return err })
+	time.Sleep(time.Minute)
+	had, _ = c.has()
+	return m, m.all[0], c, had
+}
+
+// What a host has at a restart is its own from the first moment on, whoever announced the same meanwhile, and whatever an
+// earlier agent remembered of that.
+func TestRestartBesideARival(t *testing.T) {
+	t.Parallel()
+	for name, remembered := range map[string]bool{"it is heard": false, "it is remembered": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, other, c, had := settledAlone(t, "10.32.0.0/12")
+				c.attach()
+				m.stop(c)
+				h := other.self.claims(t, had...)
+				if remembered {
+					addToCache(t, c, h)
+				}
+				c.hearsFirst(h)
+				m.start(c)
+				for range 2 {
+					if got := c.kernel.text("bridges"); !strings.Contains(got, had[0].Addr().Next().String()) || !c.kernel.open() {
+						t.Fatalf("it had %v; now it has the bridges %s, and is open: %t", had, got, c.kernel.open())
+					}
+					if peers := planned(c.kernel); len(peers) != 0 {
+						t.Fatalf("whoever announces what this host has is a peer: %v", peers)
+					}
+					time.Sleep(14 * time.Second)
+				}
+			})
+		})
+	}
+}
+
+// addToCache has a node remember a record as one that counts.
+func addToCache(t *testing.T, c *claimer, h mesh.Heard) {
+	t.Helper()
+	cache, err := mesh.Recall(c.config.CachePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache.Nodes[h.Node] = mesh.RememberedRecord{Raw: h.Raw}
+	raw, err := json.Marshal(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.config.CachePath, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A range of the other family more takes nothing from a host that runs.
+func TestClaimOfAnotherFamily(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, other, c, had := settledAlone(t, "10.32.0.0/12")
+		c.attach()
+		m.stop(c)
+		c.hearsFirst(other.self.claims(t, had...))
+		c.config.Claims = newClaimers(t, 1, "10.32.0.0/12", "fd00:32::/48").all[0].config.Claims
+		m.start(c)
+		stands := func() {
+			t.Helper()
+			if got := c.kernel.text("bridges"); !strings.Contains(got, had[0].Addr().Next().String()) {
+				t.Fatalf("it had %v; now it has the bridges %s", had, got)
+			}
+		}
+		stands()
+		m.within(30*time.Second, "it has both", func() error {
+			stands()
+			_, err := c.has()
+			return err
+		})
+		if now, _ := c.has(); len(now) != 2 || now[0] != had[0] {
+			t.Errorf("it has %v, and had %v", now, had)
+		}
+		if log := c.log.String(); strings.Contains(log, "another node has the former one") {
+			t.Errorf("the log has it that a block was given up:\n%s", log)
+		}
+	})
+}
+
+// While it isn't known what is attached, a block that pods may have addresses of isn't given up.
+func TestRestartWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, other, c, had := settledAlone(t, "10.32.0.0/12")
+		c.attach()
+		m.stop(c)
+		c.kernel.mu.Lock()
+		c.kernel.ready, c.kernel.attached, c.kernel.fail["store"] = nil, nil, errBroken
+		c.kernel.mu.Unlock()
+		c.hearsFirst(other.self.claims(t, had...))
+		m.start(c)
+		time.Sleep(time.Minute)
+		if got := c.live.Status(t.Context()).PodCIDRs; !slices.Equal(got, had) {
+			t.Errorf("it had %v, and has %v", had, got)
+		}
+	})
+}
