@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/record"
+	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // claims is a record of a node that announces pod CIDRs, one of a family.
@@ -144,5 +146,50 @@ func TestRestartWithoutTheStore(t *testing.T) {
 		if got := c.live.Status(t.Context()).PodCIDRs; !slices.Equal(got, had) {
 			t.Errorf("it had %v, and has %v", had, got)
 		}
+	})
+}
+
+// A host that is gone for good, and announced what this one has, is forgotten like any other; then the claim is this one's alone.
+func TestForgetARival(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, other, c, had := settledAlone(t, "10.32.0.0/12")
+		c.attach()
+		h := other.self.claims(t, had...)
+		c.hearsFirst(h)
+		m.within(time.Minute, "it is reported", func() error {
+			if p, ok := c.problem(); !ok || !strings.Contains(p.Message, "node n00 announces") || c.kernel.open() {
+				return fmt.Errorf("it says %v", p)
+			}
+			return nil
+		})
+		if _, err := c.live.Forget(t.Context(), "n07", false); err == nil || !strings.Contains(err.Error(), "known are n00") {
+			t.Errorf("of another one: %v", err)
+		}
+		answer, err := c.live.Forget(t.Context(), "n00", false)
+		if err != nil || answer.State != view.ForgotNode || answer.Identity != other.self.store.Identity().Public() || !slices.Equal(answer.PodCIDRs, had) {
+			t.Fatalf("forget says %+v, %v", answer, err)
+		}
+		alone := func(when string) {
+			t.Helper()
+			m.within(5*time.Second, "it is open "+when, func() error { _, err := c.has(); return err })
+			if s := c.live.pass(); len(s.Problems) != 0 || len(s.Peers) != 0 || !slices.Equal(s.PodCIDRs, had) {
+				t.Errorf("%s it has %v, has the peers %v, and says %v", when, s.PodCIDRs, s.Peers, s.Problems)
+			}
+		}
+		alone("then")
+		m.stop(c)
+		c.hearsFirst(h)
+		m.start(c)
+		time.Sleep(time.Minute)
+		alone("after a restart")
+		// What it says later is as good as what it said first.
+		c.hearsFirst(other.self.claims(t, had...))
+		m.within(time.Minute, "it is reported again", func() error {
+			if p, ok := c.problem(); !ok || !strings.Contains(p.Message, "node n00 announces") {
+				return fmt.Errorf("it says %v", p)
+			}
+			return nil
+		})
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -69,6 +70,7 @@ type scene struct {
 
 // rival is whom another node's record that is refused makes a claim for.
 type rival struct {
+	identity keys.PublicIdentity
 	sequence uint64
 	cidrs    []netip.Prefix
 }

@@ -91,14 +91,18 @@ func (p *pass) answerForgets(unsaved bool) {
 	p.forgets = nil
 }
 
-// forget drops what counts of a node, and notes that what it has said doesn't count any more.
+// forget drops what counts of a node, and what is refused for its pod CIDRs, and notes that what it has said doesn't count
+// any more.
 func (b *book) forget(node string, force bool, heard []Heard) (view.ForgetAnswer, error) {
 	known, counts := b.entries[node]
-	if !counts {
+	refused, claims := b.rivals[node]
+	if !counts && !claims {
 		return b.alreadyForgotten(node)
 	}
-	identity := known.record.Identity
-	said := known.record.Sequence
+	identity, said, cidrs := refused.identity, refused.sequence, refused.cidrs
+	if counts {
+		identity, said, cidrs = known.record.Identity, known.record.Sequence, known.record.PodCIDRs()
+	}
 	var at []netip.Addr
 	for _, h := range heard {
 		if h.Node != node {
@@ -116,15 +120,19 @@ func (b *book) forget(node string, force bool, heard []Heard) (view.ForgetAnswer
 			"(when it has just ended without a word, this node knows within a minute). To forget what it has said so far all the "+
 			"same, use --force: it is back when it says something new", node, addressList(at))
 	}
-	b.retire(claimant{node, identity})
-	delete(b.entries, node)
+	if counts {
+		b.retire(claimant{node, identity})
+		delete(b.entries, node)
+	}
+	delete(b.rivals, node)
+	delete(b.waiting, node)
 	b.forgotten[claimant{node, identity}] = Forgotten{Node: node, Identity: identity, Sequence: said, At: b.now}
 	if len(b.forgotten) > maxForgotten {
 		all := b.allForgotten()
 		first := slices.MinFunc(all, func(x, y Forgotten) int { return x.At.Compare(y.At) })
 		delete(b.forgotten, claimant{first.Node, first.Identity})
 	}
-	return view.ForgetAnswer{State: view.ForgotNode, Node: node, Identity: identity, PodCIDRs: known.record.PodCIDRs()}, nil
+	return view.ForgetAnswer{State: view.ForgotNode, Node: node, Identity: identity, PodCIDRs: cidrs}, nil
 }
 
 // alreadyForgotten answers for a node of which nothing counts.
@@ -134,7 +142,9 @@ func (b *book) alreadyForgotten(node string) (view.ForgetAnswer, error) {
 			return view.ForgetAnswer{State: view.ForgottenBefore, Node: node, Identity: f.Identity}, nil
 		}
 	}
-	names := slices.Sorted(maps.Keys(b.entries))
+	names := slices.AppendSeq(slices.Collect(maps.Keys(b.entries)), maps.Keys(b.rivals))
+	slices.Sort(names)
+	names = slices.Compact(names)
 	if len(names) == 0 {
 		return view.ForgetAnswer{}, errors.New("no other node is known here")
 	}
