@@ -193,3 +193,46 @@ func TestForgetARival(t *testing.T) {
 		})
 	})
 }
+
+// One that says that it has the whole range takes nobody's block, closes nobody, and keeps no host that knows the others from
+// claiming one: it is reported.
+func TestClaimOfTheWholeRange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newClaimers(t, 3, "10.32.0.0/12")
+		hosts := m.all[1:]
+		m.start(hosts...)
+		had := map[string][]netip.Prefix{}
+		for _, c := range hosts {
+			m.within(30*time.Second, "it has claimed", func() error { _, err := c.has(); return err })
+			had[c.self.name], _ = c.has()
+		}
+		time.Sleep(time.Minute)
+		hosts[0].attach()
+		wide := m.all[0].self.claims(t, netip.MustParsePrefix("10.32.0.0/12"))
+		for _, c := range hosts {
+			c.hearsFirst(wide)
+		}
+		for range 60 {
+			time.Sleep(time.Second)
+			for _, c := range hosts {
+				if now, err := c.has(); err != nil || !slices.Equal(now, had[c.self.name]) {
+					t.Fatalf("%s has %v, %v, and had %v", c.self.name, now, err, had[c.self.name])
+				}
+			}
+		}
+		if problems := fmt.Sprint(hosts[0].live.Status(t.Context()).Problems); !strings.Contains(problems, "don't fit: 10.32.0.0/12 of node n00") {
+			t.Errorf("it isn't among %s", problems)
+		}
+		m.stop(hosts[1])
+		hosts[1].reboot()
+		hosts[1].hearsFirst(wide)
+		m.start(hosts[1])
+		m.within(15*time.Second, "it has its block again after a reboot", func() error {
+			if now, err := hosts[1].has(); err != nil || !slices.Equal(now, had["n02"]) {
+				return fmt.Errorf("it has %v, %v, and had %v", now, err, had["n02"])
+			}
+			return nil
+		})
+	})
+}

@@ -66,6 +66,7 @@ type scene struct {
 	rivalsFor func([]netip.Prefix) []string
 	rivals    []string                // of the blocks that are contested
 	taken     func(netip.Prefix) bool // others have, or had, (part of) a block, or this host's network stands on it
+	wide      []netip.Prefix          // all blocks inside of these are taken too
 }
 
 // rival is whom another node's record that is refused makes a claim for.
@@ -200,22 +201,27 @@ func (a *Agent) scene(p *pass, attached []view.Attachment) scene {
 	for node, alive := range a.alive {
 		s.alive = s.alive || alive && node != a.Node
 	}
-	s.rivalsFor = a.book.rivalsFor
+	s.rivalsFor = func(blocks []netip.Prefix) []string { return a.book.rivalsFor(blocks, a.claiming.fits) }
 	s.alone = len(a.book.entries) == 0 && (a.Hosts == nil || len(a.Hosts.All()) == 0)
-	s.taken = a.takenBlocks()
+	s.taken, s.wide = a.takenBlocks()
 	return s
 }
 
 // takenBlocks are those that others announce, whether or not their records count, and those that this host's network, or
-// another node, stands on.
-func (a *Agent) takenBlocks() func(netip.Prefix) bool {
+// another node, stands on; and what is wider than a block of that. What is refused takes blocks only if it is one: else a
+// single host that says that it has all would keep the others from having any.
+func (a *Agent) takenBlocks() (taken func(netip.Prefix) bool, wide []netip.Prefix) {
 	exact := map[netip.Prefix]bool{}
-	var others []netip.Prefix
 	add := func(p netip.Prefix) {
-		if slices.ContainsFunc(a.claiming.ranges, func(r claim.Range) bool { return r.Has(p) }) {
-			exact[p] = true
-		} else {
-			others = append(others, p)
+		for _, r := range a.claiming.ranges {
+			if !r.Prefix.Overlaps(p) {
+				continue
+			}
+			if block, err := p.Addr().Prefix(r.Bits); p.Bits() >= r.Bits && err == nil {
+				exact[block] = true
+			} else {
+				wide = append(wide, p)
+			}
 		}
 	}
 	single := func(address netip.Addr) { add(netip.PrefixFrom(address, address.BitLen())) }
@@ -229,7 +235,9 @@ func (a *Agent) takenBlocks() func(netip.Prefix) bool {
 	}
 	for _, r := range a.book.rivals {
 		for _, cidr := range r.cidrs {
-			add(cidr)
+			if a.claiming.fits(cidr) {
+				add(cidr)
+			}
 		}
 	}
 	ours := func(device string) bool { return device == a.Bridge || strings.HasPrefix(device, view.DevicePrefix) }
@@ -249,7 +257,12 @@ func (a *Agent) takenBlocks() func(netip.Prefix) bool {
 			}
 		}
 	}
-	return func(block netip.Prefix) bool { return exact[block] || slices.ContainsFunc(others, block.Overlaps) }
+	return func(block netip.Prefix) bool { return exact[block] }, wide
+}
+
+// fits reports whether a pod CIDR is a block of what this node claims from.
+func (c *claiming) fits(cidr netip.Prefix) bool {
+	return slices.ContainsFunc(c.ranges, func(r claim.Range) bool { return r.Has(cidr) })
 }
 
 // step goes one step on. It returns why no pod is attached, or a warning when pods are; nil: all is well.
@@ -310,7 +323,7 @@ func (c *claiming) waits(s scene) string {
 func (c *claiming) choose(s scene, last []netip.Prefix) {
 	for i, r := range c.ranges {
 		if !c.blocks[i].IsValid() {
-			c.blocks[i], _ = claim.Next(r, s.node, last, s.taken)
+			c.blocks[i], _ = claim.Next(r, s.node, last, s.taken, s.wide...)
 			c.settled[i] = false
 		}
 	}
@@ -322,7 +335,7 @@ func (c *claiming) choose(s scene, last []netip.Prefix) {
 func (c *claiming) again(s scene) {
 	contested := c.contested()
 	for i, block := range c.blocks {
-		if slices.Contains(contested, block) && s.taken(block) {
+		if slices.Contains(contested, block) && (s.taken(block) || slices.ContainsFunc(s.wide, block.Overlaps)) {
 			c.blocks[i] = netip.Prefix{}
 		}
 	}
@@ -395,18 +408,24 @@ func (a *Agent) tellClaims(before []netip.Prefix, wasSettled bool) {
 // misfits are the nodes whose pod CIDRs aren't blocks of what this one claims from.
 func (a *Agent) misfits() []view.Problem {
 	var misfits []string
-	for node, e := range a.book.entries {
-		for _, cidr := range e.record.PodCIDRs() {
-			fits := slices.ContainsFunc(a.claiming.ranges, func(r claim.Range) bool { return r.Has(cidr) })
-			if !fits {
+	add := func(node string, cidrs []netip.Prefix) {
+		for _, cidr := range cidrs {
+			if !a.claiming.fits(cidr) {
 				misfits = append(misfits, fmt.Sprintf("%s of node %s", cidr, node))
 			}
 		}
+	}
+	for node, e := range a.book.entries {
+		add(node, e.record.PodCIDRs())
+	}
+	for node, r := range a.book.rivals {
+		add(node, r.cidrs)
 	}
 	if len(misfits) == 0 {
 		return nil
 	}
 	slices.Sort(misfits)
+	misfits = slices.Compact(misfits)
 	text := strings.Join(misfits[:min(len(misfits), maxMisfits)], ", ")
 	if more := len(misfits) - maxMisfits; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
@@ -422,8 +441,9 @@ func (a *Agent) misfits() []view.Problem {
 	}}
 }
 
-// rivalsFor are the nodes that announce (part of) these pod CIDRs, sorted.
-func (b *book) rivalsFor(cidrs []netip.Prefix) []string {
+// rivalsFor are the nodes that announce (part of) these pod CIDRs, sorted. What is refused counts only if it fits: this is
+// for what the operators of both have to settle, and not for anybody to take.
+func (b *book) rivalsFor(cidrs []netip.Prefix, fits func(netip.Prefix) bool) []string {
 	var rivals []string
 	add := func(node string, others []netip.Prefix) {
 		if slices.ContainsFunc(others, func(p netip.Prefix) bool { return slices.ContainsFunc(cidrs, p.Overlaps) }) {
@@ -434,7 +454,7 @@ func (b *book) rivalsFor(cidrs []netip.Prefix) []string {
 		add(node, e.record.PodCIDRs())
 	}
 	for node, r := range b.rivals {
-		add(node, r.cidrs)
+		add(node, slices.DeleteFunc(slices.Clone(r.cidrs), func(p netip.Prefix) bool { return !fits(p) }))
 	}
 	slices.Sort(rivals)
 	return slices.Compact(rivals)
