@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -235,4 +236,51 @@ func TestClaimOfTheWholeRange(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// As long as pods can still be attached, since what closes the node fails, its claim isn't given up.
+func TestClaimStaysWhileOpen(t *testing.T) {
+	t.Parallel()
+	for _, fails := range []string{"observe", "attach"} {
+		t.Run(fails, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, other, c, had := settledAlone(t, "10.32.0.0/12")
+				failing := func(err error) {
+					c.kernel.mu.Lock()
+					c.kernel.fail[fails] = err
+					c.kernel.mu.Unlock()
+				}
+				failing(errBroken)
+				c.hearsFirst(other.self.claims(t, had...))
+				for range 60 {
+					time.Sleep(time.Second)
+					if now := c.live.Status(t.Context()).PodCIDRs; !slices.Equal(now, had) || !c.kernel.open() {
+						t.Fatalf("it has %v, and had %v; it is open: %t", now, had, c.kernel.open())
+					}
+				}
+				failing(nil)
+				closed := m.within(30*time.Second, "it is closed", func() error {
+					if c.kernel.open() {
+						return errBroken
+					}
+					return nil
+				})
+				for range 15 { // what is under way ends
+					time.Sleep(100 * time.Millisecond)
+					if now := c.live.Status(t.Context()).PodCIDRs; !slices.Equal(now, had) {
+						t.Fatalf("it has %v at once, and had %v", now, had)
+					}
+				}
+				m.within(10*time.Second, "it has another one", func() error {
+					now, err := c.has()
+					if err == nil && slices.Equal(now, had) {
+						err = errors.New("it has the same")
+					}
+					return err
+				})
+				t.Logf("it was closed after %s", closed)
+			})
+		})
+	}
 }

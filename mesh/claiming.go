@@ -48,7 +48,7 @@ type claiming struct {
 	last    []netip.Prefix // what this node had before this agent
 	contact time.Time      // when another node was seen first; zero: none was
 	rivalry time.Time      // since when others announce the same; zero: nobody does
-	closing time.Time      // since when the claim is being given up; zero: it isn't
+	closing time.Time      // since when no pod can be attached, as the claim is given up; zero: it isn't, or one can
 	host    *view.Host
 }
 
@@ -60,6 +60,7 @@ type scene struct {
 	alone    bool // there is nobody to look for
 	alive    bool // others are alive
 	known    int  // how many others there are
+	open     bool // pods can be attached
 	attached bool // something has an address of the blocks, or may have
 	uses     func(netip.Prefix) bool
 	// rivalsFor are the others that announce (part of) one of these blocks, sorted.
@@ -202,6 +203,7 @@ func (a *Agent) scene(p *pass, attached []view.Attachment) scene {
 		s.alive = s.alive || alive && node != a.Node
 	}
 	s.rivalsFor = func(blocks []netip.Prefix) []string { return a.book.rivalsFor(blocks, a.claiming.fits) }
+	s.open = a.Attach.Open() != nil
 	s.alone = len(a.book.entries) == 0 && (a.Hosts == nil || len(a.Hosts.All()) == 0)
 	s.taken, s.wide = a.takenBlocks()
 	return s
@@ -372,10 +374,12 @@ func (c *claiming) contend(s scene) *view.Problem {
 			"other host, and it does; if it is gone for good, `weaveguard forget` it on all hosts", false)
 		problem.Warning = true
 		return problem
+	case s.open: // until a pass has closed it
+		c.closing = time.Time{}
 	case c.closing.IsZero():
 		c.closing = s.now
-		fallthrough
-	case s.now.Sub(c.closing) < claimCloses:
+	}
+	if s.open || s.now.Sub(c.closing) < claimCloses {
 		return s.problem(what+", and nothing is attached here: it chooses another one", "", true)
 	}
 	c.again(s)
