@@ -121,7 +121,7 @@ func TestGolden(t *testing.T) {
 		"underlay-of-six": with(dualStack(2), sixOnly),
 		"no-pod-cidr":     with(mesh(2), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
 		"claim-not-settled": with(mesh(2), func(in *plan.Input) {
-			in.View.Self.Closed = &view.Problem{Subject: "node node-001", Message: "it claims 10.244.1.0/24"}
+			in.View.Self.Closed = &view.Problem{Subject: "node node-001", Message: "it claims 10.244.1.0/24", Remedy: "wait some seconds"}
 		}),
 		"tiny-pod-cidr": with(mesh(2), func(in *plan.Input) {
 			in.View.Self.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32")}
@@ -133,6 +133,9 @@ func TestGolden(t *testing.T) {
 		"overlapping-nodes": with(mesh(3), func(in *plan.Input) { in.View.Peers[1].PodCIDRs = in.View.Peers[0].PodCIDRs }),
 		"overlap-with-self": with(mesh(2), func(in *plan.Input) {
 			in.View.Self.Age, in.View.Peers[0].PodCIDRs = 9, in.View.Self.PodCIDRs
+		}),
+		"overlap-of-hosts": with(mesh(2), func(in *plan.Input) { // without Kubernetes
+			in.View.Self.Age, in.View.Peers[0].Age, in.View.Peers[0].PodCIDRs = 0, 0, in.View.Self.PodCIDRs
 		}),
 		"route-inside-own-cidr": with(mesh(2), func(in *plan.Input) {
 			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
