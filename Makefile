@@ -96,13 +96,18 @@ faults: deps image wgcluster ## make the faults of docs/reliability.md, and writ
 	@export WEAVEGUARD_FAULTS=$(CURDIR)/build/faults WEAVEGUARD_FULL=$(FULL) WEAVEGUARD_IMAGE_TAR=$(CURDIR)/$(IMAGE_TAR); \
 	go test -count=1 -p 1 -timeout 120m ./test/lab/agents -run '^TestFault' && \
 	go test -count=1 -p 1 -timeout 120m ./test/cluster/product -run '^(TestProduct|TestUpgrade)$$' && \
-	go test -count=1 -p 1 -timeout 120m ./test/vm -run '^(TestFaultRepairs|TestRotation|TestNothingLeaksThroughAReboot)$$' && \
+	go test -count=1 -p 1 -timeout 120m ./test/vm -run '^(TestAgents|TestRotation|TestNothingLeaksThroughAReboot)$$' && \
 	go run ./test/faults/table build/faults > build/reliability.md && mv build/reliability.md docs/reliability.md
 
 .PHONY: soak
 soak: deps ## random faults, rotations and pods on a mesh in the lab, for DURATION=20m; SEED=N has the same things happen again
 	@WEAVEGUARD_SOAK=$(or $(DURATION),20m) WEAVEGUARD_SOAK_SEED=$(SEED) \
 	go test -count=1 -timeout 24h ./test/lab/agents -run '^TestSoak$$' -v
+
+.PHONY: pictures
+pictures: deps ## take the pictures of the web page for docs/ui.md anew
+	@WEAVEGUARD_PICTURES=1 go test -count=1 ./mesh/ui -run '^TestPage$$'
+	@WEAVEGUARD_PICTURES=1 go test -count=1 ./test/lab/agents -run '^TestUI$$'
 
 .PHONY: bench
 bench: ## run the benchmarks

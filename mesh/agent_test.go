@@ -128,20 +128,6 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
-// A node that pods are attached on stays so when its agent is started again, whatever fails then: it isn't tainted
-// for it.
-func TestReadinessOutlivesTheAgent(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.cluster.set(w.self.node())
-	w.start(t).stop()
-	setFault(w.kernel, "routes", errBroken)
-	a := w.start(t)
-	if s := a.pass(); !s.Ready || !w.cluster.told().Ready || !w.kernel.open() {
-		t.Errorf("not ready after a restart: %+v", s)
-	}
-}
-
 func setFault(k *kernel, step string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

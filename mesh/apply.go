@@ -44,6 +44,7 @@ func (a *Agent) apply(ctx context.Context, p *pass) {
 		}
 	}
 	p.standing = !p.failed && !p.settling
+	p.sound = !p.blind && len(p.stood) == len(steps)
 	a.attach(ctx, p)
 }
 
@@ -144,7 +145,7 @@ func (a *Agent) attach(ctx context.Context, p *pass) {
 		return writes, err
 	})
 	a.ready = p.desired.Ready != nil && (a.ready || err == nil)
-	p.ready = a.ready
+	p.open = a.ready && a.Attach.Open() != nil // it may have been closed for pods of another pod CIDR
 }
 
 // readyNetworks are the networks that pods can be attached to: those that are new, or others than they were, once everything

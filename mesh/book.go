@@ -73,6 +73,7 @@ type book struct {
 	judged  map[candidate]verdict // what is heard now
 	refused map[string]uint64     // word → how many candidates
 	unknown map[string]netip.Addr // who speaks without having a Node
+	rivals  map[string]rival      // nodes whose latest record is refused, as it announces pod CIDRs that others had first
 	// disputed are nodes whose latest record contradicts an earlier one that counts, and how.
 	disputed map[string]refusal
 
@@ -143,6 +144,7 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change 
 	before := b.judged
 	b.judged = make(map[candidate]verdict, len(heard))
 	b.waiting, b.unknown, b.impostor = map[string]string{}, map[string]netip.Addr{}, ""
+	b.rivals = map[string]rival{}
 	b.disputed, b.strangers, b.running = map[string]refusal{}, nil, map[string][]netip.Addr{}
 	b.expect(cluster)
 	for _, h := range heard {
@@ -165,8 +167,11 @@ func (b *book) take(heard []Heard, cluster *ClusterState, now time.Time) change 
 		v.word = b.note(h, &v, no)
 		b.judged[id] = v
 	}
-	for node := range b.entries {
+	for node, e := range b.entries {
 		delete(b.waiting, node)
+		if b.rivals[node].sequence <= e.record.Sequence {
+			delete(b.rivals, node)
+		}
 	}
 	return changed
 }

@@ -30,6 +30,7 @@ type kernel struct {
 	keyOf    func(generation uint32) keys.PublicKey
 	muted    map[string]bool // links without a session, by device and key
 	ready    *view.Ready
+	shut     bool // for pods that are left of a former pod CIDR
 	attached []view.Attachment
 	undone   string         // a step that somebody undoes again and again
 	foreign  keys.PublicKey // that somebody gave the first device; zero: nobody did
@@ -175,6 +176,9 @@ func (t tunnels) Observe(context.Context) ([]view.DeviceState, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var states []view.DeviceState
+	if err := t.fail["look at tunnels"]; err != nil {
+		return nil, err
+	}
 	for _, d := range t.devices {
 		state := view.DeviceState{Name: d.Name, Kind: "kernel", ListenPort: d.ListenPort, PublicKey: t.keyOf(d.Generation)}
 		if !t.foreign.IsZero() {
@@ -215,6 +219,9 @@ func (f files) Problems() []view.Problem { return nil }
 func (f files) Open() *view.Ready {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.shut {
+		return nil
+	}
 	return f.ready
 }
 

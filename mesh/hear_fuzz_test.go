@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"log/slog"
 	"testing"
 	"time"
@@ -48,6 +49,16 @@ func FuzzHear(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(request)
+	question, err := record.SignRowRequest(record.RowRequest{From: "peer", Sequence: 9}, "self", own.Identity().Public(), peer.Identity())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(question)
+	row, err := record.SignRow(record.Row{From: "peer", Answers: 8}, "self", own.Identity().Public(), peer.Identity())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(row)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		post := &postman{mail: [][]byte{first, raw, last}}
 		a := &Agent{
@@ -55,11 +66,15 @@ func FuzzHear(f *testing.F) {
 			book:   newBook("self", own.Identity().Public()),
 		}
 		a.book.entries["peer"] = entry{record: record.Record{Identity: peer.Identity().Public()}}
-		a.documents, a.answers = newDocuments(), newAnswers()
+		a.documents, a.answers, a.rows = newDocuments(), newAnswers(), newRows()
 		if a.listen(time.Now()) != nothing || len(a.documents.held) > 0 {
 			t.Errorf("a document that nobody asked for is taken")
 		}
-		refused := a.book.refused[ackRefused] + a.book.refused[documentRefused] + a.book.refused[requestRefused]
+		if len(a.rows.heard) > 0 || len(a.rows.wanted) > 0 && !bytes.Equal(raw, question) {
+			t.Errorf("a row that nobody asked for is taken, or a question that nobody asked")
+		}
+		refused := a.book.refused[ackRefused] + a.book.refused[documentRefused] + a.book.refused[requestRefused] +
+			a.book.refused[rowRefused] + a.book.refused[rowRequestRefused]
 		if refused > 1 || refused == 0 && len(raw) > 0 && raw[0] == record.DocumentKind {
 			t.Errorf("refused %v", a.book.refused)
 		}

@@ -31,10 +31,9 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 		changed = changeOf(a.rememberCluster(p.cluster)) // before this node is looked at, which is as it is remembered
 	}
 	heard := a.Gossip.Heard()
-	self := a.self()
-	a.book.ownAddresses, a.book.ownSequence = self.Addresses, a.announced.record.Sequence
+	a.book.ownAddresses, a.book.ownSequence = a.self().Addresses, a.announced.record.Sequence
 	if a.GossipAddress.IsValid() {
-		a.book.ownAddresses = append(slices.Clone(self.Addresses), a.GossipAddress)
+		a.book.ownAddresses = append(slices.Clone(a.book.ownAddresses), a.GossipAddress)
 	}
 	changed = max(changed, a.book.take(heard, p.cluster, p.began), changeOf(a.heed(p, heard)))
 	a.rememberForgotten()
@@ -47,9 +46,11 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 	a.welcome(alive)
 	a.ask(alive, p.began)
 	a.notice(p)
+	a.claims(ctx, p)
 	p.view = view.View{
-		Self: self, Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
+		Self: a.self(), Peers: a.book.nodes(alive), Waiting: a.book.waitingNodes(alive), Links: a.links.states,
 	}
+	p.view.Self.Closed = p.closed
 	p.view.PodRanges, p.view.PodRangeSource = a.podRanges(p)
 	p.view.PodRangesSeen = p.view.PodRangeSource == seenSource
 	if a.Cluster != nil {

@@ -49,7 +49,7 @@ func Kinds() []string {
 // Refusals are the words by which the loop counts records and messages that it refuses.
 func Refusals() []string {
 	return []string{
-		ackRefused, lossRefused, documentRefused, requestRefused, requestLimited, unknownWord, disputedWord, backwardsWord,
+		ackRefused, lossRefused, rowRefused, rowRequestRefused, rowRequestLimited, documentRefused, requestRefused, requestLimited, unknownWord, disputedWord, backwardsWord,
 		pinWord, cidrWord, keyWord, nameWord, oldWord, twiceWord, replayWord, forgottenWord,
 		"size", "version", "malformed", "signature", "kind", "sender", "other", // as of record.Reason
 	}

@@ -83,13 +83,16 @@ func (a *Agent) narrate(p *pass) {
 	a.narrateRepairs(p)
 	a.narrateMade(p)
 	a.narratePeers(p)
-	if before := a.last.Load(); before == nil || before.ready != p.ready {
-		if p.ready {
-			r := p.desired.Ready
-			a.Log.Info("ready: pods can be attached", "bridge", r.Bridge, "subnets", r.Subnets, "mtu", r.MTU)
-		} else if before != nil {
-			a.Log.Warn("not ready: no more pods are attached")
-		}
+	before := a.last.Load()
+	switch {
+	case p.open && (before == nil || !before.open):
+		r := p.desired.Ready
+		a.Log.Info("ready: pods can be attached", "bridge", r.Bridge, "subnets", r.Subnets, "mtu", r.MTU)
+	case before == nil:
+	case before.open && !p.open:
+		a.Log.Warn("not ready: no more pods are attached")
+	case before.ready && !p.ready:
+		a.Log.Warn("not ready: what carries pods' packets hasn't been as it should for " + unsoundFor.String())
 	}
 }
 

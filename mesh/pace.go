@@ -14,7 +14,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	switch {
 	case keys.Phase(p.rotation.Phase) == keys.Draining && !p.failed:
 		return drainInterval // nothing but time is missing
-	case p.untold || p.settling || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
+	case p.untold || p.settling || a.claiming.busy() || a.forgetting > 0 || !a.links.settled(now) || rotating && !a.heldUp(now):
 		pause = busyInterval
 	case rotating:
 		pause = heldUpInterval
@@ -24,7 +24,7 @@ func (a *Agent) pause(p *pass, now time.Time) time.Duration {
 	} else {
 		a.retry.Reset()
 	}
-	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue, a.keepDue()} {
+	for _, next := range []time.Time{a.book.undecided(), a.documents.next(), a.document.due, a.saveDue, a.keepDue(), a.rows.next(len(p.view.Peers))} {
 		if !next.IsZero() {
 			pause = min(pause, max(0, next.Sub(now)))
 		}

@@ -12,8 +12,13 @@ type pass struct {
 	view     view.View
 	desired  view.Desired
 	cluster  *ClusterState
+	devices  []view.DeviceState // as they were when it began
 	problems []view.Problem
-	ready    bool
+	open     bool          // pods can be attached
+	sound    bool          // what carries their packets is as desired
+	ready    bool          // see judgeReadiness
+	carries  bool          // as Kubernetes is told
+	closed   *view.Problem // why no pod is attached though all stands; nil: pods are
 	changed  change
 	settling bool     // the tunnels are left as they are
 	blind    bool     // the tunnels can't be read

@@ -40,3 +40,39 @@ func (a *Agent) follow(paths []view.Path) {
 		a.remembered.Paths, a.unsaved = narrow, true // the next pass writes it
 	}
 }
+
+// gauge has the ways to all peers that there is a link to measured, at the address that packets go to. Gossip, which carries the
+// probes, is at addresses of one family: a peer that is reached by the other is measured by that of gossip's, if it has one.
+func (a *Agent) gauge(p *pass) {
+	if a.Meter == nil {
+		return
+	}
+	to := map[string]netip.Addr{}
+	for _, l := range p.desired.Links {
+		to[l.Node] = l.Endpoint.Addr()
+	}
+	var ways []view.Way
+	for _, n := range p.view.Peers {
+		address, linked := to[n.Name]
+		if !linked {
+			continue
+		}
+		for _, e := range n.Endpoints {
+			if address.Is4() != a.GossipAddress.Is4() {
+				address = e.Addr()
+			}
+		}
+		if address.Is4() == a.GossipAddress.Is4() {
+			ways = append(ways, view.Way{Node: n.Name, Address: address, Alive: n.Alive})
+		}
+	}
+	a.Meter.Follow(ways)
+}
+
+// measured is what came of that, by node.
+func (a *Agent) measured() map[string]view.Measured {
+	if a.Meter == nil {
+		return nil
+	}
+	return a.Meter.Measured()
+}

@@ -158,6 +158,14 @@ type Paths interface {
 	MTUs() map[netip.Addr]int
 }
 
+// Meter measures by probes what the ways to peers take and lose.
+type Meter interface {
+	// Follow replaces the ways that are measured, one a node. What was measured of one stays known.
+	Follow(ways []view.Way)
+	// Measured is what was measured, by node. Safe for concurrent use.
+	Measured() map[string]view.Measured
+}
+
 // Tunnels makes the tunnel devices and their peers as desired: first the devices, then their peers, and when no route
 // needs them any more it removes those that aren't desired.
 type Tunnels interface {
@@ -176,7 +184,7 @@ type Firewall interface {
 type Attach interface {
 	Apply(ctx context.Context, ready *view.Ready) (int, error)
 	Problems() []view.Problem
-	// Open returns what pods could be attached to before this agent; nil: to nothing.
+	// Open returns what pods can be attached to; nil: to nothing.
 	Open() *view.Ready
 	// Attachments are the interfaces of pods that are attached on this node, in any order. Both results may be non-nil: what
 	// can't be read doesn't hide the rest.

@@ -66,13 +66,14 @@ func (k *answers) prune(entries map[string]entry) {
 	})
 }
 
-// listen takes what came from other agents: acknowledgements, losses, documents, and requests for documents. It returns what
+// listen takes what came from other agents: acknowledgements, losses, documents, rows, and requests for the latter two. It returns what
 // changes by documents that came into force.
 func (a *Agent) listen(now time.Time) change {
 	changed := nothing
 	var acks [][]byte
 	a.answers.prune(a.book.entries)
 	a.losses.heard.prune(a.book.entries)
+	a.rows.prune(a.book.entries, now)
 	for _, raw := range a.Gossip.Messages() {
 		switch {
 		case len(raw) > 0 && raw[0] == record.DocumentKind:
@@ -89,6 +90,14 @@ func (a *Agent) listen(now time.Time) change {
 		case len(raw) > 0 && raw[0] == record.LossKind:
 			if err := a.hearLoss(raw, now); err != nil {
 				a.Log.Debug("a peer's word that it has lost a session isn't taken", "error", err)
+			}
+		case len(raw) > 0 && raw[0] == record.RowRequestKind:
+			if err := a.hearRowRequest(raw, now); err != nil {
+				a.Log.Debug("a question what was measured here isn't answered", "error", err)
+			}
+		case len(raw) > 0 && raw[0] == record.RowKind:
+			if err := a.hearRow(raw, now); err != nil {
+				a.Log.Debug("what a node has measured isn't taken", "error", err)
 			}
 		default:
 			acks = append(acks, raw)

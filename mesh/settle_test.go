@@ -20,7 +20,7 @@ func prefixList(texts string) []netip.Prefix {
 	return all
 }
 
-func claim(node string, age int64, name, ranges, cidrs string) networkClaim {
+func claimOf(node string, age int64, name, ranges, cidrs string) networkClaim {
 	return networkClaim{node, age, view.Network{Name: name, Ranges: prefixList(ranges), CIDRs: prefixList(cidrs)}}
 }
 
@@ -31,31 +31,31 @@ func TestSettleNetworks(t *testing.T) {
 		refused string // NODE/NETWORK: a part of why
 	}{
 		"one network on three nodes": {
-			[]networkClaim{claim("a", 1, "blue", "10.50.0.0/16 fd50::/48", "10.50.1.0/24 fd50:0:0:1::/64"),
-				claim("b", 2, "blue", "10.50.0.0/16 fd50::/48", "10.50.2.0/24 fd50:0:0:2::/64"),
-				claim("c", 3, "blue", "10.50.0.0/16 fd50::/48", "10.50.3.0/24 fd50:0:0:3::/64")}, "a/blue b/blue c/blue", ""},
+			[]networkClaim{claimOf("a", 1, "blue", "10.50.0.0/16 fd50::/48", "10.50.1.0/24 fd50:0:0:1::/64"),
+				claimOf("b", 2, "blue", "10.50.0.0/16 fd50::/48", "10.50.2.0/24 fd50:0:0:2::/64"),
+				claimOf("c", 3, "blue", "10.50.0.0/16 fd50::/48", "10.50.3.0/24 fd50:0:0:3::/64")}, "a/blue b/blue c/blue", ""},
 		"two networks side by side": {
-			[]networkClaim{claim("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claim("a", 1, "red", "10.51.0.0/16", "10.51.1.0/24")}, "a/blue a/red", ""},
+			[]networkClaim{claimOf("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claimOf("a", 1, "red", "10.51.0.0/16", "10.51.1.0/24")}, "a/blue a/red", ""},
 		"another range for a name: the older node's": {
-			[]networkClaim{claim("a", 5, "blue", "10.50.0.0/16", "10.50.1.0/24"), claim("b", 2, "blue", "10.51.0.0/16", "10.51.2.0/24")},
+			[]networkClaim{claimOf("a", 5, "blue", "10.50.0.0/16", "10.50.1.0/24"), claimOf("b", 2, "blue", "10.51.0.0/16", "10.51.2.0/24")},
 			"b/blue", "a/blue: node b, which is older"},
 		"of one age, the smaller name's": {
-			[]networkClaim{claim("b", 0, "blue", "10.50.0.0/16", "10.50.1.0/24"), claim("a", 0, "blue", "10.51.0.0/16", "10.51.2.0/24")},
+			[]networkClaim{claimOf("b", 0, "blue", "10.50.0.0/16", "10.50.1.0/24"), claimOf("a", 0, "blue", "10.51.0.0/16", "10.51.2.0/24")},
 			"a/blue", "b/blue: node a, which is older"},
 		"another name in the same range": {
-			[]networkClaim{claim("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claim("b", 2, "red", "10.50.128.0/20", "10.50.128.0/24")},
+			[]networkClaim{claimOf("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claimOf("b", 2, "red", "10.50.128.0/20", "10.50.128.0/24")},
 			"a/blue", "b/red: overlaps 10.50.0.0/16 of network blue on node a"},
 		"a wider range of another name": {
-			[]networkClaim{claim("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claim("b", 2, "red", "10.48.0.0/13", "10.48.0.0/24")},
+			[]networkClaim{claimOf("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claimOf("b", 2, "red", "10.48.0.0/13", "10.48.0.0/24")},
 			"a/blue", "b/red: overlaps 10.50.0.0/16 of network blue on node a"},
 		"the same part on two nodes": {
-			[]networkClaim{claim("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claim("b", 2, "blue", "10.50.0.0/16", "10.50.1.128/25")},
+			[]networkClaim{claimOf("a", 1, "blue", "10.50.0.0/16", "10.50.1.0/24"), claimOf("b", 2, "blue", "10.50.0.0/16", "10.50.1.128/25")},
 			"a/blue", "b/blue: its subnet 10.50.1.128/25 overlaps 10.50.1.0/24 of node a"},
-		"in the pod range":     {[]networkClaim{claim("a", 1, "blue", "10.244.64.0/20", "10.244.64.0/24")}, "", "a/blue: the default network's pod range 10.244.0.0/16"},
-		"around the pod range": {[]networkClaim{claim("a", 1, "blue", "10.240.0.0/12", "10.240.0.0/24")}, "", "a/blue: the default network's pod range 10.244.0.0/16"},
-		"around a node":        {[]networkClaim{claim("a", 1, "blue", "192.0.0.0/16", "192.0.1.0/24")}, "", "a/blue: has 192.0.2.7 in it"},
+		"in the pod range":     {[]networkClaim{claimOf("a", 1, "blue", "10.244.64.0/20", "10.244.64.0/24")}, "", "a/blue: the default network's pod range 10.244.0.0/16"},
+		"around the pod range": {[]networkClaim{claimOf("a", 1, "blue", "10.240.0.0/12", "10.240.0.0/24")}, "", "a/blue: the default network's pod range 10.244.0.0/16"},
+		"around a node":        {[]networkClaim{claimOf("a", 1, "blue", "192.0.0.0/16", "192.0.1.0/24")}, "", "a/blue: has 192.0.2.7 in it"},
 		"one that doesn't count takes nothing": {
-			[]networkClaim{claim("a", 1, "blue", "10.244.0.0/20", "10.244.1.0/24"), claim("b", 2, "blue", "10.50.0.0/16", "10.50.2.0/24")},
+			[]networkClaim{claimOf("a", 1, "blue", "10.244.0.0/20", "10.244.1.0/24"), claimOf("b", 2, "blue", "10.50.0.0/16", "10.50.2.0/24")},
 			"b/blue", "a/blue: the default network's pod range"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,9 +125,9 @@ func TestSettlingIsOfOneMind(t *testing.T) {
 
 // Many refused networks of others make few problems.
 func TestFewProblemsOfManyRefusals(t *testing.T) {
-	refused := []networkRefusal{{claim("z", 9, "own", "10.1.0.0/16", "10.1.0.0/24"), "no"}}
+	refused := []networkRefusal{{claimOf("z", 9, "own", "10.1.0.0/16", "10.1.0.0/24"), "no"}}
 	for i := range 500 {
-		refused = append(refused, networkRefusal{claim(fmt.Sprint("n", i), 1, "blue", "10.1.0.0/16", "10.1.0.0/24"), "no"})
+		refused = append(refused, networkRefusal{claimOf(fmt.Sprint("n", i), 1, "blue", "10.1.0.0/16", "10.1.0.0/24"), "no"})
 	}
 	problems := refusedNetworks("z", refused)
 	if len(problems) != 1+maxRefusedNetworks+1 || problems[0].Subject != "network own" || problems[0].Warning {

@@ -20,7 +20,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 		Kubernetes: "absent", Gossip: a.Gossip.Status(), Counters: a.count()}
 	p := a.last.Load()
 	if p == nil {
-		s.Problems = []view.Problem{{Subject: "agent", Message: "it is starting"}}
+		s.Problems = []view.Problem{starting()}
 		return s
 	}
 	if p.cluster != nil {
@@ -52,7 +52,7 @@ func (a *Agent) Status(ctx context.Context) view.Status {
 	s.Devices = deviceStatus(p.desired, devices)
 	a.addTraffic(ctx, s.Devices)
 	s.Repairs = a.recentRepairs(now)
-	s.Peers = withPulses(peerStatus(p, devices, now), a.Gossip.Pulses())
+	s.Peers = a.withMeasured(peerStatus(p, devices, now))
 	return s
 }
 
@@ -145,15 +145,13 @@ func peerStatus(p *pass, devices []view.DeviceState, now time.Time) []view.PeerS
 	return slices.SortedFunc(maps.Values(byNode), func(a, b view.PeerStatus) int { return cmp.Compare(a.Node, b.Node) })
 }
 
-// withPulses adds to peers what pings told of those that gossip sees.
-func withPulses(peers []view.PeerStatus, pulses map[string]view.Pulse) []view.PeerStatus {
+// withMeasured adds to peers what probes told of the ways to them, and gossip's pings of the clocks of those that it sees.
+func (a *Agent) withMeasured(peers []view.PeerStatus) []view.PeerStatus {
+	measured, pulses := a.measured(), a.Gossip.Pulses()
 	for i := range peers {
-		pulse, pinged := pulses[peers[i].Node]
-		if !pinged || !peers[i].Gossip {
-			continue
-		}
-		peers[i].RTT = pulse.RTT.Seconds()
-		if pulse.ClockKnown {
+		m := measured[peers[i].Node]
+		peers[i].RTT, peers[i].Loss, peers[i].Probes = m.RTT.Seconds(), m.Loss(), m.Probes
+		if pulse := pulses[peers[i].Node]; pulse.ClockKnown && peers[i].Gossip {
 			offset := pulse.ClockOffset.Seconds()
 			peers[i].ClockOffset = &offset
 		}

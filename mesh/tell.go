@@ -97,7 +97,7 @@ func (a *Agent) seeds(p *pass) []Seed {
 }
 
 func (a *Agent) own(p *pass) Own {
-	own := Own{Identity: p.view.Self.Identity, Ready: p.ready, Rotation: p.rotation.String()}
+	own := Own{Identity: p.view.Self.Identity, Ready: p.carries, Rotation: p.rotation.String()}
 	if gs := p.desired.Announce.Generations; len(gs) > 0 {
 		newest := gs[len(gs)-1]
 		own.PublicKey, own.Generation = newest.Key, newest.Number
@@ -105,7 +105,7 @@ func (a *Agent) own(p *pass) Own {
 	if !p.view.Self.Unannounced {
 		own.RotatedAt = p.rotation.RotatedAt
 	}
-	if !p.ready {
+	if !p.carries {
 		own.Reason = "the agent is starting"
 		if problem := firstProblem(p.problems); problem != nil {
 			own.Reason = problem.String()

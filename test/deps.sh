@@ -6,11 +6,13 @@ set -eu
 # cluster lane: containerd runc buildah busybox-static containernetworking-plugins iptables
 # all lanes:    iproute2 nftables tcpdump util-linux procps
 # lab lane:     wireguard-tools iperf3 fping iputils-ping
+# browser tests (mesh/ui, lab lane): chromium, and a font
 # vm lane:      qemu-system-x86 (virtiofsd comes with it on Debian 12), kmod
 packages="
 	containerd runc buildah busybox-static containernetworking-plugins iptables conntrack
 	iproute2 nftables tcpdump util-linux procps
 	wireguard-tools iperf3 fping iputils-ping
+	chromium fonts-dejavu-core
 	qemu-system-x86 kmod
 "
 

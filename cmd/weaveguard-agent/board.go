@@ -52,6 +52,15 @@ func (b *board) now() (*mesh.Agent, view.Problem) {
 	return b.agent, b.waiting
 }
 
+// ready is for the readiness probe.
+func (b *board) ready() (bool, []view.Problem) {
+	agent, waiting := b.now()
+	if agent == nil {
+		return false, []view.Problem{waiting}
+	}
+	return agent.Ready()
+}
+
 // topology is that which the agent knows: nothing while it is starting.
 func (b *board) topology() view.Topology {
 	agent, _ := b.now()
@@ -61,6 +70,17 @@ func (b *board) topology() view.Topology {
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
 	return agent.Topology(ctx)
+}
+
+// matrix is what the agent has gathered: nothing while it is starting.
+func (b *board) matrix() view.Matrix {
+	agent, _ := b.now()
+	if agent == nil {
+		return view.Matrix{Time: time.Now(), Node: b.node, Rows: []view.MatrixRow{}}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	return agent.Matrix(ctx)
 }
 
 // rotate asks the agent for a new key.

@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/spf13/pflag"
 
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/claim"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 )
 
@@ -18,7 +20,7 @@ const (
 
 func (o *options) registerClaims(f *pflag.FlagSet) {
 	f.StringVar(&o.Claim, "claim", "auto", "auto, always or never: whether this node claims a pod CIDR from the pod range (by default "+
-		kube.DefaultRange+") when Kubernetes gives it none")
+		kube.DefaultRange+") when nobody gives it one")
 	f.IntVar(&o.MaskSize, "node-cidr-mask-size", 0, fmt.Sprintf("length of the IPv4 block that a node claims (default %d)", maskSize))
 	f.IntVar(&o.MaskSize6, "node-cidr-mask-size-ipv6", 0, fmt.Sprintf("length of the IPv6 block that a node claims (default %d)", maskSize6))
 }
@@ -39,10 +41,27 @@ func (o *options) checkClaims() error {
 	if o.MaskSize6 < 0 || o.MaskSize6 > 126 {
 		return fmt.Errorf("--node-cidr-mask-size-ipv6 is %d: it takes 16 to 126", o.MaskSize6)
 	}
-	if !o.Kubernetes && (o.MaskSize != 0 || o.MaskSize6 != 0) {
-		return errors.New("--node-cidr-mask-size is for Kubernetes: without it, give this host's pod CIDR with --pod-cidr")
+	if len(o.podCIDRs) > 0 && (o.MaskSize != 0 || o.MaskSize6 != 0) {
+		return errors.New("--node-cidr-mask-size is for nodes that claim their pod CIDRs, and --pod-cidr gives this one its own")
+	}
+	for _, r := range o.plainClaims() {
+		if err := r.Check(); err != nil {
+			return fmt.Errorf("nothing can be claimed: %w; correct --pod-range, --node-cidr-mask-size and --node-cidr-mask-size-ipv6", err)
+		}
 	}
 	return nil
+}
+
+// plainClaims are what a node without Kubernetes claims from, if it isn't given its pod CIDRs.
+func (o *options) plainClaims() []claim.Range {
+	if o.Kubernetes || len(o.podCIDRs) > 0 || o.Claim == "never" {
+		return nil
+	}
+	c := o.claims(mesh.RememberedSelf{})
+	if len(c.Ranges) == 0 {
+		c.Ranges = []netip.Prefix{netip.MustParsePrefix(kube.DefaultRange)}
+	}
+	return c.Cut(c.Ranges)
 }
 
 // claims is how this node claims pod CIDRs. What it had before, it takes again.

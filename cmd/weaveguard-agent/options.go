@@ -44,6 +44,7 @@ type options struct {
 	PluginDir     string
 	MetricsAddr   string
 	HealthAddr    string
+	UIAddr        string
 	AllowPodsTo   []string
 	RotateEvery   time.Duration
 	SilentAfter   time.Duration
@@ -67,7 +68,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.Peers, "peers", nil, "hosts of the mesh to join, by name or address; without Kubernetes")
 	f.StringVar(&o.GossipKeyFile, "gossip-key-file", "", "file with the gossip keyring, followed as it changes: a line for each "+
 		"key, 32 bytes in base64; without Kubernetes")
-	f.StringSliceVar(&o.PodCIDRs, "pod-cidr", nil, "pod CIDR of this node, one for each address family; without Kubernetes")
+	f.StringSliceVar(&o.PodCIDRs, "pod-cidr", nil, "pod CIDR of this node, one for each address family; without Kubernetes (default "+
+		"claimed from the pod range)")
 	f.StringSliceVar(&o.PodRanges, "pod-range", nil, "all addresses that pods of any node have (default kubeadm's podSubnet, else "+
 		"what is claimed from, else the pod CIDRs seen)")
 	o.registerClaims(f)
@@ -87,6 +89,8 @@ func (o *options) register(f *pflag.FlagSet) {
 		"NAME.conf for each, followed as it changes")
 	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
 	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
+	f.StringVar(&o.UIAddr, "ui-address", fmt.Sprintf("127.0.0.1:%d", view.UIPort), "host:port of the web page, which whoever reaches it "+
+		"can read; empty: none")
 	f.StringSliceVar(&o.AllowPodsTo, "allow-pods-to", nil, "what of nodes pods may reach: "+
 		strings.Join(view.GuardedServices(), ", ")+" (default none of these)")
 }

@@ -23,6 +23,7 @@ func (o *options) checkPodPorts() error {
 	}{
 		{"--metrics-address", view.ServiceMetrics, o.MetricsAddr, view.MetricsPort},
 		{"--health-address", view.ServiceHealth, o.HealthAddr, view.HealthPort},
+		{"--ui-address", view.ServiceUI, o.UIAddr, view.UIPort},
 	} {
 		if own.address == "" {
 			continue

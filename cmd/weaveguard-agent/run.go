@@ -73,9 +73,10 @@ func run(ctx context.Context, o options, log *slog.Logger, level *slog.LevelVar)
 	})
 	var server *api.Server
 	server = api.New(api.Config{
-		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr,
-		Status:   func() view.Status { return b.status(server.Problems) },
-		Topology: b.topology, Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Alive: b.alive, Log: log, LogLevel: level,
+		Socket: o.agentSocket(), MetricsAddr: o.MetricsAddr, HealthAddr: o.HealthAddr, UIAddr: o.UIAddr,
+		Status: func() view.Status { return b.status(server.Problems) },
+		Ready:  b.ready, Topology: b.topology, Matrix: b.matrix, Alive: b.alive,
+		Reconcile: latch.Set, Rotate: b.rotate, Forget: b.forget, Join: o.joining(hosts), Log: log, LogLevel: level,
 		Timings: timings, Kinds: mesh.Kinds(), Reasons: slices.Concat(mesh.Refusals(), gossip.Reasons()),
 	})
 	group, ctx := errgroup.WithContext(ctx)
@@ -221,6 +222,9 @@ func (s *starter) findKeyring(ctx context.Context) error {
 // findRanges finds the configured pod ranges, if there are any.
 func (s *starter) findRanges(ctx context.Context) error {
 	s.ranges, s.source = s.podRanges, "--pod-range"
+	if claims := s.plainClaims(); len(s.ranges) == 0 && len(claims) > 0 {
+		s.ranges, s.source = []netip.Prefix{claims[0].Prefix}, "what is claimed from by default"
+	}
 	if len(s.ranges) > 0 || s.kube == nil {
 		return nil
 	}
@@ -311,7 +315,7 @@ func (s *starter) startAgent(ctx context.Context) {
 	rules := firewall.New(firewall.Config{StoreDir: cniFiles.StoreDir, Log: s.log})
 	config := mesh.Config{
 		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
-		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Hosts: s.hosts, PodRanges: s.ranges, PodRangeSource: s.source,
+		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Claims: s.plainClaims(), Hosts: s.hosts, PodRanges: s.ranges, PodRangeSource: s.source,
 		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
 		RotateEvery: s.RotateEvery, Silent: s.SilentAfter, AllowPodsTo: s.AllowPodsTo, OwnPorts: s.ownPorts,
 		Keys:     s.store,
@@ -333,13 +337,18 @@ func (s *starter) startAgent(ctx context.Context) {
 	})
 	config.Networks = networks
 	paths := path.New(path.Config{Send: s.gossip.Probe, Changed: s.latch.Set, Log: s.log})
-	s.gossip.OnAnswer(paths.Answered)
-	config.Paths = paths
+	meter := path.NewMeter(s.gossip.Probe)
+	s.gossip.OnAnswer(func(id uint64) {
+		paths.Answered(id)
+		meter.Answered(id)
+	})
+	config.Paths, config.Meter = paths, meter
 	s.board.run(mesh.New(config))
 	if s.kube == nil {
 		s.group.Go(func() error { return s.hosts.Run(ctx) })
 	}
 	s.group.Go(func() error { return paths.Run(ctx) })
+	s.group.Go(func() error { return meter.Run(ctx) })
 	s.group.Go(func() error { return networks.Run(ctx) })
 	s.group.Go(func() error { return s.keyring.run(ctx) })
 	s.group.Go(func() error { return network.Watch(ctx, s.latch.Set) })

@@ -25,6 +25,8 @@ type fakeAgent struct {
 	mu       sync.Mutex
 	statuses []view.Status
 	topology view.Topology
+	matrix   view.Matrix
+	looks    int // at the matrix
 	rotates  bool
 	forgot   bool
 	joined   []string
@@ -37,6 +39,23 @@ func (f *fakeAgent) status() view.Status {
 		f.statuses = f.statuses[1:]
 	}
 	return f.statuses[0]
+}
+
+// gathered is the matrix, from the third look on: before that the agent has heard of no other node what it measured.
+func (f *fakeAgent) gathered() view.Matrix {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.looks++; f.looks > 2 {
+		return f.matrix
+	}
+	m := f.matrix
+	m.Rows = slices.Clone(m.Rows)
+	for i, row := range m.Rows {
+		if row.Node != m.Node {
+			m.Rows[i] = view.MatrixRow{Node: row.Node, Cells: []view.MatrixCell{}}
+		}
+	}
+	return m
 }
 
 // rotate answers as the real one does, by what the status says.
@@ -93,7 +112,8 @@ func (f *fakeAgent) join(_ context.Context, hosts []string) (view.JoinAnswer, er
 }
 
 // startAgent serves the statuses in JSON files on $WEAVEGUARD_SOCKET, as it is then, as an agent does: agent FILE... The
-// statuses after the first are for a rotation: see fakeAgent. One of them, named topology.json, is its topology.
+// statuses after the first are for a rotation: see fakeAgent. One of them, named topology.json, is its topology, and one named matrix.json its
+// matrix.
 func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: agent FILE...")
@@ -106,6 +126,12 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			continue
 		}
+		if file == "matrix.json" {
+			if err := json.Unmarshal([]byte(ts.ReadFile(file)), &f.matrix); err != nil {
+				ts.Fatalf("%s: %v", file, err)
+			}
+			continue
+		}
 		var status view.Status
 		if err := json.Unmarshal([]byte(ts.ReadFile(file)), &status); err != nil {
 			ts.Fatalf("%s: %v", file, err)
@@ -114,7 +140,7 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	socket := ts.MkAbs(ts.Getenv(socketEnv))
 	server := api.New(api.Config{
-		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Rotate: f.rotate, Forget: f.forget, Join: f.join,
+		Socket: socket, Status: f.status, Topology: func() view.Topology { return f.topology }, Matrix: f.gathered, Rotate: f.rotate, Forget: f.forget, Join: f.join,
 		Log: slog.New(slog.DiscardHandler), LogLevel: &slog.LevelVar{},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

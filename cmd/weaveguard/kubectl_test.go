@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/ui"
 )
 
 // fakeKubectl is kubectl and an API server with one Secret, in secret.json. It patches that by resource version alone,
@@ -69,6 +74,8 @@ func kubectlOn(path string, args []string, stdin io.Reader, stdout io.Writer) er
 		return secretOn(path, line, stdin, stdout)
 	case slices.Contains(args, "exec"):
 		return execOn(args[slices.Index(args, "exec")+1:], stdin, stdout)
+	case slices.Contains(args, "port-forward"):
+		return forwardOn(args[slices.Index(args, "port-forward")+1:], stdout)
 	case slices.Contains(args, "logs"):
 		return printFile(args[slices.Index(args, "logs")+1]+".log", stdout)
 	case strings.HasSuffix(line, "get pods --selector app.kubernetes.io/name=weaveguard,app.kubernetes.io/component=agent --output json"):
@@ -97,6 +104,30 @@ func execOn(args []string, stdin io.Reader, stdout io.Writer) error {
 		return fmt.Errorf("error: unknown container in %q", flags)
 	}
 	return inPod(args[0], args[end+1:], stdin, stdout)
+}
+
+// forwardOn does what stands after kubectl port-forward, until it is ended: what is forwarded to serves the page of the agent
+// whose socket is the pod's name and .sock. With $KUBECTL_CUTS nothing is there, and it ends as kubectl does.
+func forwardOn(args []string, stdout io.Writer) error {
+	if len(args) != 4 || args[0] != "--address" || !strings.HasSuffix(args[3], ":6786") {
+		return fmt.Errorf("error: unknown flags %q", args)
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(args[1], strings.TrimSuffix(args[3], ":6786")))
+	if err != nil {
+		return fmt.Errorf("Unable to listen on port %s: %w\nerror: unable to listen on any of the requested ports", args[3], err)
+	}
+	if _, err := fmt.Fprintf(stdout, "Forwarding from %s -> 6786\n", listener.Addr()); err != nil {
+		return err
+	}
+	if os.Getenv("KUBECTL_CUTS") != "" {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		return errors.Join(conn.Close(), errors.New("error: lost connection to pod"))
+	}
+	client := api.Client{Socket: args[2] + ".sock"}
+	return http.Serve(listener, ui.New(ui.Sources{Status: client.Status, Topology: client.Topology}, "127.0.0.1:6786"))
 }
 
 // secretOn reads or patches the Secret.

@@ -119,7 +119,7 @@ func newCommand(o *options) *cobra.Command {
 	complete(cmd, "width")
 	_ = cmd.PersistentFlags().MarkHidden("width") // there is one; it is for `kubectl weaveguard`
 	cmd.AddCommand(
-		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newRoutesCommand(o), newPingCommand(o), newWGCommand(o),
+		newStatusCommand(o), newPeersCommand(o), newTopologyCommand(o), newPodsCommand(o), newUICommand(o), newRoutesCommand(o), newPingCommand(o), newWGCommand(o),
 		newDoctorCommand(o), newReportCommand(o),
 		newRotateCommand(o), newKeyringCommand(), newLogLevelCommand(o), newAttachCommand(o), newDetachCommand(o), newJoinCommand(o), newForgetCommand(o),
 		newVersionCommand(o), newCompletionCommand(),

@@ -46,6 +46,8 @@ func TestScripts(t *testing.T) {
 			"socket":    leaveSocket,
 			"wireguard": startWireGuard,
 			"isolated":  runIsolated,
+			"served":    checkServed,
+			"taken":     takePort,
 		},
 	})
 }

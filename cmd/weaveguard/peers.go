@@ -22,6 +22,7 @@ type peerAnswer struct {
 
 func newPeersCommand(o *options) *cobra.Command {
 	var output format
+	var matrix bool
 	cmd := &cobra.Command{
 		Use:         "peers [NODE]",
 		Annotations: inPlace(placeAnyNode),
@@ -29,21 +30,32 @@ func newPeersCommand(o *options) *cobra.Command {
 		Long: "peers shows each other node as seen from this one: whether its link is up, how\n" +
 			"long ago its last handshake was, where packets to it go, the bytes that came\n" +
 			"(RX) and went (TX) through the tunnel, and the MTU in the tunnel. RTT is how\n" +
-			"long gossip's last ping took, there and back: that goes beside the tunnel, and\n" +
-			"`weaveguard ping` through it. There is a column PATH where the network between\n" +
-			"two nodes carries less than it seems to, with how many bytes; and a column\n" +
-			"ROTATION while keys change: ours, when the node still needs this node's old key;\n" +
-			"theirs, when it changes its own.\n\n" +
+			"long the way there and back takes, and LOSS which part of the packets it loses:\n" +
+			"the agents send each other a small probe every 2 s, in big meshes more seldom,\n" +
+			"and that is the median, and the loss, of the latest 20. They go beside the\n" +
+			"tunnel, and `weaveguard ping` through it. There is a column PATH where the\n" +
+			"network between two nodes carries less than it seems to, with how many bytes;\n" +
+			"and a column ROTATION while keys change: ours, when the node still needs this\n" +
+			"node's old key; theirs, when it changes its own.\n\n" +
 			"With the name of a node it shows all that is known of that one, and each link\n" +
-			"to it.\n\n" +
+			"to it. With --matrix it shows RTT and loss from every node to every other, which\n" +
+			"the agent asks the others for: a node that can't be asked has what it told last,\n" +
+			"and how old that is.\n\n" +
 			"Exit status: 0 when the agent answered, 2 when it couldn't be asked, or there\n" +
 			"is no such node.",
 		Example: "  weaveguard peers\n" +
 			"  weaveguard peers worker-2\n" +
+			"  weaveguard peers --matrix\n" +
 			"  weaveguard peers -o json | jq '.[] | select(.up | not) | .node'",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: o.completePeer,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case matrix && len(args) > 0:
+				return &adviceError{"--matrix is of all nodes, and " + args[0] + " is one", "leave one of them out"}
+			case matrix:
+				return o.peersMatrix(cmd, output)
+			}
 			status, err := o.client().Status(cmd.Context())
 			if err != nil {
 				return err
@@ -59,6 +71,7 @@ func newPeersCommand(o *options) *cobra.Command {
 		},
 	}
 	addFormatFlag(cmd, &output)
+	cmd.Flags().BoolVar(&matrix, "matrix", false, "show RTT and loss from every node to every other")
 	return cmd
 }
 
@@ -122,10 +135,10 @@ func (p *page) allPeers(s view.Status) {
 	rows := make([][]string, 0, len(s.Peers))
 	for _, peer := range peerAnswers(s) {
 		rows = append(rows, []string{peer.Node, upOrDown(peer.Up), orDash(peer.Endpoint), handshake(peer.LastHandshake, peer.HandshakeAge),
-			milliseconds(peer.RTT), size(peer.ReceivedBytes), size(peer.SentBytes), numberOrDash(peer.MTU), numberOrDash(peer.PathMTU),
+			milliseconds(peer.RTT), lossOf(peer), size(peer.ReceivedBytes), size(peer.SentBytes), numberOrDash(peer.MTU), numberOrDash(peer.PathMTU),
 			orDash(rotates(peer))})
 	}
-	p.table(withoutEmpty([]string{"PEER", "STATE", "ENDPOINT", "HANDSHAKE", "RTT", "RX", "TX", "MTU", "PATH", "ROTATION"}, rows))
+	p.table(withoutEmpty([]string{"PEER", "STATE", "ENDPOINT", "HANDSHAKE", "RTT", "LOSS", "RX", "TX", "MTU", "PATH", "ROTATION"}, rows))
 	p.downPeers(s.Peers)
 	if len(s.Rotation.Waiting) > 0 {
 		p.space()
@@ -133,10 +146,18 @@ func (p *page) allPeers(s view.Status) {
 	}
 }
 
-// withoutEmpty leaves out the columns RTT, PATH and ROTATION where no row has anything there.
+// lossOf is the loss of the way to a peer, if it is measured.
+func lossOf(peer peerAnswer) string {
+	if peer.Probes == 0 {
+		return "-"
+	}
+	return percent(peer.Loss)
+}
+
+// withoutEmpty leaves out the columns RTT, LOSS, PATH and ROTATION where no row has anything there.
 func withoutEmpty(header []string, rows [][]string) ([]string, [][]string) {
 	for i := len(header) - 1; i >= 0; i-- {
-		if !slices.Contains([]string{"RTT", "PATH", "ROTATION"}, header[i]) || slices.ContainsFunc(rows, func(row []string) bool { return row[i] != "-" }) {
+		if !slices.Contains([]string{"RTT", "LOSS", "PATH", "ROTATION"}, header[i]) || slices.ContainsFunc(rows, func(row []string) bool { return row[i] != "-" }) {
 			continue
 		}
 		header = slices.Delete(header, i, i+1)
@@ -186,9 +207,6 @@ func peerFacts(s view.Status, peer peerAnswer) [][2]string {
 	if peer.Gossip {
 		gossip = "it is alive"
 	}
-	if peer.RTT > 0 {
-		gossip += ", its last ping took " + milliseconds(peer.RTT) + " there and back"
-	}
 	facts := [][2]string{{"endpoint", orNone(peer.Endpoint)}, {"gossip", gossip}}
 	for _, key := range peerKeys(peer.PeerStatus) {
 		facts = append(facts, [2]string{fmt.Sprintf("key %d", key.Number), key.PublicKey.String()})
@@ -210,10 +228,23 @@ func peerFacts(s view.Status, peer peerAnswer) [][2]string {
 	return append(facts,
 		[2]string{"handshake", handshake(peer.LastHandshake, peer.HandshakeAge)},
 		[2]string{"traffic", fmt.Sprintf("%s received, %s sent", size(peer.ReceivedBytes), size(peer.SentBytes))},
+		[2]string{"probes", probes(peer.PeerStatus)},
 		[2]string{"MTU", numberOrDash(peer.MTU)},
 		[2]string{"path", path},
 		[2]string{"rotation", peerRotation(s, peer)},
 	)
+}
+
+// probes says what the latest ones told of the way to a peer.
+func probes(peer view.PeerStatus) string {
+	if peer.Probes == 0 {
+		return "none that went beside the tunnel was answered yet"
+	}
+	lost, says := int(peer.Loss*float64(peer.Probes)+0.5), ""
+	if peer.RTT > 0 {
+		says = milliseconds(peer.RTT) + " there and back, "
+	}
+	return says + fmt.Sprintf("%d of the latest %d lost, beside the tunnel", lost, peer.Probes)
 }
 
 // peerKeys are the keys that a peer has on its links, oldest first.

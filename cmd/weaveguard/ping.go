@@ -52,7 +52,8 @@ func newPingCommand(o *options) *cobra.Command {
 			"lost, and how long the fastest, the average and the slowest answer took.\n\n" +
 			"It needs root on the node. In the agent's pod, which has fewer rights, it works\n" +
 			"where the node's kernel lets everybody ping (net.ipv4.ping_group_range).\n" +
-			"`kubectl weaveguard ping --matrix` lets every node ping every other.\n\n" +
+			"`kubectl weaveguard ping --matrix` lets every node ping every other;\n" +
+			"`weaveguard peers --matrix` shows what the agents measure beside the tunnels.\n\n" +
 			"Exit status: 0 when every node answered, 1 when one didn't at all, 2 when it\n" +
 			"couldn't be measured.",
 		Example: "  weaveguard ping\n" +

@@ -110,24 +110,29 @@ func (p *page) matrix(all []pingsFrom) {
 		p.text("", all[0].From+" is the only node of this mesh: there is nobody to ping")
 		return
 	}
-	header, rows := []string{"FROM"}, [][]string(nil)
-	for _, to := range all {
-		header = append(header, to.From)
-	}
+	var nodes []string
 	for _, from := range all {
-		row := []string{from.From}
-		for _, to := range all {
-			row = append(row, matrixCell(from, to.From))
-		}
-		rows = append(rows, row)
+		nodes = append(nodes, from.From)
 	}
-	p.table(header, rows)
+	p.square(nodes, func(from int, to string) string { return matrixCell(all[from], to) })
 	for i, from := range slices.DeleteFunc(slices.Clone(all), func(f pingsFrom) bool { return f.Error == "" }) {
 		if i == 0 {
 			p.space()
 		}
 		p.text("", from.From+" couldn't measure: "+from.Error)
 	}
+}
+
+// square is a table from each node, the rows, to each, the columns.
+func (p *page) square(nodes []string, cell func(from int, to string) string) {
+	rows := make([][]string, len(nodes))
+	for i, from := range nodes {
+		rows[i] = []string{from}
+		for _, to := range nodes {
+			rows[i] = append(rows[i], cell(i, to))
+		}
+	}
+	p.table(append([]string{"FROM"}, nodes...), rows)
 }
 
 // matrixCell is the way from a node to another: the average time, of each family's where there are two, and the loss.

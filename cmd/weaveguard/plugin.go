@@ -58,6 +58,7 @@ func (o *options) asPlugin(root *cobra.Command) {
 	root.Example = "  kubectl weaveguard status --node worker-2\n" +
 		"  kubectl weaveguard peers\n" +
 		"  kubectl weaveguard ping --matrix\n" +
+		"  kubectl weaveguard ui\n" +
 		"  kubectl weaveguard rotate --node worker-2 --wait"
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.plugin.node, "node", "", "node whose agent is asked")
@@ -68,6 +69,7 @@ func (o *options) asPlugin(root *cobra.Command) {
 	}
 	o.plugin.take(root)
 	o.plugin.addMatrix(root)
+	o.plugin.addUI(root)
 }
 
 // take makes a command, and those below it, run in a pod.

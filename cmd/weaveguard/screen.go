@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"golang.org/x/term"
 )
@@ -97,9 +98,9 @@ func cellColour(title, cell string) colour {
 		return red
 	}
 	switch {
-	case cell == "lost":
+	case cell == "lost", cell == "down", strings.HasPrefix(cell, "down: "):
 		return red
-	case title == "LOSS":
+	case title == "LOSS" && cell != "-":
 		return yellow
 	}
 	return ""

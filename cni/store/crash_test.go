@@ -172,6 +172,31 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// DEL follows an ADD that was killed while it wrote: nothing is left of it.
+func TestRemoveTakesWhatIsHalfWritten(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	a := attachment("half", "10.32.5.3")
+	tx := lock(t, s)
+	defer func() { unlock(t, tx) }()
+	put(t, tx, a)
+	whole, err := filepath.Glob(filepath.Join(s.AttachmentsDir(), "*"))
+	if err != nil || len(whole) != 1 {
+		t.Fatal(whole, err)
+	}
+	if err := os.Rename(whole[0], whole[0]+".tmp"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Remove(a.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{s.AttachmentsDir(), filepath.Join(dir, "addresses")} {
+		if left, err := os.ReadDir(where); err != nil || len(left) > 0 {
+			t.Errorf("%s has %v: %v", where, left, err)
+		}
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

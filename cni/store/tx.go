@@ -83,8 +83,11 @@ func (tx *Tx) Put(a Attachment) error {
 // damaged, or that a killed process left half made or half removed.
 func (tx *Tx) Remove(id ID) error {
 	addresses, known := tx.addressesOf(id)
-	if err := os.Remove(tx.s.attachmentPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing %s: %w", id, err)
+	path := tx.s.attachmentPath(id)
+	for _, file := range []string{path, path + tempSuffix} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing %s: %w", id, err)
+		}
 	}
 	if !known {
 		return tx.unlink(func(_ netip.Addr, target string) bool { return target == id.fileName() })

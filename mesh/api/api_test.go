@@ -43,7 +43,9 @@ func config(t *testing.T, status view.Status) api.Config {
 	return api.Config{
 		Socket:    filepath.Join(t.TempDir(), "run", "agent.sock"),
 		Status:    func() view.Status { return status },
+		Ready:     func() (bool, []view.Problem) { return status.Ready, status.Problems },
 		Topology:  func() view.Topology { return view.Topology{} },
+		Matrix:    func() view.Matrix { return view.Matrix{} },
 		Reconcile: func() {},
 		Alive:     func() error { return nil },
 		Rotate:    func(bool) (view.RotateAnswer, error) { return view.RotateAnswer{}, nil },
@@ -157,7 +159,8 @@ func sample() view.Status {
 		Problems: []view.Problem{{Subject: "bridge", Message: "no"}, {Subject: "pod ranges", Message: "no", Warning: true}},
 		Peers: []view.PeerStatus{
 			{Node: "node-b", Up: true, Device: "weave-wg0", LastHandshake: time.Date(2026, 3, 4, 5, 5, 54, 5e8, time.UTC), HandshakeAge: 12.5,
-				ReceivedBytes: 1000, SentBytes: 2000, MTU: 1328, PathMTU: 1388},
+				ReceivedBytes: 1000, SentBytes: 2000, MTU: 1328, PathMTU: 1388,
+				RTT: 0.0012, Loss: 0.05, Probes: 20, ClockOffset: new(-0.25)},
 			{Node: "node-c", Device: "weave-wg0", Reason: "no handshake yet", HandshakeAge: -1, MTU: 1420},
 			{Node: "node-d", Reason: "nothing was heard of it yet", HandshakeAge: -1},
 		},

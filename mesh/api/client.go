@@ -55,6 +55,13 @@ func (c Client) Topology(ctx context.Context) (view.Topology, error) {
 	return get[view.Topology](ctx, c, topologyPath)
 }
 
+// Matrix asks what the agent has gathered of how all nodes see the ways to each other, and makes it gather anew, which it does
+// every 2 s at most, in big meshes more seldom: so ask again until the rows are new enough. It waits 5 s at most. What fails is
+// an *AgentError.
+func (c Client) Matrix(ctx context.Context) (view.Matrix, error) {
+	return get[view.Matrix](ctx, c, matrixPath)
+}
+
 func get[T any](ctx context.Context, c Client, path string) (T, error) {
 	body, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package api owns the agent's doors to the outside of the process: the status API on a unix socket with its
-// client, the metrics, and the probes. It shows the status that it is given and passes on requests: to look at
+// client, the metrics, the probes, and the web page. It shows the status that it is given and passes on requests: to look at
 // the world again, to rotate the node's key, to forget a node, and to join hosts. It never changes state itself, and no secret can
 // pass it, because what it answers with, of package view, holds none.
 //
@@ -18,6 +18,8 @@
 //
 //	GET /healthz  200 while the agent's loop runs, else 503 and what is wrong
 //	GET /readyz   200 when this node can carry pod traffic, else 503 and why it can't
+//
+// On the address for the web page, which is meant for loopback, what package ui serves.
 //
 // On the address for metrics, GET /metrics in the formats of Prometheus.
 package api

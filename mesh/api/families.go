@@ -9,7 +9,7 @@ type families struct {
 	gossipMembers, gossipReceivedPackets, gossipSentPackets, gossipAcceptedStreams, gossipOpenedStreams,
 	gossipReceivedMessages, gossipSentMessages *prometheus.Desc
 
-	peerStates, peerUp, handshakeAge, received, sent, mtu, pathMTU *prometheus.Desc
+	peerStates, peerUp, handshakeAge, received, sent, mtu, pathMTU, rtt, loss, clockOffset *prometheus.Desc
 
 	receivedPackets, sentPackets, receiveErrors, sendErrors, receiveDrops, sendDrops *prometheus.Desc
 
@@ -53,6 +53,13 @@ func newFamilies() families {
 	f.mtu = desc("peer_mtu_bytes", "The largest packet that the route to a peer's pods takes.", "peer")
 	f.pathMTU = desc("peer_path_mtu_bytes",
 		"What probes found that the network carries to a peer; absent when that is as much as it seems to.", "peer")
+
+	f.rtt = desc("peer_rtt_seconds",
+		"Time of the way to a peer beside the tunnel, there and back: the median of the latest probes; absent when none of them was answered.", "peer")
+	f.loss = desc("peer_loss_ratio",
+		"Loss on the way to a peer beside the tunnel, there and back, from 0 to 1: of the latest 20 probes; absent when none was ever answered.", "peer")
+	f.clockOffset = desc("peer_clock_offset_seconds",
+		"How far a peer's clock is ahead of this node's, as it says, in answer to gossip's pings; absent when it doesn't say.", "peer")
 
 	const perDevice = " WireGuard doesn't count packets by peer."
 	f.receivedPackets = desc("tunnel_received_packets_total", "Packets that came out of a tunnel device, of all its peers."+perDevice, "device")

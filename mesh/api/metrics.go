@@ -109,6 +109,15 @@ func (c *collector) peer(peer view.PeerStatus, out sink) {
 	if peer.PathMTU > 0 {
 		out.gauge(c.pathMTU, float64(peer.PathMTU), peer.Node)
 	}
+	if peer.RTT > 0 {
+		out.gauge(c.rtt, peer.RTT, peer.Node)
+	}
+	if peer.Probes > 0 {
+		out.gauge(c.loss, peer.Loss, peer.Node)
+	}
+	if peer.ClockOffset != nil {
+		out.gauge(c.clockOffset, *peer.ClockOffset, peer.Node)
+	}
 }
 
 func (c *collector) devices(devices []view.DeviceStatus, out sink) {

@@ -51,7 +51,7 @@ func (p *port) serve(ctx context.Context) error {
 	if p.problem.Swap(nil) != nil {
 		p.log.InfoContext(ctx, "serving "+p.use+" after all", "address", p.addr)
 	}
-	return serve(ctx, listener, p.handler, p.log)
+	return Serve(ctx, listener, p.handler, p.log)
 }
 
 // report keeps the problem, and logs it aloud when it is a new one.

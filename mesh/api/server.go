@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/ui"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -22,6 +23,7 @@ const (
 	reconcilePath = "/v1/reconcile"
 	rotatePath    = "/v1/rotate"
 	topologyPath  = "/v1/topology"
+	matrixPath    = "/v1/matrix"
 	logLevelPath  = "/v1/log-level"
 	forgetPath    = "/v1/forget"
 	joinPath      = "/v1/join"
@@ -36,13 +38,18 @@ type Config struct {
 	Socket      string // path of the unix socket
 	MetricsAddr string // host:port of the metrics, "": none
 	HealthAddr  string // host:port of the probes, "": none
+	UIAddr      string // host:port of the web page, "": none
 	// Retry is how long to wait before an address that is taken is tried again; 0: 5 s.
 	Retry time.Duration
 
-	Status    func() view.Status // what the agent sees now
+	Status func() view.Status // what the agent sees now
+	// Ready reports whether the node carries pod traffic, and what is wrong with it, without asking anybody else: a probe waits for
+	// nothing that hangs.
+	Ready     func() (bool, []view.Problem)
 	Topology  func() view.Topology
-	Reconcile func()       // makes the agent's loop run soon; returns at once
-	Alive     func() error // why the agent's loop doesn't run any more; nil while it does
+	Matrix    func() view.Matrix // what is known of it now; asking makes the others be asked
+	Reconcile func()             // makes the agent's loop run soon; returns at once
+	Alive     func() error       // why the agent's loop doesn't run any more; nil while it does
 	// Rotate asks for a rotation, and returns when the request is on disk; an error says why it is refused. With force
 	// the rotation under way ends without waiting for its peers.
 	Rotate func(force bool) (view.RotateAnswer, error)
@@ -85,6 +92,11 @@ func New(cfg Config) *Server {
 			use: "the probes", addr: cfg.HealthAddr, handler: s.healthRoutes(), retry: cfg.Retry, log: cfg.Log,
 		})
 	}
+	if cfg.UIAddr != "" {
+		s.ports = append(s.ports, &port{
+			use: "the web page", addr: cfg.UIAddr, handler: ui.New(s.sources(), cfg.UIAddr), retry: cfg.Retry, log: cfg.Log,
+		})
+	}
 	return s
 }
 
@@ -98,7 +110,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer unlock()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
+		if err := Serve(ctx, listener, s.apiRoutes(), s.cfg.Log); err != nil {
 			return fmt.Errorf("serving the status API on %s: %w", s.cfg.Socket, err)
 		}
 		return nil
@@ -131,6 +143,9 @@ func (s *Server) apiRoutes() http.Handler {
 	mux.HandleFunc("GET "+topologyPath, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, s.cfg.Topology())
 	})
+	mux.HandleFunc("GET "+matrixPath, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, s.cfg.Matrix())
+	})
 	mux.HandleFunc("POST "+reconcilePath, func(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Reconcile()
 		w.WriteHeader(http.StatusAccepted)
@@ -153,9 +168,8 @@ func (s *Server) healthRoutes() http.Handler {
 		write(w, []byte("ok\n"))
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		status := s.cfg.Status()
-		if !status.Ready {
-			http.Error(w, whyNotReady(status), http.StatusServiceUnavailable)
+		if ready, problems := s.cfg.Ready(); !ready {
+			http.Error(w, whyNotReady(problems), http.StatusServiceUnavailable)
 			return
 		}
 		write(w, []byte("ok\n"))
@@ -163,9 +177,9 @@ func (s *Server) healthRoutes() http.Handler {
 	return mux
 }
 
-func whyNotReady(status view.Status) string {
+func whyNotReady(problems []view.Problem) string {
 	why := "this node can't carry pod traffic yet"
-	for _, problem := range status.Problems {
+	for _, problem := range problems {
 		why += "\n" + problem.String()
 	}
 	return why
@@ -182,6 +196,15 @@ func writeJSON(w http.ResponseWriter, value any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	write(w, append(body, '\n'))
+}
+
+// sources are what the web page shows.
+func (s *Server) sources() ui.Sources {
+	return ui.Sources{
+		Status:   func(context.Context) (view.Status, error) { return s.status(), nil },
+		Topology: func(context.Context) (view.Topology, error) { return s.cfg.Topology(), nil },
+		Matrix:   func(context.Context) (view.Matrix, error) { return s.cfg.Matrix(), nil },
+	}
 }
 
 func (s *Server) status() view.Status { return complete(s.cfg.Status()) }
@@ -216,8 +239,8 @@ func list[T any](values []T) []T {
 	return values
 }
 
-// serve answers requests until ctx ends, and then returns nil.
-func serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+// Serve answers requests until ctx ends, and then returns nil: what is under way has a second more.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -38,7 +38,8 @@ const (
 	maxMessages = 16
 	maxStrange  = 64
 	// maxAnswers is how many probes from a known address are answered in a second, and maxStrangeAnswers from all others
-	// together. A search asks 30 times a second at most. Questions can be captured and sent again, from any address.
+	// together. A search asks 30 times a second at most, and a measurement every other second. Questions can be captured and
+	// sent again, from any address.
 	maxAnswers        = 64
 	maxStrangeAnswers = 256
 )

@@ -193,3 +193,30 @@ func TestHost(t *testing.T) {
 		t.Errorf("in a pod: %+v", h)
 	}
 }
+
+// A socket of the kernel's WireGuard is its device's, though no process has it, and whatever its inode is.
+func TestWhoHoldsAPort(t *testing.T) {
+	t.Parallel()
+	devices := map[uint16]string{51820: "weave-wg0", 51821: "wg0"}
+	programs := map[uint64]doctor.Socket{0: {Program: "none"}, 7: {Program: "weaveguard-agen", PID: 70}, 8: {Program: "nc", PID: 80}}
+	for name, c := range map[string]struct {
+		protocol string
+		port     uint16
+		inode    uint64
+		want     doctor.Socket
+	}{
+		"our device":             {"udp", 51820, 4711, doctor.Socket{Device: "weave-wg0", Own: true}},
+		"our device, no inode":   {"udp", 51820, 0, doctor.Socket{Device: "weave-wg0", Own: true}},
+		"another device":         {"udp", 51821, 4711, doctor.Socket{Device: "wg0"}},
+		"our daemon's device":    {"udp", 51820, 7, doctor.Socket{Program: "weaveguard-agen", PID: 70, Own: true}},
+		"a program":              {"udp", 51820, 8, doctor.Socket{Program: "nc", PID: 80}},
+		"a program isn't seen":   {"udp", 51822, 4711, doctor.Socket{}},
+		"TCP on the same number": {"tcp", 51820, 4711, doctor.Socket{}},
+	} {
+		c.want.Protocol, c.want.Port = c.protocol, c.port
+		h := holder{doctor.Socket{Protocol: c.protocol, Port: c.port}, c.inode}
+		if got := h.held(devices, programs); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}

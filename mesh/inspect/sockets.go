@@ -42,15 +42,21 @@ func sockets() ([]doctor.Socket, error) {
 	programs := programsOf(proc, held)
 	var all []doctor.Socket
 	for _, h := range held {
-		s := h.Socket
-		if device, known := devices[s.Port]; h.inode == 0 && known && s.Protocol == "udp" {
-			s.Device, s.Own = device, view.IsDeviceName(device)
-		} else if p, known := programs[h.inode]; known && h.inode != 0 {
-			s.Program, s.PID, s.Own = p.Program, p.PID, strings.HasPrefix(p.Program, ownProgram)
-		}
-		all = append(all, s)
+		all = append(all, h.held(devices, programs))
 	}
 	return all, err
+}
+
+// held says who holds the socket: a program, or if none is seen to, the WireGuard device that listens on its port. The kernel's own
+// sockets have an inode too, which no process has open.
+func (h holder) held(devices map[uint16]string, programs map[uint64]doctor.Socket) doctor.Socket {
+	s := h.Socket
+	if p, known := programs[h.inode]; known && h.inode != 0 {
+		s.Program, s.PID, s.Own = p.Program, p.PID, strings.HasPrefix(p.Program, ownProgram)
+	} else if device, known := devices[s.Port]; known && s.Protocol == "udp" {
+		s.Device, s.Own = device, view.IsDeviceName(device)
+	}
+	return s
 }
 
 // holders are the sockets of both families that hold our ports, each port once for each program.

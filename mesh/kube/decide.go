@@ -43,8 +43,8 @@ type Claims struct {
 	Last []netip.Prefix
 }
 
-// cut are the ranges with the lengths of their blocks: of each family the first.
-func (c Claims) cut(prefixes []netip.Prefix) []claim.Range {
+// Cut are the ranges with the lengths of their blocks: of each family the first.
+func (c Claims) Cut(prefixes []netip.Prefix) []claim.Range {
 	var ranges []claim.Range
 	for _, prefix := range prefixes {
 		r := claim.Range{Prefix: prefix, Bits: c.Bits6}
@@ -96,11 +96,11 @@ type move struct {
 func (s situation) wanted() []claim.Range {
 	switch {
 	case len(s.Ranges) > 0:
-		return s.cut(s.Ranges)
+		return s.Cut(s.Ranges)
 	case len(s.podSubnet) > 0:
-		return s.cut(s.podSubnet)
+		return s.Cut(s.podSubnet)
 	}
-	return s.cut([]netip.Prefix{netip.MustParsePrefix(DefaultRange)})
+	return s.Cut([]netip.Prefix{netip.MustParsePrefix(DefaultRange)})
 }
 
 // decide says what to write next, one thing at a time, and what an operator should know.

@@ -256,8 +256,13 @@ func (p *Prober) end(t *track, now time.Time) (changed bool) {
 	case !t.settled:
 		return changed
 	}
-	t.due = now.Add(time.Duration(float64(pause) * (1 - jitter + 2*jitter*mathrand.Float64())))
+	t.due = now.Add(jittered(pause))
 	return changed
+}
+
+// jittered is a pause that is longer or shorter at random, so that not all nodes do the same at once.
+func jittered(pause time.Duration) time.Duration {
+	return time.Duration(float64(pause) * (1 - jitter + 2*jitter*mathrand.Float64()))
 }
 
 // drop stops waiting for answers.

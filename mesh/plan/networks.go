@@ -214,19 +214,20 @@ func (p *planner) bridge(n network) view.Bridge {
 // planDefaultBridge plans the bridge of the default network, without which no pod is attached to any.
 func (p *planner) planDefaultBridge() {
 	self := p.View.Self
-	if len(self.PodCIDRs) == 0 {
+	if self.Closed != nil {
+		p.report(*self.Closed)
+	} else if len(self.PodCIDRs) == 0 {
 		p.report(view.Problem{
 			Subject: "node " + self.Name,
 			Message: "it has no pod CIDR, so no pod can be attached",
 			Remedy: "in Kubernetes it gets one soon (kube-controller-manager with --allocate-node-cidrs), or claims one (--claim); " +
-				"without, give it with --pod-cidr",
+				"without, give it with --pod-cidr, or have it claim one (without --claim=never)",
 			Early: true, // a Node gets it after it was made
 		})
-		return
 	}
 	n := p.networks[0]
 	if len(n.cidrs) == 0 {
-		return // the conflict is reported where it was found
+		return // why is reported, a conflict where it was found
 	}
 	bridge := p.bridge(n)
 	if err := p.foreignBridge(self.Bridge, bridge.MAC); err != nil {
@@ -234,6 +235,9 @@ func (p *planner) planDefaultBridge() {
 		return
 	}
 	p.out.Bridges = []view.Bridge{bridge}
+	if self.Closed != nil {
+		return
+	}
 	p.out.Ready = &view.Ready{Bridge: self.Bridge, Subnets: n.cidrs, Gateways: n.gateways(), MTU: p.podMTU()}
 }
 

@@ -179,6 +179,9 @@ func (p *planner) guardedPorts() (tcp, udp []uint16) {
 	if !allowed(view.ServiceHealth) {
 		tcp = append(tcp, view.HealthPort)
 	}
+	if !allowed(view.ServiceUI) {
+		tcp = append(tcp, view.UIPort)
+	}
 	for _, own := range self.OwnPorts {
 		if !allowed(own.Service) {
 			tcp = append(tcp, own.Port)

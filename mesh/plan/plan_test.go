@@ -120,6 +120,9 @@ func TestGolden(t *testing.T) {
 		"dual-stack":      dualStack(3),
 		"underlay-of-six": with(dualStack(2), sixOnly),
 		"no-pod-cidr":     with(mesh(2), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
+		"claim-not-settled": with(mesh(2), func(in *plan.Input) {
+			in.View.Self.Closed = &view.Problem{Subject: "node node-001", Message: "it claims 10.244.1.0/24"}
+		}),
 		"tiny-pod-cidr": with(mesh(2), func(in *plan.Input) {
 			in.View.Self.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32")}
 		}),
@@ -209,7 +212,7 @@ func TestGolden(t *testing.T) {
 		}),
 		"pods-may-reach-metrics": with(dualStack(2), func(in *plan.Input) {
 			in.View.Self.AllowPodsTo = []string{view.ServiceMetrics}
-			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}}
+			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}, {Service: view.ServiceUI, Port: 8080}}
 			in.View.Self.Endpoint = netip.MustParseAddr("203.0.113.7")
 		}),
 		// Two addresses of a known node and one of a node without a record; the others can't be a node's.

@@ -2,8 +2,6 @@ package record
 
 import (
 	"errors"
-	"fmt"
-	"unicode/utf8"
 
 	"github.com/weaveguard/weaveguard/keys"
 )
@@ -39,12 +37,10 @@ type Loss struct {
 
 // Validate returns an error that names the first field that isn't valid.
 func (l Loss) Validate() error {
-	if err := validateName(l.From); err != nil {
-		return fmt.Errorf("the sender: %w", err)
+	if err := validateSender(l.From); err != nil {
+		return err
 	}
 	switch {
-	case !utf8.ValidString(l.From):
-		return errors.New("the sender's name isn't UTF-8, which text in CBOR must be")
 	case l.Own == (keys.PublicKey{}):
 		return errors.New("the sender's key is missing")
 	case l.Peer == (keys.PublicKey{}):

@@ -20,13 +20,13 @@ const recordContext = "weaveguard record v1"
 // maxName is the longest name of a node in bytes: a DNS subdomain, as Kubernetes names Nodes (RFC 1123).
 const maxName = 253
 
-// What a record, a document, an Ack, a Request or a Loss is refused for. Reason names them for counters.
+// What a record, a document, an Ack, a Request, a Loss, a RowRequest or a Row is refused for. Reason names them for counters.
 var (
 	ErrSize      = errors.New("wrong size")
 	ErrVersion   = errors.New("unknown version")
 	ErrMalformed = errors.New("malformed")
 	ErrSignature = errors.New("wrong signature")
-	ErrKind      = errors.New("unknown kind")   // of an Ack, a Request or a Loss alone
+	ErrKind      = errors.New("unknown kind")   // of what one node says to another alone
 	ErrSender    = errors.New("unknown sender") // likewise
 )
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,6 +250,62 @@ func mustSay(t *testing.T, err error, want ...string) {
 	for _, part := range want {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("the error is %q, want that it says %q", err, part)
+		}
+	}
+}
+
+// hanging is WireGuard that doesn't answer until it is let go.
+type hanging struct {
+	tunnel.Client
+	held chan struct{}
+	asks *atomic.Int32
+}
+
+func (h hanging) Device(name string) (*wgtypes.Device, error) {
+	h.asks.Add(1)
+	<-h.held
+	return h.Client.Device(name)
+}
+
+// A daemon that hangs holds up neither the loop nor the end of the agent nor whoever asks for the status, is asked by one at a time,
+// and goes on where it was.
+func TestDaemonThatHangs(t *testing.T) {
+	w, private := fakeWorld(t), privates(t)
+	want := plan(device(peer("b", endB, cidrB)))
+	w.mustApply(t, w.agent(t, private), want, fresh+1)
+	held, asks := make(chan struct{}), atomic.Int32{}
+	a := tunnel.New(tunnel.Config{
+		Maker: w.maker, Private: private, Kind: w.kind, Log: logOf(t), Within: 20 * time.Millisecond,
+		Open: func() (tunnel.Client, error) {
+			client, err := w.open()
+			return hanging{client, held, &asks}, err
+		},
+	})
+	for range 10 {
+		_, err := a.Observe(t.Context())
+		if silent := (*tunnel.SilentError)(nil); !errors.As(err, &silent) {
+			t.Errorf("looking: %v, want that it doesn't answer", err)
+		}
+		_, err = a.Apply(t.Context(), want)
+		mustSay(t, err, "hasn't answered for 20ms", "restart it")
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	if _, err := a.Apply(over, want); !errors.Is(err, context.Canceled) {
+		t.Errorf("the agent ends, and gets %v", err)
+	}
+	if n := asks.Load(); n != 1 {
+		t.Errorf("%d ask at once", n)
+	}
+	close(held)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		states, err := a.Observe(t.Context())
+		if err == nil && len(states) == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it answers again: %v, %v", states, err)
 		}
 	}
 }

@@ -16,8 +16,10 @@ import (
 // Observe returns what the tunnel devices hold, sorted by name, their peers by key. Of a device that can't be read
 // it says so in the error, and returns the others.
 func (a *Applier) Observe(ctx context.Context) ([]view.DeviceState, error) {
-	a.mu.Lock() // a dump during a change could show peers twice or not at all
-	defer a.mu.Unlock()
+	return alone(ctx, a, a.observe)
+}
+
+func (a *Applier) observe(ctx context.Context) ([]view.DeviceState, error) {
 	client, err := a.config.Open()
 	if err != nil {
 		return nil, fmt.Errorf("opening WireGuard: %w", explain(err, 0))

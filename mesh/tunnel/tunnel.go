@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +53,8 @@ type Config struct {
 	// kernel's WireGuard only if the module was loaded before, and the first Make may load it.
 	Open func() (Client, error)
 	Now  func() time.Time // nil: time.Now
+	// Within is how long WireGuard may take for one part of a pass; 0: 10 s.
+	Within time.Duration
 }
 
 // Applier makes the tunnel devices be as desired. It remembers what it last wanted, so there is one for the life of
@@ -61,7 +62,7 @@ type Config struct {
 type Applier struct {
 	config Config
 
-	mu sync.Mutex
+	turn chan struct{} // holds one while something is done with the tunnels; see alone
 	// wanted is what was last wanted of each peer, by device name.
 	wanted map[string]map[keys.PublicKey]wanted
 }
@@ -74,7 +75,10 @@ func New(config Config) *Applier {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Applier{config: config, wanted: map[string]map[keys.PublicKey]wanted{}}
+	if config.Within == 0 {
+		config.Within = answerWithin
+	}
+	return &Applier{config: config, turn: make(chan struct{}, 1), wanted: map[string]map[keys.PublicKey]wanted{}}
 }
 
 // Make makes the tunnel devices exist, with their keys and ports, and returns how many changes that took. Their peers
@@ -92,25 +96,26 @@ func (a *Applier) Apply(ctx context.Context, desired []view.Device) (int, error)
 
 // each runs a part of a pass on each device.
 func (a *Applier) each(ctx context.Context, desired []view.Device, part func(*pass, context.Context, view.Device) error) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var writes int
-	var errs []error
-	for _, d := range desired {
-		n, err := a.applyDevice(ctx, d, part)
-		writes += n
-		if err != nil {
-			errs = append(errs, fmt.Errorf("tunnel device %s: %w", d.Name, err))
+	return alone(ctx, a, func(ctx context.Context) (writes int, _ error) {
+		var errs []error
+		for _, d := range desired {
+			n, err := a.applyDevice(ctx, d, part)
+			writes += n
+			if err != nil {
+				errs = append(errs, fmt.Errorf("tunnel device %s: %w", d.Name, err))
+			}
 		}
-	}
-	return writes, errors.Join(errs...)
+		return writes, errors.Join(errs...)
+	})
 }
 
 // Prune removes the tunnel devices of ours that aren't desired, and their keys with them. It is for when no route leads
 // to them any more. It returns how many changes it made.
 func (a *Applier) Prune(ctx context.Context, desired []view.Device) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	return alone(ctx, a, func(ctx context.Context) (int, error) { return a.prune(ctx, desired) })
+}
+
+func (a *Applier) prune(ctx context.Context, desired []view.Device) (int, error) {
 	made, err := a.config.Maker.List(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("listing the tunnel devices: %w", err)

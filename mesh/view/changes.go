@@ -8,6 +8,13 @@ type Changes struct {
 	Texts []string // other changes
 }
 
+// AddTo adds the changes to those that ctx gathers.
+func (c *Changes) AddTo(ctx context.Context) {
+	if to, ok := ctx.Value(changesKey{}).(*Changes); ok {
+		to.Made, to.Texts = append(to.Made, c.Made...), append(to.Texts, c.Texts...)
+	}
+}
+
 type changesKey struct{}
 
 // WithChanges returns a context under which Changed and Made add to the Changes.

@@ -15,10 +15,11 @@ const (
 	BasePort = 51820
 	// GossipPort is the TCP and UDP port of the agents' gossip.
 	GossipPort = 6783
-	// MetricsPort is the TCP port of the metrics, and HealthPort that of the probes, on loopback only (Weave Net has
-	// its own status on 6784).
+	// MetricsPort is the TCP port of the metrics. HealthPort is that of the probes, and UIPort that of the web page, on
+	// loopback only (Weave Net has its own status on 6784).
 	MetricsPort = 6782
 	HealthPort  = 6785
+	UIPort      = 6786
 	// RouteProtocol marks the routes that the agent owns (rtnetlink's rtm_protocol).
 	RouteProtocol = 213
 	// FirewallTable is the name of the nftables tables, of the families inet and bridge, that the agent owns.
@@ -49,10 +50,13 @@ const (
 	ServiceMetrics = "metrics"
 	ServiceHealth  = "health"
 	ServiceGossip  = "gossip"
+	ServiceUI      = "ui"
 )
 
 // GuardedServices are the names of what pods may be allowed to reach. WireGuard's ports aren't among them.
-func GuardedServices() []string { return []string{ServiceMetrics, ServiceHealth, ServiceGossip} }
+func GuardedServices() []string {
+	return []string{ServiceMetrics, ServiceHealth, ServiceGossip, ServiceUI}
+}
 
 // Paths on a node.
 const (

@@ -102,7 +102,8 @@ func (v View) String() string {
 		s.WireGuard, s.Age, when(s.MTU != 0, fmt.Sprintf(" mtu %d", s.MTU)),
 		when(s.Endpoint.IsValid(), " endpoint "+s.Endpoint.String())+when(s.Unannounced, " newest unannounced")+
 			when(len(s.AllowPodsTo) > 0, " pods may reach "+list(s.AllowPodsTo))+
-			when(len(s.OwnPorts) > 0, fmt.Sprintf(" own ports %s", list(s.OwnPorts))))
+			when(len(s.OwnPorts) > 0, fmt.Sprintf(" own ports %s", list(s.OwnPorts)))+
+			when(s.Closed != nil, fmt.Sprintf(" closed: %v", s.Closed)))
 	printNetworks(&b, s.Networks)
 	for _, n := range v.Peers {
 		fmt.Fprintf(&b, "node %s identity %s sequence %d generations %s endpoints %s pods %s mtu %d age %d%s\n", n.Name,

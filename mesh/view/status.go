@@ -168,8 +168,12 @@ type PeerStatus struct {
 	// PathMTU is what probes found that the underlay carries to it, in bytes; 0: as much as it seems to.
 	PathMTU int  `json:"pathMTU,omitempty"`
 	Gossip  bool `json:"gossip"` // gossip sees it now
-	// RTT is how long gossip's last ping of its agent took, there and back, in seconds; 0: there was none.
-	RTT float64 `json:"rttSeconds,omitempty"`
+	// RTT, Loss and Probes are what the latest probes told of the way to it beside the tunnel. RTT is the median of those that
+	// were answered, there and back, in seconds; 0: none was. Loss is which part of them was lost, from 0 to 1, and Probes how
+	// many that is about; 0: there was none yet.
+	RTT    float64 `json:"rttSeconds,omitempty"`
+	Loss   float64 `json:"loss"`
+	Probes int     `json:"probes"`
 	// ClockOffset is how far its clock is ahead of this node's, in seconds, as it says; nil: it doesn't say.
 	ClockOffset *float64 `json:"clockOffsetSeconds,omitempty"`
 	// Networks are those beside the default one of its document in force that count, sorted by name.
@@ -196,9 +200,9 @@ type LinkStatus struct {
 	SentBytes     int64   `json:"sentBytes"`
 }
 
-// Pulse is what a ping of another node's agent told.
+// Pulse is what gossip's last ping of another node's agent told.
 type Pulse struct {
-	RTT time.Duration
+	RTT time.Duration // half of it is how old the clock's word is, if the two directions take as long
 	// ClockOffset is how far the node's clock is ahead of this one's, as it says, if ClockKnown.
 	ClockOffset time.Duration
 	ClockKnown  bool

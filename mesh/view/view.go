@@ -52,6 +52,8 @@ type Self struct {
 	// Networks are this node's beside the default one, sorted by name, MaxNetworks at most. No two of them overlap, nor
 	// does one overlap the default network's pod ranges.
 	Networks []Network
+	// Closed is why no pod is attached yet, or any more, though there may be PodCIDRs: they are claimed; nil: pods are.
+	Closed *Problem
 }
 
 // OwnPort is a TCP port of one of GuardedServices.

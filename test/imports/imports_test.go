@@ -26,6 +26,7 @@ var rows = []row{
 	{name: "keys", modules: []string{"golang.zx2c4.com/wireguard/wgctrl/wgtypes", "golang.org/x/sys", "github.com/google/renameio"}},
 	{name: "mesh/record", modules: []string{"github.com/fxamacker/cbor"}},
 	{name: "mesh/view"},
+	{name: "mesh/ui"},
 	{name: "mesh/aside"},
 	{name: "mesh/backoff"},
 	{name: "mesh/claim"},

@@ -87,9 +87,11 @@ func (target *target) scrape(t *testing.T, step int) string {
 
 // healthy is the status of one of three nodes after some scrapes, with something going on.
 func healthy(step uint64) view.Status {
+	offset := 0.002
 	peer := func(node string) view.PeerStatus {
 		return view.PeerStatus{Node: node, Up: true, Device: "weave-wg0", LastHandshake: time.Now(), HandshakeAge: 12, MTU: 1420,
-			ReceivedBytes: int64(step) * 1000, SentBytes: int64(step) * 2000, Gossip: true}
+			ReceivedBytes: int64(step) * 1000, SentBytes: int64(step) * 2000, Gossip: true,
+			RTT: 0.0012, Loss: 0.05 * float64(step%2), Probes: 20, ClockOffset: &offset}
 	}
 	return view.Status{
 		Version: "v0.1.0", Node: "node-a", Ready: true, Kubernetes: "connected", Attachments: 5,

@@ -1,15 +1,21 @@
 package product_test
 
 import (
+	"bufio"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/weaveguard/weaveguard/cmd/weaveguard/report"
+	"github.com/weaveguard/weaveguard/test/output"
 )
 
 // testPlugin shows that `kubectl weaveguard` runs in the pod of a node's agent, with what a pod may do.
@@ -27,6 +33,42 @@ func (w *world) testPlugin(t *testing.T) {
 	}
 	w.pluginPing(t, kubectl)
 	w.pluginReport(t, kubectl)
+	w.pluginUI(t)
+}
+
+// pluginUI shows that the page of a node's agent is there by a forwarded port, for as long as the command runs.
+func (w *world) pluginUI(t *testing.T) {
+	cmd := w.pluginProgram(t)("ui", "--node", w.nodes[1])
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr output.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() }).Stop() // an error says that it has ended
+	line, err := bufio.NewReader(out).ReadString('\n')
+	address, _, _ := strings.Cut(line, " ")
+	if err != nil {
+		t.Errorf("ui doesn't say where the page is: %q, %v\n%s", line, err, stderr.String())
+	} else if response, err := http.Get(address + "v1/status"); err != nil {
+		t.Error(err)
+	} else {
+		body, err := io.ReadAll(response.Body)
+		_ = response.Body.Close() // it is read
+		if status, errStatus := readStatus(w.nodes[1], string(body)); err != nil || errStatus != nil || status.Node != w.nodes[1] {
+			t.Errorf("the page has the status %v, %v, %s", err, errStatus, body)
+		}
+		w.known.Check(t, "the page's status", body)
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ui ends with %v\n%s", err, stderr.String())
+	}
 }
 
 // pluginPing shows that pods can ping where the node lets everybody, and say what to do where it doesn't.
@@ -82,20 +124,30 @@ func (w *world) pluginReport(t *testing.T, kubectl func(...string) (string, int)
 // pluginCommand runs `kubectl weaveguard` as an operator does, and returns what it says and its exit status.
 func (w *world) pluginCommand(t *testing.T) func(args ...string) (string, int) {
 	t.Helper()
-	plugins := t.TempDir()
-	if err := os.Symlink(buildProgram(t, "./cmd/weaveguard"), filepath.Join(plugins, "kubectl-weaveguard")); err != nil {
-		t.Fatal(err)
-	}
-	path := root(t).Programs()
+	program := w.pluginProgram(t)
 	return func(args ...string) (string, int) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), filepath.Join(path, "kubectl"), append([]string{"weaveguard"}, args...)...)
-		cmd.Env = append(os.Environ(), "PATH="+plugins+":"+path+":"+os.Getenv("PATH"), "KUBECONFIG="+w.Kubeconfig())
+		cmd := program(args...)
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) {
 			t.Fatalf("kubectl weaveguard %s: %v", strings.Join(args, " "), err)
 		}
 		return string(out), cmd.ProcessState.ExitCode()
+	}
+}
+
+// pluginProgram is `kubectl weaveguard`, to be started. It ends with the test.
+func (w *world) pluginProgram(t *testing.T) func(args ...string) *exec.Cmd {
+	t.Helper()
+	plugins := t.TempDir()
+	if err := os.Symlink(buildProgram(t, "./cmd/weaveguard"), filepath.Join(plugins, "kubectl-weaveguard")); err != nil {
+		t.Fatal(err)
+	}
+	path := root(t).Programs()
+	return func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(path, "kubectl"), append([]string{"weaveguard"}, args...)...)
+		cmd.Env = append(os.Environ(), "PATH="+plugins+":"+path+":"+os.Getenv("PATH"), "KUBECONFIG="+w.Kubeconfig())
+		return cmd
 	}
 }

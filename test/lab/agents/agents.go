@@ -168,6 +168,9 @@ func (n *Node) Status(ctx context.Context) (view.Status, error) { return n.api()
 // Topology asks the node's agent which nodes, networks and pods it knows.
 func (n *Node) Topology(ctx context.Context) (view.Topology, error) { return n.api().Topology(ctx) }
 
+// Matrix asks the node's agent how all nodes see the ways to each other.
+func (n *Node) Matrix(ctx context.Context) (view.Matrix, error) { return n.api().Matrix(ctx) }
+
 // StartAgent starts the agent alone.
 func (n *Node) StartAgent(t testing.TB) {
 	t.Helper()

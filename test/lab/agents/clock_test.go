@@ -29,7 +29,7 @@ func TestClockJumps(t *testing.T) {
 		})
 	}
 	o.reconnects(t)
-	r.under(t, func(t *testing.T) {
+	r.under(t, light(), func(t *testing.T) {
 		for _, jump := range []time.Duration{26 * time.Hour, -50 * time.Hour} {
 			setClock(t, jump)
 			r.rotate(t, m.Nodes[0])

@@ -22,8 +22,13 @@ type runner interface {
 // allows they reach, and nodes reach each other all the time.
 func TestPodsReachNoPortOfNodes(t *testing.T) {
 	t.Parallel()
-	m := agents.Up(t, 2)
+	m := agents.New(t, 2)
 	a, b := m.Nodes[0], m.Nodes[1]
+	for _, n := range m.Nodes {
+		n.Args = []string{"--ui-address=:6786"}
+		n.Start(t)
+	}
+	m.WaitUp(t, time.Minute)
 	pod := a.AddPod(t, "pod")
 	reach := func(from runner, to netip.Addr, port int) error {
 		_, err := from.Run(t.Context(), "timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", to, port))
@@ -31,14 +36,14 @@ func TestPodsReachNoPortOfNodes(t *testing.T) {
 	}
 	nodes := []netip.Addr{a.Addr4, gateway(a), b.Addr4, gateway(b)}
 	for _, to := range nodes {
-		for _, port := range []int{6782, 6783, 6785} {
+		for _, port := range []int{6782, 6783, 6785, 6786} {
 			if reach(pod, to, port) == nil {
 				t.Errorf("a pod reaches port %d at %s", port, to)
 			}
 		}
 	}
 	for _, to := range []netip.Addr{a.Addr4, b.Addr4} {
-		for _, port := range []int{6782, 6783} {
+		for _, port := range []int{6782, 6783, 6786} {
 			if err := reach(a.Host, to, port); err != nil {
 				t.Errorf("a node doesn't reach port %d at %s: %v", port, to, err)
 			}

@@ -128,8 +128,6 @@ func TestPlainHostsPage(t *testing.T) {
 	p.run("every", "cp "+tarball+" .")
 	p.next("every", "install")
 	p.next("host-1", "keyring add")
-	p.next("host-2", "sed")
-	p.next("host-3", "sed")
 	p.next("every", "systemctl enable --now weaveguard")
 	p.up(p.hosts...)
 	for i, out := range p.next("every", "weaveguard status") {
@@ -144,7 +142,9 @@ func TestPlainHostsPage(t *testing.T) {
 	p.attach(p.next("host-1", "attach web"), p.next("host-2", "ping"))
 
 	p.rotate()
-	p.boots(attachBlocks)
+	if !shortened() { // as it has little to do with the kernel
+		p.boots(attachBlocks)
+	}
 
 	if out := p.next("host-3", "weaveguard join"); !strings.Contains(out[0], "already") {
 		t.Errorf("joining says %q", out[0])
@@ -167,14 +167,14 @@ func TestPlainHostsPage(t *testing.T) {
 // attach checks what the blocks that attach printed, and that a runtime's container on the third host reaches both.
 func (p *page) attach(web, job []string) {
 	p.t.Helper()
-	if got := strings.TrimSpace(web[0]); got != "10.32.1.2" {
+	if got := strings.TrimSpace(web[0]); got != "10.44.21.2" {
 		p.t.Errorf("attach prints %q, want the address that the page pings", got)
 	}
-	if !strings.HasPrefix(job[0], "10.32.2.2\n") || !strings.Contains(job[0], " 0% packet loss") {
+	if !strings.HasPrefix(job[0], "10.38.252.2\n") || !strings.Contains(job[0], " 0% packet loss") {
 		p.t.Errorf("the second host's commands print %q", job[0])
 	}
 	pod, addresses := p.container()
-	reach(p.t, pod.NetNS, netip.MustParseAddr("10.32.1.2"), netip.MustParseAddr("10.32.2.2"))
+	reach(p.t, pod.NetNS, netip.MustParseAddr("10.44.21.2"), netip.MustParseAddr("10.38.252.2"))
 	for i, name := range []string{"web", "job"} {
 		reach(p.t, p.netns(i, name), addresses...)
 	}
@@ -210,7 +210,7 @@ func (p *page) netns(host int, name string) *lab.NetNS {
 func (p *page) rotate() {
 	p.t.Helper()
 	flow := lab.StartFlow(p.t, lab.FlowOptions{
-		From: p.netns(0, "web"), To: p.netns(1, "job"), Addr: netip.MustParseAddrPort("10.32.2.2:7000"), Rate: 300,
+		From: p.netns(0, "web"), To: p.netns(1, "job"), Addr: netip.MustParseAddrPort("10.38.252.2:7000"), Rate: min(300, rate(p.t)),
 	})
 	if out := p.next("host-1", "weaveguard rotate"); !strings.Contains(out[0], "generation 1") {
 		p.t.Errorf("rotating says %q", out[0])
@@ -218,7 +218,7 @@ func (p *page) rotate() {
 	if err := p.hosts[0].HasKey(p.t.Context(), 1); err != nil {
 		p.t.Error(err)
 	}
-	flow.Send(p.t, 300)
+	flow.Send(p.t, uint64(min(300, rate(p.t))))
 	if report := flow.Stop(p.t); report.Lost() != 0 || report.There.Sent == 0 {
 		p.t.Errorf("lost on the way: %s", report)
 	} else {

@@ -243,8 +243,8 @@ func TestNaiveRotationLosesPackets(t *testing.T) {
 	m := agents.Up(t, 2)
 	a, b := m.Nodes[0], m.Nodes[1]
 	to := b.AddPod(t, "pod")
-	f := lab.StartFlow(t, lab.FlowOptions{From: a.AddPod(t, "pod"), To: to, Addr: netip.AddrPortFrom(to.Addr, flowPort), Rate: largeRate, Size: largeSize})
-	f.Send(t, largeRate)
+	f := lab.StartFlow(t, lab.FlowOptions{From: a.AddPod(t, "pod"), To: to, Addr: netip.AddrPortFrom(to.Addr, flowPort), Rate: heavy().large, Size: largeSize})
+	f.Send(t, uint64(heavy().large))
 	for _, n := range m.Nodes {
 		if err := n.Agent.Kill(); err != nil { // it would put things right
 			t.Fatal(err)
@@ -257,7 +257,7 @@ func TestNaiveRotationLosesPackets(t *testing.T) {
 	public := strings.TrimSpace(a.MustRun(t, "cat", "/run/public"))
 	b.MustRun(t, "sh", "-c", fmt.Sprintf("sleep %s; wg set %s peer %s remove peer %s endpoint %s:51820 allowed-ips %s persistent-keepalive 25",
 		gossip, device, old, public, a.Addr4, a.CIDR))
-	f.Send(t, 5*largeRate)
+	f.Send(t, uint64(3*heavy().large))
 	report := f.Stop(t)
 	t.Logf("changing the key in place: %s", report)
 	if report.Lost() == 0 {

@@ -202,7 +202,7 @@ func (s *soak) breakByHand(t *testing.T) {
 	d := all[s.chance.IntN(len(all))]
 	t.Logf("%s: %s", n.Name, d.name)
 	s.settle(t)
-	d.repaired(t, n, false)
+	d.repaired(t, n, nodeState(t, n), false)
 }
 
 // settle waits until no node has links that a rotation leaves: their end isn't the repair that a fault asks for.

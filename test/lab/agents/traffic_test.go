@@ -5,34 +5,43 @@ import (
 	"os"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
 
-// The load of a rotation's traffic on a machine that isn't emulated: datagrams a second each way, of the small and of
-// the large ones, and the payload of the large ones, which makes 40 Mbit/s.
-const (
-	smallRate = 1000
-	largeRate = 4167
-	largeSize = 1200
-)
+// load is that of a rotation's traffic on a machine that isn't emulated: datagrams a second each way, of the small and of the
+// large ones.
+type load struct{ small, large int }
+
+// largeSize is the payload of the large ones.
+const largeSize = 1200
+
+// heavy is a load whose large ones make 40 Mbit/s.
+func heavy() load { return load{1000, 4167} }
+
+// light leaves processor to what isn't about traffic alone: as much as other faults have. In full it is heavy, too.
+func light() load {
+	if full.Wanted() {
+		return heavy()
+	}
+	return load{500, 500}
+}
 
 // traffic is what must lose nothing: numbered datagrams in both directions between pods on each two of three nodes, and
-// 40 Mbit/s each way between the first two.
+// large ones each way between the first two.
 type traffic struct {
 	rate  int // of the first flow
 	flows []*lab.Flow
 }
 
 // startTraffic starts it between pods, one on each node.
-func startTraffic(t *testing.T, pods []*agents.Pod) *traffic {
+func startTraffic(t *testing.T, pods []*agents.Pod, l load) *traffic {
 	t.Helper()
-	small, large := smallRate, largeRate
 	if os.Getenv(rateEnv) != "" {
-		small = rate(t)
-		large = small
+		l = load{rate(t), rate(t)}
 	}
-	f := &traffic{rate: small}
+	f := &traffic{rate: l.small}
 	add := func(from, to *agents.Pod, rate, size int) {
 		port := flowPort + uint16(len(f.flows)) // each pod has several ends
 		f.flows = append(f.flows, lab.StartFlow(t, lab.FlowOptions{
@@ -41,10 +50,10 @@ func startTraffic(t *testing.T, pods []*agents.Pod) *traffic {
 	}
 	for i, from := range pods {
 		for _, to := range pods[i+1:] {
-			add(from, to, small, 0)
+			add(from, to, l.small, 0)
 		}
 	}
-	add(pods[0], pods[1], large, largeSize)
+	add(pods[0], pods[1], l.large, largeSize)
 	return f
 }
 

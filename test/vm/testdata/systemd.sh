@@ -1,8 +1,9 @@
 #!/bin/bash
-# systemd.sh PROGRAMS UNITS: runs systemd in a namespace of processes of its own, with only what the services of plain hosts need, and
-# in it this script again, which operates them. It says "all is well" in the end. What it writes is lost with the machine.
+# systemd.sh PROGRAMS UNITS all|kernel: runs systemd in a namespace of processes of its own, with only what the services of plain
+# hosts need, and in it this script again, which operates them, over WireGuard in userspace too if all is asked for. It says "all is
+# well" in the end. What it writes is lost with the machine.
 set -eu
-programs=$1 units=$2
+programs=$1 units=$2 what=$3
 
 operate() {
 	set -x
@@ -24,6 +25,10 @@ operate() {
 	ls /run/weaveguard/cni.json
 	weaveguard detach web
 	weaveguard-agent cleanup
+	if [ "$what" = kernel ]; then
+		touch /run/well
+		return
+	fi
 
 	echo WEAVEGUARD_FLAGS=--wireguard=userspace >> /etc/weaveguard/weaveguard.env
 	systemctl start weaveguard-userspace weaveguard
@@ -40,7 +45,7 @@ operate() {
 	touch /run/well
 }
 
-if [ "${3:-}" = inside ]; then
+if [ "${4:-}" = inside ]; then
 	trap 'touch /run/done' EXIT
 	export PATH=/usr/local/bin:$PATH HOME=/root
 	operate
@@ -54,6 +59,7 @@ install -D "$programs/portmap" /usr/local/lib/weaveguard/weaveguard-portmap
 rm -rf /etc/systemd/system/*.wants /etc/cni /opt/cni /var/lib/weaveguard
 install -D -m 644 -t /etc/systemd/system "$units"/weaveguard.service "$units"/weaveguard-userspace.service
 install -D -m 644 -t /etc/weaveguard "$units/weaveguard.env"
+sed -i "s,^WEAVEGUARD_POD_CIDR=.*,WEAVEGUARD_POD_CIDR=10.32.1.0/24," /etc/weaveguard/weaveguard.env # nobody else is there to claim beside
 weaveguard keyring add --first --file /etc/weaveguard/key
 ip link set lo up
 ip link add uplink type veth peer name wire
@@ -71,7 +77,7 @@ cat > /etc/systemd/system/operate.service <<END
 DefaultDependencies=no
 [Service]
 Type=oneshot
-ExecStart=/bin/bash $(readlink -f "$0") $programs $units inside
+ExecStart=/bin/bash $(readlink -f "$0") $programs $units $what inside
 StandardOutput=file:/run/said
 StandardError=inherit
 END
