@@ -70,7 +70,7 @@ func NewHosts(c HostsConfig) *Hosts {
 		switch {
 		case line == "" || slices.Contains(h.joined, line):
 		case checkHost(line) != nil:
-			c.Log.Warn("a line isn't used", "file", c.Path, "error", checkHost(line))
+			c.Log.Warn("a line isn't used", "path", c.Path, "error", checkHost(line))
 		default:
 			h.joined = append(h.joined, line)
 		}
