@@ -142,7 +142,7 @@ func (h *Hosts) Join(ctx context.Context, hosts []string) (view.JoinAnswer, erro
 		}
 		addresses, err := h.lookup(ctx, host)
 		if err != nil {
-			return view.JoinAnswer{}, fmt.Errorf("no host is joined: finding the address of %s: %w", host, err)
+			return view.JoinAnswer{}, view.UnknownHost(host, err)
 		}
 		h.note(host, addresses, nil)
 		added = append(added, host)
