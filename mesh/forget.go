@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -112,9 +110,7 @@ func (b *book) forget(node string, force bool, heard []Heard) (view.ForgetAnswer
 		at = append(at, without(h.At, at)...)
 	}
 	if len(at) > 0 && !force {
-		return view.ForgetAnswer{}, fmt.Errorf("the agent of %s still runs, at %s, and would come back by itself: stop it there first "+
-			"(when it has just ended without a word, this node knows within a minute). To forget what it has said so far all the "+
-			"same, use --force: it is back when it says something new", node, addressList(at))
+		return view.ForgetAnswer{}, view.NodeRuns(node, addressList(at))
 	}
 	b.retire(claimant{node, identity})
 	delete(b.entries, node)
@@ -134,14 +130,7 @@ func (b *book) alreadyForgotten(node string) (view.ForgetAnswer, error) {
 			return view.ForgetAnswer{State: view.ForgottenBefore, Node: node, Identity: f.Identity}, nil
 		}
 	}
-	names := slices.Sorted(maps.Keys(b.entries))
-	if len(names) == 0 {
-		return view.ForgetAnswer{}, errors.New("no other node is known here")
-	}
-	if len(names) > maxNamed {
-		return view.ForgetAnswer{}, fmt.Errorf("no node %s is known here: see `weaveguard status` for the names of its peers", node)
-	}
-	return view.ForgetAnswer{}, fmt.Errorf("no node %s is known here; known are %s", node, strings.Join(names, ", "))
+	return view.ForgetAnswer{}, view.UnknownNode(node, slices.Sorted(maps.Keys(b.entries)))
 }
 
 // allForgotten are sorted by node and time.
