@@ -221,7 +221,7 @@ func (c *claiming) step(s scene) *view.Problem {
 	}
 	if len(c.had()) < len(c.ranges) {
 		if why := c.waits(s); why != "" {
-			return s.problem("it claims a pod CIDR "+why, "", true)
+			return s.problem("it claims a pod CIDR "+why, "wait some seconds; if it stays so, see that the agents of its --peers run", true)
 		}
 		c.choose(s, s.last)
 	} else if problem := c.contend(s); problem != nil || c.settled {
@@ -236,7 +236,7 @@ func (c *claiming) step(s scene) *view.Problem {
 	settles := claimSettles + time.Duration(s.known)*claimSettlesMore
 	if s.now.Sub(c.since) < settles {
 		return s.problem(fmt.Sprintf("it claims %s, and attaches pods in some seconds, if no other node claims the same",
-			view.JoinPrefixes(c.had())), "", true)
+			view.JoinPrefixes(c.had())), "wait some seconds", true)
 	}
 	c.settled = true
 	return nil

@@ -121,7 +121,7 @@ func TestGolden(t *testing.T) {
 		"underlay-of-six": with(dualStack(2), sixOnly),
 		"no-pod-cidr":     with(mesh(2), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
 		"claim-not-settled": with(mesh(2), func(in *plan.Input) {
-			in.View.Self.Closed = &view.Problem{Subject: "node node-001", Message: "it claims 10.244.1.0/24"}
+			in.View.Self.Closed = &view.Problem{Subject: "node node-001", Message: "it claims 10.244.1.0/24", Remedy: "wait some seconds"}
 		}),
 		"tiny-pod-cidr": with(mesh(2), func(in *plan.Input) {
 			in.View.Self.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32")}
