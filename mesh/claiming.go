@@ -78,7 +78,7 @@ func (a *Agent) claims(ctx context.Context, p *pass) {
 		p.closed = c.step(s)
 		a.tellClaims(before, wasSettled)
 	} else {
-		p.closed = &view.Problem{Subject: "node " + a.Node, Message: "it is about to claim a pod CIDR", Early: true}
+		p.closed = &view.Problem{Subject: "node " + a.Node, Message: "it is about to claim a pod CIDR", Remedy: "wait some seconds", Early: true}
 	}
 	p.closed = c.orWarn(p)
 	a.haveClaims()
@@ -212,7 +212,7 @@ func (c *claiming) step(s scene) *view.Problem {
 	}
 	if len(c.had()) < len(c.ranges) {
 		if why := c.waits(s); why != "" {
-			return s.problem("it claims a pod CIDR "+why, "", true)
+			return s.problem("it claims a pod CIDR "+why, "wait some seconds; if it stays so, see that the agents of its --peers run", true)
 		}
 		c.choose(s, c.last)
 	} else if problem := c.contend(s); problem != nil || c.whole() {
@@ -227,7 +227,7 @@ func (c *claiming) step(s scene) *view.Problem {
 	settles := claimSettles + time.Duration(s.known)*claimSettlesMore
 	if s.now.Sub(c.since) < settles {
 		return s.problem(fmt.Sprintf("it claims %s, and attaches pods in some seconds, if no other node claims the same",
-			view.JoinPrefixes(c.had())), "", true)
+			view.JoinPrefixes(c.had())), "wait some seconds", true)
 	}
 	for i := range c.settled {
 		c.settled[i] = true
@@ -289,7 +289,7 @@ func (c *claiming) contend(s scene) *view.Problem {
 		return nil
 	case !c.whole():
 		c.since = s.now
-		return s.problem(what+", and is to choose another one", "", true)
+		return s.problem(what+", and is to choose another one", "wait some seconds", true)
 	case lasts < claimStands:
 		return nil
 	case s.attached && loses && lasts >= claimStands+2*claimStandsMore:
@@ -309,7 +309,7 @@ func (c *claiming) contend(s scene) *view.Problem {
 		c.closing = s.now
 	}
 	if s.open || s.now.Sub(c.closing) < claimCloses {
-		return s.problem(what+", and nothing is attached here: it chooses another one", "", true)
+		return s.problem(what+", and nothing is attached here: it chooses another one", "wait some seconds", true)
 	}
 	c.again(s)
 	return nil

@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
@@ -116,9 +114,7 @@ func (b *book) forget(node string, force bool, heard []Heard) (view.ForgetAnswer
 		at = append(at, without(h.At, at)...)
 	}
 	if len(at) > 0 && !force {
-		return view.ForgetAnswer{}, fmt.Errorf("the agent of %s still runs, at %s, and would come back by itself: stop it there first "+
-			"(when it has just ended without a word, this node knows within a minute). To forget what it has said so far all the "+
-			"same, use --force: it is back when it says something new", node, addressList(at))
+		return view.ForgetAnswer{}, view.NodeRuns(node, addressList(at))
 	}
 	if counts {
 		b.retire(claimant{node, identity})
@@ -144,14 +140,7 @@ func (b *book) alreadyForgotten(node string) (view.ForgetAnswer, error) {
 	}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(b.entries)), maps.Keys(b.rivals))
 	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) == 0 {
-		return view.ForgetAnswer{}, errors.New("no other node is known here")
-	}
-	if len(names) > maxNamed {
-		return view.ForgetAnswer{}, fmt.Errorf("no node %s is known here: see `weaveguard status` for the names of its peers", node)
-	}
-	return view.ForgetAnswer{}, fmt.Errorf("no node %s is known here; known are %s", node, strings.Join(names, ", "))
+	return view.ForgetAnswer{}, view.UnknownNode(node, slices.Compact(names))
 }
 
 // allForgotten are sorted by node and time.

@@ -71,7 +71,7 @@ func NewHosts(c HostsConfig) *Hosts {
 		switch {
 		case line == "" || slices.Contains(h.joined, line):
 		case checkHost(line) != nil:
-			c.Log.Warn("a line isn't used", "file", c.Path, "error", checkHost(line))
+			c.Log.Warn("a line isn't used", "path", c.Path, "error", checkHost(line))
 		default:
 			h.joined = append(h.joined, line)
 		}
@@ -143,7 +143,7 @@ func (h *Hosts) Join(ctx context.Context, hosts []string) (view.JoinAnswer, erro
 		}
 		addresses, err := h.lookup(ctx, host)
 		if err != nil {
-			return view.JoinAnswer{}, fmt.Errorf("no host is joined: finding the address of %s: %w", host, err)
+			return view.JoinAnswer{}, view.UnknownHost(host, err)
 		}
 		h.note(host, addresses, nil)
 		added = append(added, host)

@@ -33,4 +33,6 @@ func (a *Agent) Ready() (bool, []view.Problem) {
 }
 
 // starting is what is wrong with an agent whose loop hasn't run.
-func starting() view.Problem { return view.Problem{Subject: "agent", Message: "it is starting", Remedy: "wait a few seconds"} }
+func starting() view.Problem {
+	return view.Problem{Subject: "agent", Message: "it is starting", Remedy: "wait a few seconds"}
+}

@@ -127,7 +127,7 @@ const patience = 3 * time.Second
 func (b *board) await(ctx context.Context, subject string, step func(context.Context) error) error {
 	backoff := wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 6, Cap: 10 * time.Second}
 	said, heard, begin := "", "", time.Now()
-	b.wait(view.Problem{Subject: subject, Message: "the agent is starting"})
+	b.wait(view.Problem{Subject: subject, Message: "the agent is starting", Remedy: "wait a few seconds"})
 	for {
 		err := step(ctx)
 		if err == nil {

@@ -90,11 +90,11 @@ func (f *fakeAgent) forget(_ context.Context, node string, force bool) (view.For
 	answer := view.ForgetAnswer{State: view.ForgottenBefore, Node: node, Identity: f.statuses[0].Identity}
 	switch {
 	case node != "host-3":
-		return view.ForgetAnswer{}, errors.New("no node " + node + " is known here; known are host-3")
+		return view.ForgetAnswer{}, view.UnknownNode(node, []string{"host-3"})
 	case f.forgot:
 		return answer, nil
 	case !force:
-		return view.ForgetAnswer{}, errors.New("the agent of host-3 still runs, at 192.0.2.3")
+		return view.ForgetAnswer{}, view.NodeRuns(node, "192.0.2.3")
 	}
 	f.forgot, answer.State, answer.PodCIDRs = true, view.ForgotNode, f.statuses[0].PodCIDRs
 	return answer, nil
@@ -104,7 +104,7 @@ func (f *fakeAgent) join(_ context.Context, hosts []string) (view.JoinAnswer, er
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if slices.Contains(hosts, "nobody") {
-		return view.JoinAnswer{}, errors.New("no host is joined: finding the address of nobody: no such host")
+		return view.JoinAnswer{}, view.UnknownHost("nobody", errors.New("no such host"))
 	}
 	added := slices.DeleteFunc(hosts, func(host string) bool { return slices.Contains(f.joined, host) })
 	f.joined = append(f.joined, added...)

@@ -37,8 +37,9 @@ type attached struct {
 func newAttachCommand(o *options) *cobra.Command {
 	var f attachFlags
 	cmd := &cobra.Command{
-		Use:   "attach NETNS|PID",
-		Short: "Attach a network namespace of this host to the mesh",
+		Use:         "attach NETNS|PID",
+		Annotations: inPlace(placeHost),
+		Short:       "Attach a network namespace of this host to the mesh",
 		Long: "attach gives a network namespace an interface with an address of the mesh, as a\n" +
 			"container runtime does it for a pod: it runs the CNI plugin of this host. The\n" +
 			"namespace is named as in `ip netns`, by its path, or by a process in it.\n\n" +
@@ -125,8 +126,9 @@ func summary(result types.Result, id store.ID, netns, network string) (attached,
 func newDetachCommand(o *options) *cobra.Command {
 	var f handFlags
 	cmd := &cobra.Command{
-		Use:   "detach NETNS|PID",
-		Short: "Detach what was attached by hand",
+		Use:         "detach NETNS|PID",
+		Annotations: inPlace(placeHost),
+		Short:       "Detach what was attached by hand",
 		Long: "detach removes the interface that attach made, and frees its addresses. It needs\n" +
 			"neither the namespace nor the agent, and succeeds too when there is nothing to\n" +
 			"detach.\n\n" +

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -89,6 +91,9 @@ func newKeyringListCommand(f *keyringFlags) *cobra.Command {
 			ring, err := f.store().load(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if _, err := os.Stat(f.file); f.file != "" && errors.Is(err, fs.ErrNotExist) {
+				return &adviceError{"there is no file " + f.file, "name the file that the agents have; the first key of a new mesh is made by `weaveguard keyring add --first`"}
 			}
 			all := []ringKey{}
 			for i, fingerprint := range ring.Fingerprints() {

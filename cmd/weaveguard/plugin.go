@@ -28,6 +28,7 @@ const (
 	placeAnnotation = "weaveguard.io/runs"
 	placeHere       = "here"     // where kubectl runs; also all commands below it
 	placeAnyNode    = "any node" // without --node on some node: it only looks
+	placeHost       = "host"     // on the host itself alone: what it works on isn't in the agent's pod
 )
 
 // inPlace is the annotation of a command.
@@ -77,12 +78,21 @@ func (pl *plugin) take(cmd *cobra.Command) {
 	if cmd.Annotations[placeAnnotation] == placeHere {
 		return
 	}
-	if cmd.Runnable() && cmd.HasParent() && cmd.Name() != "help" {
+	switch {
+	case cmd.Annotations[placeAnnotation] == placeHost:
+		cmd.Run, cmd.RunE = nil, onlyOnHost
+	case cmd.Runnable() && cmd.HasParent() && cmd.Name() != "help":
 		cmd.Run, cmd.RunE = nil, pl.run
 	}
 	for _, child := range cmd.Commands() {
 		pl.take(child)
 	}
+}
+
+// onlyOnHost refuses a command that has nothing to do in the agent's pod.
+func onlyOnHost(cmd *cobra.Command, args []string) error {
+	return &adviceError{cmd.Name() + " is about network namespaces of the host, which aren't in the agent's pod",
+		"run it on the host itself: `" + strings.Join(append([]string{"weaveguard", cmd.Name()}, args...), " ") + "`"}
 }
 
 // run runs a command line in a pod.

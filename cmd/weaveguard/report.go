@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weaveguard/weaveguard/cmd/weaveguard/report"
+	"github.com/weaveguard/weaveguard/mesh/doctor"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -47,10 +48,10 @@ func newReportCommand(o *options) *cobra.Command {
 		Annotations: inPlace(placeHere),
 		Short:       "Write what a bug report needs into one archive, without secrets",
 		Long: "report gathers what somebody else needs to find out what is wrong on this node,\n" +
-			"and writes it into one file: the agent's status and the end of its log, what\n" +
-			"WireGuard has, links, addresses, routes and rules, the firewall's tables of the\n" +
-			"agent's, settings of the kernel, configuration, and versions. It works without\n" +
-			"an agent, too.\n\n" +
+			"and writes it into one file: the agent's status, its topology and the end\n" +
+			"of its log, what doctor finds, what WireGuard has, links, addresses, routes and\n" +
+			"rules, the firewall's tables of the agent's, settings of the kernel,\n" +
+			"configuration, and versions. It works without an agent, too.\n\n" +
 			"Secrets are left out: keys that the agent keeps, and all that looks like a key\n" +
 			"and isn't a public one of this mesh. Names and addresses are in it: look through\n" +
 			"it before you show it to others.\n\n" +
@@ -88,6 +89,8 @@ func (f *reportFlags) report(cmd *cobra.Command, o *options) error {
 		files = append(files, statusFiles(status)...)
 		scrubber.Public(publicKeys(status)...)
 	}
+	files = append(files, o.topologyFiles(cmd.Context())...)
+	files = append(files, o.doctorFile(cmd.Context()))
 	files = append(files, hostFiles(status, scrubber)...)
 	log, err := f.givenLog(cmd.InOrStdin())
 	if f.log == "" {
@@ -116,6 +119,29 @@ func statusFiles(s view.Status) []report.File {
 	p.space()
 	p.allPeers(s)
 	return []report.File{{Name: "status.txt", Text: p.buf.Bytes()}, {Name: "status.json", Text: raw.Bytes()}}
+}
+
+// topologyFiles are all nodes, networks and pods that the agent knows, for programs and for people.
+func (o *options) topologyFiles(ctx context.Context) []report.File {
+	t, err := o.client().Topology(ctx)
+	if err != nil {
+		return []report.File{fileOf("topology.txt", nil, err)}
+	}
+	var raw bytes.Buffer
+	_ = printJSON(&raw, t) // a bytes.Buffer takes everything
+	p := &page{width: 100}
+	p.topology(t)
+	return []report.File{{Name: "topology.txt", Text: p.buf.Bytes()}, {Name: "topology.json", Text: raw.Bytes()}}
+}
+
+// doctorFile is what doctor finds.
+func (o *options) doctorFile(ctx context.Context) report.File {
+	facts, err := o.facts(ctx)
+	p := &page{width: 100}
+	if err == nil {
+		p.report(doctor.Examine(facts))
+	}
+	return fileOf("doctor.txt", p.buf.Bytes(), err)
 }
 
 // publicKeys are all keys in a status: none of those there is secret.
@@ -246,7 +272,7 @@ const logLines = "2000"
 
 // recentLog is the end of the agent's log: of systemd's journal, or of the kubelet's files.
 func recentLog(ctx context.Context) ([]byte, error) {
-	journal := exec.CommandContext(ctx, "journalctl", "--unit=weaveguard", "--lines="+logLines, "--no-pager", "--quiet", "--output=short-iso")
+	journal := exec.CommandContext(ctx, "journalctl", "--unit=weaveguard", "--unit=weaveguard-userspace", "--lines="+logLines, "--no-pager", "--quiet", "--output=short-iso")
 	if text, err := journal.Output(); err == nil && len(bytes.TrimSpace(text)) > 0 {
 		return text, nil
 	}

@@ -95,7 +95,7 @@ func (p *page) topology(t view.Topology) {
 	}
 	for _, n := range t.Nodes {
 		p.space()
-		p.text("", nodeTitle(n))
+		p.flow("", indentStep, p.nodeTitle(n))
 		for _, note := range nodeNotes(n) {
 			p.text(indentStep, note)
 		}
@@ -108,23 +108,22 @@ func (p *page) topology(t view.Topology) {
 	}
 }
 
-// nodeTitle is a node in one line.
-func nodeTitle(n view.TopologyNode) string {
+// nodeTitle is a node in one line, in words.
+func (p *page) nodeTitle(n view.TopologyNode) []string {
 	title := n.Name
 	if n.Self {
 		title += " (this node)"
 	}
+	state, rest := upOrDown(n.Up), ""
 	switch {
 	case n.Up && n.Endpoint != "":
-		title += ": up, " + n.Endpoint
-	case n.Up:
-		title += ": up"
-	case n.Reason != "":
-		title += ": down: " + n.Reason
-	default:
-		title += ": down"
+		rest = ", " + n.Endpoint
+	case !n.Up && n.Reason != "":
+		rest = ": " + n.Reason
 	}
-	return title
+	items := words(title + ":")
+	mark, more, _ := strings.Cut(rest, " ")
+	return append(append(items, p.paint(cellColour("STATE", state), state)+mark), words(more)...)
 }
 
 // nodeNotes are what is to be said of how much is known of a node.

@@ -236,6 +236,8 @@ func (s *Server) metricsRoutes() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:      slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 		ErrorHandling: promhttp.ContinueOnError, // one bad value doesn't hide the others
+		// Each asks WireGuard, and whoever reaches the port can ask.
+		MaxRequestsInFlight: 4,
 	}))
 	return mux
 }

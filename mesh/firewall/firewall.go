@@ -89,7 +89,7 @@ func (a *Applier) change(ctx context.Context, rules ruleset, have *kernelTable) 
 			return 1, nil
 		}
 		// Something in the way that reading doesn't show.
-		a.log.Debug("couldn't change the firewall table in place, replacing it", "family", familyName(d.family), "err", err)
+		a.log.Debug("couldn't change the firewall table in place, replacing it", "family", familyName(d.family), "error", err)
 		d = rules.all("it can't be changed in place")
 	}
 	if err := d.write(have.counters()); err != nil {

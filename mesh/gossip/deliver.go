@@ -91,7 +91,7 @@ func (g *Gossip) carry(ctx context.Context) {
 				case err == nil:
 					g.sentMessages.Add(1)
 				case ctx.Err() == nil:
-					g.log.Debug("gossip: a document isn't delivered", "address", a, "reason", err)
+					g.log.Debug("gossip: a document isn't delivered", "address", a, "error", err)
 				}
 			}
 		}

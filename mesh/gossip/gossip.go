@@ -269,7 +269,7 @@ func (g *Gossip) Stop(ctx context.Context) error {
 	m := g.current.Load()
 	if ctx.Err() == nil && timeout > 0 {
 		if err := m.leave(timeout); err != nil {
-			g.log.Debug("gossip: left without a goodbye", "reason", err)
+			g.log.Debug("gossip: left without a goodbye", "error", err)
 		}
 	}
 	err := errors.Join(m.list.Shutdown(), g.transport.stop())

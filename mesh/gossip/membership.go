@@ -186,7 +186,7 @@ func (g *Gossip) greet(ctx context.Context, near []netip.AddrPort) {
 			return
 		}
 		if _, err := g.current.Load().list.Join([]string{addr.String()}); err != nil {
-			g.log.Debug("gossip: can't join", "address", addr, "reason", joinReason(err))
+			g.log.Debug("gossip: can't join", "address", addr, "error", joinReason(err))
 		}
 	}
 }

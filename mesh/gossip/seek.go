@@ -228,7 +228,7 @@ func (g *Gossip) attempt(ctx context.Context, target Target, alive presence, fai
 	}
 	failures++
 	reason := joinReason(err)
-	g.log.Debug("gossip: can't join", "node", target.Node, "address", target.Addr, "reason", reason)
+	g.log.Debug("gossip: can't join", "node", target.Node, "address", target.Addr, "error", reason)
 	if strings.Contains(reason, wrongKeyText) {
 		g.tally.count(reasonUndecryptable)
 		g.tally.report(keyPacket+target.Addr.Addr().String(), otherKey(target.Addr.Addr()), now)

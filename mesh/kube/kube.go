@@ -129,7 +129,7 @@ func (k *Kube) Run(ctx context.Context) error {
 	case <-k.nodes.HasSyncedChecker().Done():
 	}
 	k.changed()
-	k.config.Log.Info("watching Kubernetes", "nodes", len(k.nodes.GetStore().ListKeys()))
+	k.config.Log.Info("watching Kubernetes", "count", len(k.nodes.GetStore().ListKeys()))
 	running.Go(func() { k.own.run(ctx) })
 	running.Go(func() { k.requests.run(ctx) })
 	running.Go(func() { k.claims.run(ctx) })

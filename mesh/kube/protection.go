@@ -158,7 +158,7 @@ func (p *protection) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			p.config.Log.Debug("can't tell whether an admission policy is in force", "policy", p.guard.policy, "err", err)
+			p.config.Log.Debug("can't tell whether an admission policy is in force", "policy", p.guard.policy, "error", err)
 		}
 		next.Reset(p.note(state))
 	}

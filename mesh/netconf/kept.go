@@ -64,7 +64,7 @@ func (n *Networks) recall() error {
 			valid = r.admit(path, network)
 		}
 		if valid != nil {
-			n.cfg.Log.Warn("a network that there was isn't used", "file", path, "error", valid)
+			n.cfg.Log.Warn("a network that there was isn't used", "path", path, "error", valid)
 		}
 	}
 	n.files = r.inForce

@@ -39,12 +39,31 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 func New(s Sources, listen string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(assets()))
-	mux.HandleFunc("GET /v1/status", answer(s.Status))
-	mux.HandleFunc("GET /v1/topology", answer(s.Topology))
+	turns := make(chan struct{}, atOnce)
+	mux.HandleFunc("GET /v1/status", bounded(turns, answer(s.Status)))
+	mux.HandleFunc("GET /v1/topology", bounded(turns, answer(s.Topology)))
 	if s.Matrix != nil {
-		mux.HandleFunc("GET /v1/matrix", answer(s.Matrix))
+		mux.HandleFunc("GET /v1/matrix", bounded(turns, answer(s.Matrix)))
 	}
 	return secured(onlyFor(listen, mux))
+}
+
+// atOnce is how many answers are under way at a time, those among them that nobody takes: each asks WireGuard, and has all nodes in it,
+// and whoever has an account on the host can ask. A page asks for three.
+const atOnce = 6
+
+// bounded refuses what comes while all turns are taken.
+func bounded(turns chan struct{}, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+			next(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many ask at once: try again in a second", http.StatusServiceUnavailable)
+		}
+	}
 }
 
 // answer serves what a source says as JSON.

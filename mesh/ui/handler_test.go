@@ -176,3 +176,44 @@ func TestAssets(t *testing.T) {
 		}
 	}
 }
+
+// However many ask, the agent works for a few at a time; the files of the page are always there.
+func TestBounded(t *testing.T) {
+	t.Parallel()
+	held, asked := make(chan struct{}), make(chan struct{}, 100)
+	sources := makeMesh(1, 0).sources()
+	sources.Status = func(context.Context) (view.Status, error) {
+		asked <- struct{}{}
+		<-held
+		return view.Status{}, nil
+	}
+	handler := ui.New(sources, "127.0.0.1:6786")
+	codes := make(chan int, 100)
+	for range cap(codes) {
+		go func() {
+			r, _ := ask(t, handler, http.MethodGet, "localhost", "/v1/status")
+			codes <- r.StatusCode
+		}()
+	}
+	refused := 0
+	for range cap(codes) - 6 {
+		if <-codes == http.StatusServiceUnavailable {
+			refused++
+		}
+	}
+	if refused != cap(codes)-6 || len(asked) > 6 {
+		t.Errorf("%d of %d at once were refused, the agent was asked by %d", refused, cap(codes), len(asked))
+	}
+	if r, _ := ask(t, handler, http.MethodGet, "localhost", "/main.js"); r.StatusCode != http.StatusOK {
+		t.Errorf("a file meanwhile: %s", r.Status)
+	}
+	close(held)
+	for range 6 {
+		if code := <-codes; code != http.StatusOK {
+			t.Errorf("one that was let in gets %d", code)
+		}
+	}
+	if r, _ := ask(t, handler, http.MethodGet, "localhost", "/v1/topology"); r.StatusCode != http.StatusOK {
+		t.Errorf("afterwards: %s", r.Status)
+	}
+}

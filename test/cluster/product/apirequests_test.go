@@ -34,7 +34,7 @@ const (
 	// and then, and whether the policies still hold.
 	mostRequests = 15
 	// startRequests is how many it may make when it starts, or begins anew after the API server was away.
-	startRequests = 60
+	startRequests = 30
 )
 
 // testAPIRequests counts what agents ask of the API server in a cluster where nothing happens.

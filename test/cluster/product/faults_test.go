@@ -145,7 +145,7 @@ func (w *world) testAPIServerAway(t *testing.T) {
 			}
 			return err
 		})
-		record(t, 3, fmt.Sprintf("the API server is away for %s, an agent is killed, and it is back", away), requests(), startRequests)
+		record(t, 3, fmt.Sprintf("the API server is away for %s, until an agent that was killed meanwhile hears from it", away), requests(), startRequests)
 		return took
 	})
 }

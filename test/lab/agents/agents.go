@@ -165,9 +165,6 @@ func (n *Node) Reconcile(ctx context.Context) error { return n.api().Reconcile(c
 // Status is what the agent says of itself.
 func (n *Node) Status(ctx context.Context) (view.Status, error) { return n.api().Status(ctx) }
 
-// Topology asks the node's agent which nodes, networks and pods it knows.
-func (n *Node) Topology(ctx context.Context) (view.Topology, error) { return n.api().Topology(ctx) }
-
 // Matrix asks the node's agent how all nodes see the ways to each other.
 func (n *Node) Matrix(ctx context.Context) (view.Matrix, error) { return n.api().Matrix(ctx) }
 

@@ -155,7 +155,8 @@ func cliReport(t *testing.T, m *agents.Mesh) {
 		m.CheckText(t, f.Name+" of the report", string(f.Text))
 	}
 	for name, want := range map[string]string{
-		"status.txt": "3 nodes alive", "status.json": "\"ready\": true", "wg.txt": "(h2)", "links.txt": "weave-wg0",
+		"status.txt": "3 nodes alive", "status.json": "\"ready\": true", "topology.json": "\"name\": \"h2\"", "doctor.txt": "fine:", "wg.txt": "(h2)",
+		"links.txt":     "weave-wg0",
 		"addresses.txt": n.CIDRs[0].Addr().Next().String() + "/32 dev weave-wg0", "routes.txt": m.Nodes[1].CIDRs[1].String() + " dev weave-wg0 proto 213",
 		"rules.txt": "table 254", "nftables.txt": "chain ", "sysctls.txt": "net/ipv4/ip_forward = 1", "versions.txt": "kernel ",
 		"cni/05-weaveguard.conflist": "weaveguard-portmap", "run/cni.json": n.CIDRs[0].String(), "agent.log": "next=line",

@@ -90,7 +90,7 @@ func withConfig(ctx context.Context, cni *libcni.CNIConfig, verb string, rc *lib
 // by the node's conflist. It returns the addresses of the interface that ADD made.
 func (p *Pod) Delegate(ctx context.Context, verb, ifName, config string) ([]netip.Addr, error) {
 	out, err := p.node.RunCommand(ctx, lab.Command{
-		Helper: DelegateHelper, Args: []string{verb, p.id, p.Path, ifName}, Stdin: strings.NewReader(config),
+		Helper: DelegateHelper, Args: []string{verb, p.ID, p.Path, ifName}, Stdin: strings.NewReader(config),
 	})
 	p.node.mesh.secrets.keep("the plugin on "+p.node.Name, fmt.Sprint(out, err))
 	var addresses []netip.Addr

@@ -19,8 +19,9 @@ type Pod struct {
 	Addrs  []netip.Addr // one of each of the pods' families, IPv4 first
 	Config string       // of the plugin
 
+	ID string // that the container runtime has of it
+
 	node *Node
-	id   string
 }
 
 // usualConfig is what the container runtime gives to the plugin where the agent has set it up.
@@ -43,7 +44,7 @@ func (n *Node) NewPod(t testing.TB, name string) *Pod {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Pod{NetNS: ns, Config: usualConfig, node: n, id: n.Name + "-" + name}
+	return &Pod{NetNS: ns, Config: usualConfig, node: n, ID: n.Name + "-" + name}
 }
 
 // Attach attaches the pod.
@@ -111,7 +112,7 @@ func (p *Pod) command(verb string) lab.Command {
 	return lab.Command{
 		Path: "/opt/cni/bin/weaveguard",
 		Env: []string{
-			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
+			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.ID, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
 		},
 		Stdin: strings.NewReader(p.Config),
 	}

@@ -1,7 +1,7 @@
 package agents_test
 
 import (
-	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,8 +23,8 @@ type topology struct {
 	attached map[string]bool
 }
 
-func line(node, network, ifName string, addresses any) string {
-	return fmt.Sprintf("%s %s %s %v", node, network, ifName, addresses)
+func line(node, network, pod, ifName string, addresses any) string {
+	return fmt.Sprintf("%s %s %s %s %v", node, network, pod, ifName, addresses)
 }
 
 // add attaches a pod to networks, the default one first.
@@ -47,7 +47,7 @@ func (m *topology) note(p *member, there bool, networks ...string) {
 		if network != view.DefaultNetwork {
 			ifName = fmt.Sprint("net", i)
 		}
-		at := line(p.on.Name, network, ifName, p.addresses[network])
+		at := line(p.on.Name, network, p.ID, ifName, p.addresses[network])
 		if there {
 			m.attached[at] = true
 		} else {
@@ -62,7 +62,7 @@ func (m *topology) told(t *testing.T, what string) {
 	want := slices.Sorted(maps.Keys(m.attached))
 	took := lab.Eventually(t, time.Minute, what+" is known to all", func() error {
 		for _, n := range m.Nodes {
-			if got, err := seenBy(t.Context(), n); err != nil || !slices.Equal(got, want) {
+			if got, err := seenBy(t, n); err != nil || !slices.Equal(got, want) {
 				return fmt.Errorf("%s knows\n%s\n%w", n.Name, strings.Join(got, "\n"), err)
 			}
 		}
@@ -74,10 +74,11 @@ func (m *topology) told(t *testing.T, what string) {
 	}
 }
 
-// seenBy is what a node's agent knows to be attached, sorted.
-func seenBy(ctx context.Context, n *agents.Node) ([]string, error) {
-	seen, err := n.Topology(ctx)
-	if err != nil {
+// seenBy is what `weaveguard topology` says on a node to be attached, sorted.
+func seenBy(t *testing.T, n *agents.Node) ([]string, error) {
+	t.Helper()
+	var seen view.Topology
+	if err := json.Unmarshal([]byte(n.CLI(t, "topology", "-o", "json")), &seen); err != nil {
 		return nil, err
 	}
 	var all []string
@@ -87,7 +88,7 @@ func seenBy(ctx context.Context, n *agents.Node) ([]string, error) {
 				if at.Stray {
 					return nil, fmt.Errorf("%s calls %+v on %s a stray", n.Name, at, node.Name)
 				}
-				all = append(all, line(node.Name, network.Name, at.Interface, at.Addresses))
+				all = append(all, line(node.Name, network.Name, at.Pod, at.Interface, at.Addresses))
 			}
 		}
 	}
