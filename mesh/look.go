@@ -37,6 +37,9 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 		a.book.ownAddresses = append(slices.Clone(a.book.ownAddresses), a.GossipAddress)
 	}
 	changed = max(changed, a.book.take(heard, p.cluster, p.began), changeOf(a.heed(p, heard)))
+	if changed == everything && len(a.book.rivals) > 0 {
+		a.Latch.Set() // what is refused for its pod CIDRs may be taken now that another one has others
+	}
 	a.rememberForgotten()
 	a.changes.heard(a.book.taken)
 	changed = max(changed, a.documents.follow(a.book.entries, p.began), a.listen(p.began))
