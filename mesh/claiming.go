@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/weaveguard/weaveguard/mesh/claim"
@@ -32,9 +31,6 @@ const (
 	claimCloses = 2 * time.Second
 )
 
-// maxMisfits is how many nodes are named whose pod CIDRs aren't blocks of what this one claims from.
-const maxMisfits = 3
-
 // claiming is how this node claims its pod CIDRs without Kubernetes. The loop owns it.
 type claiming struct {
 	ranges []claim.Range  // to claim one block of each; none: this node claims nothing
@@ -42,10 +38,11 @@ type claiming struct {
 	begun  bool
 	// since is when the blocks were chosen, or contradicted last.
 	since   time.Time
-	settled bool
-	contact time.Time // when another node was seen first; zero: none was
-	rivalry time.Time // since when others announce the same; zero: nobody does
-	closing time.Time // since when the claim is being given up; zero: it isn't
+	settled []bool         // which of the blocks count: pods may have addresses of them
+	last    []netip.Prefix // what this node had before this agent
+	contact time.Time      // when another node was seen first; zero: none was
+	rivalry time.Time      // since when others announce the same; zero: nobody does
+	closing time.Time      // since when no pod can be attached, as the claim is given up; zero: it isn't, or one can
 	host    *view.Host
 }
 
@@ -57,16 +54,14 @@ type scene struct {
 	alone    bool // there is nobody to look for
 	alive    bool // others are alive
 	known    int  // how many others there are
-	attached bool // something has an address of the blocks
-	rivals   []string
-	taken    func(netip.Prefix) bool // others have, or had, (part of) a block, or this host's network stands on it
-	last     []netip.Prefix          // what this node had before
-}
-
-// rival is whom another node's record that is refused makes a claim for.
-type rival struct {
-	sequence uint64
-	cidrs    []netip.Prefix
+	open     bool // pods can be attached
+	attached bool // something has an address of the blocks, or may have
+	uses     func(netip.Prefix) bool
+	// rivalsFor are the others that announce (part of) one of these blocks, sorted.
+	rivalsFor func([]netip.Prefix) []string
+	rivals    []string                // of the blocks that are contested
+	taken     func(netip.Prefix) bool // others have, or had, (part of) a block, or this host's network stands on it
+	wide      []netip.Prefix          // all blocks inside of these are taken too
 }
 
 // claims finds out which pod CIDRs this node has, where it claims them.
@@ -75,26 +70,42 @@ func (a *Agent) claims(ctx context.Context, p *pass) {
 	if len(c.ranges) == 0 {
 		return
 	}
-	attached, err := a.Attach.Attachments(ctx) // of an error Status tells
-	if !c.begun {
-		c.resume(a.hadBlocks(), a.Attach.Open(), attached)
-	}
-	if c.host != nil || c.settled {
-		before, wasSettled := slices.Clone(c.blocks), c.settled
+	if c.host != nil || c.whole() {
+		attached, err := a.Attach.Attachments(ctx) // of an error Status tells
+		before, wasSettled := slices.Clone(c.blocks), c.whole()
 		s := a.scene(p, attached)
 		s.attached = s.attached || err != nil // it may be
 		p.closed = c.step(s)
 		a.tellClaims(before, wasSettled)
 	} else {
-		p.closed = &view.Problem{Subject: "node " + a.Node, Message: "it is about to claim a pod CIDR", Early: true}
+		p.closed = &view.Problem{Subject: "node " + a.Node, Message: "it is about to claim a pod CIDR", Remedy: "wait some seconds", Early: true}
 	}
 	p.closed = c.orWarn(p)
-	a.PodCIDRs = c.had()
-	a.book.ownCIDRs, a.book.ownSince = a.PodCIDRs, time.Time{}
-	if !c.settled {
-		a.book.ownSince = p.began
-	}
+	a.haveClaims()
 	p.problems = append(p.problems, a.misfits()...)
+}
+
+// haveClaims makes what is claimed this node's, and what is settled of that nobody else's.
+func (a *Agent) haveClaims() {
+	a.PodCIDRs = a.claiming.had()
+	a.book.ownCIDRs, a.book.ownSince = a.claiming.only(true), time.Time{}
+}
+
+// resumeClaims goes on with what an earlier agent claimed, before anything is heard: who announces the same meanwhile isn't
+// to get it.
+func (a *Agent) resumeClaims(ctx context.Context) {
+	c := &a.claiming
+	if len(c.ranges) == 0 || c.begun {
+		return
+	}
+	attached, err := a.Attach.Attachments(ctx)
+	c.resume(a.hadBlocks(), a.Attach.Open(), func(block netip.Prefix) bool {
+		return err != nil || usesAny(attached, []netip.Prefix{block}) // of an error Status tells; something may use it
+	})
+	a.haveClaims()
+	for _, node := range a.book.dropWith(a.book.ownCIDRs) {
+		a.Log.Warn("a remembered record isn't used, as it has the pod CIDR of this node", "node", node, "podCIDRs", c.had())
+	}
 }
 
 // orWarn leaves it to a warning of the pass to tell of what closes nothing.
@@ -118,20 +129,40 @@ func (a *Agent) hadBlocks() []netip.Prefix {
 	return last
 }
 
-// resume goes on with what an earlier agent claimed, if pods can have, or have, addresses of it.
-func (c *claiming) resume(last []netip.Prefix, open *view.Ready, attached []view.Attachment) {
-	c.begun, c.blocks = true, make([]netip.Prefix, len(c.ranges))
-	blocks := make([]netip.Prefix, len(c.ranges))
+// resume goes on with each block of those that an earlier agent claimed, if pods can have, or have, addresses of it.
+func (c *claiming) resume(last []netip.Prefix, open *view.Ready, uses func(netip.Prefix) bool) {
+	c.begun, c.last = true, last
+	c.blocks, c.settled = make([]netip.Prefix, len(c.ranges)), make([]bool, len(c.ranges))
 	for i, r := range c.ranges {
-		if at := slices.IndexFunc(last, r.Has); at >= 0 {
-			blocks[i] = last[at]
+		at := slices.IndexFunc(last, func(block netip.Prefix) bool {
+			return r.Has(block) && (open != nil && slices.Contains(open.Subnets, block) || uses(block))
+		})
+		if at >= 0 {
+			c.blocks[i], c.settled[i] = last[at], true
 		}
 	}
-	had := withoutZero(blocks)
-	whole := len(had) == len(blocks)
-	if whole && (open != nil && slices.Equal(open.Subnets, had) || usesAny(attached, had)) {
-		c.blocks, c.settled = blocks, true
+}
+
+// whole reports whether each block is settled.
+func (c *claiming) whole() bool { return c.begun && !slices.Contains(c.settled, false) }
+
+// only are the blocks that are settled, or aren't.
+func (c *claiming) only(settled bool) []netip.Prefix {
+	var blocks []netip.Prefix
+	for i, block := range c.blocks {
+		if block.IsValid() && c.settled[i] == settled {
+			blocks = append(blocks, block)
+		}
 	}
+	return blocks
+}
+
+// contested are the blocks that may have to be given up: as long as not all are settled, those that aren't.
+func (c *claiming) contested() []netip.Prefix {
+	if c.whole() {
+		return c.had()
+	}
+	return c.only(false)
 }
 
 func usesAny(attached []view.Attachment, cidrs []netip.Prefix) bool {
@@ -153,60 +184,16 @@ func withoutZero(prefixes []netip.Prefix) []netip.Prefix {
 func (a *Agent) scene(p *pass, attached []view.Attachment) scene {
 	s := scene{
 		now: p.began, started: a.started, node: a.Node, known: len(a.book.entries), attached: usesAny(attached, a.claiming.had()),
-		rivals: a.book.rivalsFor(a.claiming.had()), last: a.hadBlocks(),
+		uses: func(block netip.Prefix) bool { return usesAny(attached, []netip.Prefix{block}) },
 	}
 	for node, alive := range a.alive {
 		s.alive = s.alive || alive && node != a.Node
 	}
+	s.rivalsFor = func(blocks []netip.Prefix) []string { return a.book.rivalsFor(blocks, a.claiming.fits) }
+	s.open = a.Attach.Open() != nil
 	s.alone = len(a.book.entries) == 0 && (a.Hosts == nil || len(a.Hosts.All()) == 0)
-	s.taken = a.takenBlocks()
+	s.taken, s.wide = a.takenBlocks()
 	return s
-}
-
-// takenBlocks are those that others announce, whether or not their records count, and those that this host's network, or
-// another node, stands on.
-func (a *Agent) takenBlocks() func(netip.Prefix) bool {
-	exact := map[netip.Prefix]bool{}
-	var others []netip.Prefix
-	add := func(p netip.Prefix) {
-		if slices.ContainsFunc(a.claiming.ranges, func(r claim.Range) bool { return r.Has(p) }) {
-			exact[p] = true
-		} else {
-			others = append(others, p)
-		}
-	}
-	single := func(address netip.Addr) { add(netip.PrefixFrom(address, address.BitLen())) }
-	for _, e := range a.book.entries {
-		for _, cidr := range e.record.PodCIDRs() {
-			add(cidr)
-		}
-		for _, endpoint := range e.record.Endpoints() {
-			single(endpoint.Addr())
-		}
-	}
-	for _, r := range a.book.rivals {
-		for _, cidr := range r.cidrs {
-			add(cidr)
-		}
-	}
-	ours := func(device string) bool { return device == a.Bridge || strings.HasPrefix(device, view.DevicePrefix) }
-	if host := a.claiming.host; host != nil {
-		for _, address := range host.Addresses {
-			if !ours(address.Device) {
-				single(address.Address.Addr())
-			}
-		}
-		for _, r := range host.Routes {
-			// A wider route gives way to that of a block.
-			inside := slices.ContainsFunc(a.claiming.ranges, func(c claim.Range) bool {
-				return r.Destination.Bits() >= c.Bits && c.Prefix.Overlaps(r.Destination)
-			})
-			if !ours(r.Device) && inside {
-				add(r.Destination)
-			}
-		}
-	}
-	return func(block netip.Prefix) bool { return exact[block] || slices.ContainsFunc(others, block.Overlaps) }
 }
 
 // step goes one step on. It returns why no pod is attached, or a warning when pods are; nil: all is well.
@@ -214,6 +201,10 @@ func (c *claiming) step(s scene) *view.Problem {
 	if c.contact.IsZero() && s.alive {
 		c.contact = s.now
 	}
+	for i, block := range c.blocks { // what is in use stays, whatever it was
+		c.settled[i] = c.settled[i] || block.IsValid() && s.uses(block)
+	}
+	s.rivals = s.rivalsFor(c.contested())
 	if len(s.rivals) == 0 {
 		c.rivalry, c.closing = time.Time{}, time.Time{}
 	} else if c.rivalry.IsZero() {
@@ -223,8 +214,8 @@ func (c *claiming) step(s scene) *view.Problem {
 		if why := c.waits(s); why != "" {
 			return s.problem("it claims a pod CIDR "+why, "wait some seconds; if it stays so, see that the agents of its --peers run", true)
 		}
-		c.choose(s, s.last)
-	} else if problem := c.contend(s); problem != nil || c.settled {
+		c.choose(s, c.last)
+	} else if problem := c.contend(s); problem != nil || c.whole() {
 		return problem
 	}
 	if i := slices.Index(c.blocks, netip.Prefix{}); i >= 0 {
@@ -238,7 +229,9 @@ func (c *claiming) step(s scene) *view.Problem {
 		return s.problem(fmt.Sprintf("it claims %s, and attaches pods in some seconds, if no other node claims the same",
 			view.JoinPrefixes(c.had())), "wait some seconds", true)
 	}
-	c.settled = true
+	for i := range c.settled {
+		c.settled[i] = true
+	}
 	return nil
 }
 
@@ -261,17 +254,19 @@ func (c *claiming) waits(s scene) string {
 func (c *claiming) choose(s scene, last []netip.Prefix) {
 	for i, r := range c.ranges {
 		if !c.blocks[i].IsValid() {
-			c.blocks[i], _ = claim.Next(r, s.node, last, s.taken)
+			c.blocks[i], _ = claim.Next(r, s.node, last, s.taken, s.wide...)
+			c.settled[i] = false
 		}
 	}
-	c.since, c.settled = s.now, false
+	c.since = s.now
 	c.rivalry, c.closing = time.Time{}, time.Time{}
 }
 
 // again gives up what others announce too, and chooses again.
 func (c *claiming) again(s scene) {
+	contested := c.contested()
 	for i, block := range c.blocks {
-		if s.taken(block) {
+		if slices.Contains(contested, block) && (s.taken(block) || slices.ContainsFunc(s.wide, block.Overlaps)) {
 			c.blocks[i] = netip.Prefix{}
 		}
 	}
@@ -287,14 +282,14 @@ func (c *claiming) contend(s scene) *view.Problem {
 	}
 	rival, lasts := s.rivals[0], s.now.Sub(c.rivalry)
 	loses := rival < s.node
-	what := fmt.Sprintf("node %s announces the pod CIDR %s of this node too", rival, view.JoinPrefixes(c.had()))
+	what := fmt.Sprintf("node %s announces the pod CIDR %s of this node too", rival, view.JoinPrefixes(c.contested()))
 	switch {
-	case !c.settled && (loses || lasts >= claimYields):
+	case !c.whole() && (loses || lasts >= claimYields):
 		c.again(s)
 		return nil
-	case !c.settled:
+	case !c.whole():
 		c.since = s.now
-		return s.problem(what+", and is to choose another one", "", true)
+		return s.problem(what+", and is to choose another one", "wait some seconds", true)
 	case lasts < claimStands:
 		return nil
 	case s.attached && loses && lasts >= claimStands+2*claimStandsMore:
@@ -308,11 +303,13 @@ func (c *claiming) contend(s scene) *view.Problem {
 			"other host, and it does; if it is gone for good, `weaveguard forget` it on all hosts", false)
 		problem.Warning = true
 		return problem
+	case s.open: // until a pass has closed it
+		c.closing = time.Time{}
 	case c.closing.IsZero():
 		c.closing = s.now
-		fallthrough
-	case s.now.Sub(c.closing) < claimCloses:
-		return s.problem(what+", and nothing is attached here: it chooses another one", "", true)
+	}
+	if s.open || s.now.Sub(c.closing) < claimCloses {
+		return s.problem(what+", and nothing is attached here: it chooses another one", "wait some seconds", true)
 	}
 	c.again(s)
 	return nil
@@ -325,13 +322,14 @@ func (s scene) problem(message, remedy string, early bool) *view.Problem {
 // tellClaims logs what the claims came to, and has them remembered.
 func (a *Agent) tellClaims(before []netip.Prefix, wasSettled bool) {
 	c := &a.claiming
+	former := slices.DeleteFunc(withoutZero(before), func(block netip.Prefix) bool { return slices.Contains(c.blocks, block) })
 	switch changed := !slices.Equal(before, c.blocks); {
-	case changed && len(withoutZero(before)) > 0:
-		a.Log.Warn("another pod CIDR is claimed, as another node has the former one", "podCIDRs", c.had(), "former", withoutZero(before))
+	case len(former) > 0:
+		a.Log.Warn("another pod CIDR is claimed, as another node has the former one", "podCIDRs", c.had(), "former", former)
 	case changed:
 		a.Log.Info("a pod CIDR is claimed", "podCIDRs", c.had())
 	}
-	if !wasSettled && c.settled {
+	if !wasSettled && c.whole() {
 		a.Log.Info("the claimed pod CIDR is settled", "podCIDRs", c.had())
 	}
 	if self := a.remembered.Self; len(c.had()) > 0 && (self.Node != a.Node || !slices.Equal(self.PodCIDRs, c.had())) {
@@ -340,55 +338,7 @@ func (a *Agent) tellClaims(before []netip.Prefix, wasSettled bool) {
 	}
 }
 
-// misfits are the nodes whose pod CIDRs aren't blocks of what this one claims from.
-func (a *Agent) misfits() []view.Problem {
-	var misfits []string
-	for node, e := range a.book.entries {
-		for _, cidr := range e.record.PodCIDRs() {
-			fits := slices.ContainsFunc(a.claiming.ranges, func(r claim.Range) bool { return r.Has(cidr) })
-			if !fits {
-				misfits = append(misfits, fmt.Sprintf("%s of node %s", cidr, node))
-			}
-		}
-	}
-	if len(misfits) == 0 {
-		return nil
-	}
-	slices.Sort(misfits)
-	text := strings.Join(misfits[:min(len(misfits), maxMisfits)], ", ")
-	if more := len(misfits) - maxMisfits; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	var ranges []string
-	for _, r := range a.claiming.ranges {
-		ranges = append(ranges, r.String())
-	}
-	return []view.Problem{{
-		Subject: "pod ranges", Warning: true,
-		Message: fmt.Sprintf("this node claims from %s, and other nodes' pod CIDRs don't fit: %s", strings.Join(ranges, " and "), text),
-		Remedy:  "give all hosts the same --pod-range, --node-cidr-mask-size and --node-cidr-mask-size-ipv6",
-	}}
-}
-
-// rivalsFor are the nodes that announce (part of) these pod CIDRs, sorted.
-func (b *book) rivalsFor(cidrs []netip.Prefix) []string {
-	var rivals []string
-	add := func(node string, others []netip.Prefix) {
-		if slices.ContainsFunc(others, func(p netip.Prefix) bool { return slices.ContainsFunc(cidrs, p.Overlaps) }) {
-			rivals = append(rivals, node)
-		}
-	}
-	for node, e := range b.entries {
-		add(node, e.record.PodCIDRs())
-	}
-	for node, r := range b.rivals {
-		add(node, r.cidrs)
-	}
-	slices.Sort(rivals)
-	return slices.Compact(rivals)
-}
-
 // busy reports whether only time is missing for the claim to get further.
 func (c *claiming) busy() bool {
-	return len(c.ranges) > 0 && (!c.settled || !c.rivalry.IsZero())
+	return len(c.ranges) > 0 && (!c.whole() || !c.rivalry.IsZero())
 }

@@ -487,7 +487,7 @@ func TestPartitionHealsWithPods(t *testing.T) {
 			t.Errorf("the log doesn't tell:\n%s", b.log)
 		}
 		b.detach()
-		m.distinct(30 * time.Second)
+		m.distinct(15 * time.Second)
 		if now, _ := b.has(); slices.Equal(now, had) {
 			t.Error("it has kept what the other has")
 		}

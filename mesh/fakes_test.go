@@ -228,7 +228,7 @@ func (f files) Open() *view.Ready {
 func (f files) Attachments(context.Context) ([]view.Attachment, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.attached), nil
+	return slices.Clone(f.attached), f.fail["store"]
 }
 
 // air is a fake gossip: what was said, and what this node announced.

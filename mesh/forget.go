@@ -89,14 +89,18 @@ func (p *pass) answerForgets(unsaved bool) {
 	p.forgets = nil
 }
 
-// forget drops what counts of a node, and notes that what it has said doesn't count any more.
+// forget drops what counts of a node, and what is refused for its pod CIDRs, and notes that what it has said doesn't count
+// any more.
 func (b *book) forget(node string, force bool, heard []Heard) (view.ForgetAnswer, error) {
 	known, counts := b.entries[node]
-	if !counts {
+	refused, claims := b.rivals[node]
+	if !counts && !claims {
 		return b.alreadyForgotten(node)
 	}
-	identity := known.record.Identity
-	said := known.record.Sequence
+	identity, said, cidrs := refused.identity, refused.sequence, refused.cidrs
+	if counts {
+		identity, said, cidrs = known.record.Identity, known.record.Sequence, known.record.PodCIDRs()
+	}
 	var at []netip.Addr
 	for _, h := range heard {
 		if h.Node != node {
@@ -112,15 +116,19 @@ func (b *book) forget(node string, force bool, heard []Heard) (view.ForgetAnswer
 	if len(at) > 0 && !force {
 		return view.ForgetAnswer{}, view.NodeRuns(node, addressList(at))
 	}
-	b.retire(claimant{node, identity})
-	delete(b.entries, node)
+	if counts {
+		b.retire(claimant{node, identity})
+		delete(b.entries, node)
+	}
+	delete(b.rivals, node)
+	delete(b.waiting, node)
 	b.forgotten[claimant{node, identity}] = Forgotten{Node: node, Identity: identity, Sequence: said, At: b.now}
 	if len(b.forgotten) > maxForgotten {
 		all := b.allForgotten()
 		first := slices.MinFunc(all, func(x, y Forgotten) int { return x.At.Compare(y.At) })
 		delete(b.forgotten, claimant{first.Node, first.Identity})
 	}
-	return view.ForgetAnswer{State: view.ForgotNode, Node: node, Identity: identity, PodCIDRs: known.record.PodCIDRs()}, nil
+	return view.ForgetAnswer{State: view.ForgotNode, Node: node, Identity: identity, PodCIDRs: cidrs}, nil
 }
 
 // alreadyForgotten answers for a node of which nothing counts.
@@ -130,7 +138,9 @@ func (b *book) alreadyForgotten(node string) (view.ForgetAnswer, error) {
 			return view.ForgetAnswer{State: view.ForgottenBefore, Node: node, Identity: f.Identity}, nil
 		}
 	}
-	return view.ForgetAnswer{}, view.UnknownNode(node, slices.Sorted(maps.Keys(b.entries)))
+	names := slices.AppendSeq(slices.Collect(maps.Keys(b.entries)), maps.Keys(b.rivals))
+	slices.Sort(names)
+	return view.ForgetAnswer{}, view.UnknownNode(node, slices.Compact(names))
 }
 
 // allForgotten are sorted by node and time.

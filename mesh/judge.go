@@ -79,7 +79,7 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 	case cluster == nil:
 		if owner := b.cidrOwner(h.Node, r, known); owner != "" {
 			if r.Sequence > b.rivals[h.Node].sequence {
-				b.rivals[h.Node] = rival{r.Sequence, r.PodCIDRs()}
+				b.rivals[h.Node] = rival{r.Identity, r.Sequence, r.PodCIDRs()}
 			}
 			return 0, &refusal{cidrWord, fmt.Sprintf("it announces pod CIDRs %v, and node %s had (part of) them first", r.PodCIDRs(), owner)}
 		}

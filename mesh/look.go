@@ -30,12 +30,16 @@ func (a *Agent) look(ctx context.Context, p *pass) {
 		p.problems = append(p.problems, state.Problems...)
 		changed = changeOf(a.rememberCluster(p.cluster)) // before this node is looked at, which is as it is remembered
 	}
+	a.resumeClaims(ctx)
 	heard := a.Gossip.Heard()
 	a.book.ownAddresses, a.book.ownSequence = a.self().Addresses, a.announced.record.Sequence
 	if a.GossipAddress.IsValid() {
 		a.book.ownAddresses = append(slices.Clone(a.book.ownAddresses), a.GossipAddress)
 	}
 	changed = max(changed, a.book.take(heard, p.cluster, p.began), changeOf(a.heed(p, heard)))
+	if changed == everything && len(a.book.rivals) > 0 {
+		a.Latch.Set() // what is refused for its pod CIDRs may be taken now that another one has others
+	}
 	a.rememberForgotten()
 	a.changes.heard(a.book.taken)
 	changed = max(changed, a.documents.follow(a.book.entries, p.began), a.listen(p.began))

@@ -57,13 +57,15 @@ func New(cfg Config) *Attach {
 }
 
 // Apply opens this node for pods, in this order: plugins, ready file, conflist; and forgets attachments whose sandbox is
-// gone. With a nil ready it closes the node to new pods by removing the ready file, and leaves the rest: the runtime
-// needs plugin and conflist to detach. So it does while pods have addresses of another pod CIDR than this node's, such as of
+// gone. With a nil ready it closes the node to new pods by removing the ready file, forgets those attachments too, and leaves
+// the rest: the runtime needs plugin and conflist to detach. So it does while pods have addresses of another pod CIDR than this node's, such as of
 // a Node that was made again: others may have got them. It writes only what differs, and returns how many files it changed.
 // Errors name the directory and what to do.
 func (a *Attach) Apply(ctx context.Context, ready *view.Ready) (int, error) {
 	if ready == nil {
-		return a.close(ctx, "no pod is attached for now")
+		writes, err := a.close(ctx, "no pod is attached for now")
+		swept, _, errSweep := a.sweep(ctx) // a node may be closed until nothing is attached any more
+		return writes + swept, errors.Join(err, errSweep)
 	}
 	writes, attached, errSweep := a.sweep(ctx)
 	left := leftBehind(*ready, attached)

@@ -3,6 +3,7 @@ package attach_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -126,5 +127,35 @@ func TestSweepOfWhatWasMadeInTheFuture(t *testing.T) {
 		if got := stored(t, cfg.StoreDir); len(got) > 0 {
 			t.Errorf("stored are %v", got)
 		}
+	})
+}
+
+// While the node is closed, sandboxes end without a word too, and files of the store are removed by hand: a node may be closed
+// until nothing is attached any more, and as long as something is.
+func TestSweepWhileClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := host(t)
+		var present []net.Interface
+		cfg.Interfaces = func() ([]net.Interface, error) { return present, nil }
+		a := attach.New(cfg)
+		kept, gone := attached(t, cfg.StoreDir, "kept", "10.32.5.2"), attached(t, cfg.StoreDir, "gone", "10.32.5.3")
+		present = []net.Interface{{Name: kept.HostIfName}, {Name: gone.HostIfName}}
+		apply(t, a, nil, 0)
+		present = present[:1]
+		apply(t, a, nil, 0)
+		if err := os.RemoveAll(cfg.StoreDir); err != nil {
+			t.Fatal(err)
+		}
+		keep(t, cfg.StoreDir, gone)
+		apply(t, a, nil, 1)
+		if got := stored(t, cfg.StoreDir); !slices.Equal(got, []string{"gone", "kept"}) {
+			t.Errorf("stored are %v", got)
+		}
+		time.Sleep(11 * time.Second)
+		apply(t, a, nil, 1)
+		if got := stored(t, cfg.StoreDir); !slices.Equal(got, []string{"kept"}) {
+			t.Errorf("stored are %v", got)
+		}
+		apply(t, a, nil, 0)
 	})
 }

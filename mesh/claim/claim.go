@@ -71,10 +71,11 @@ func (r Range) Block(i uint64) netip.Prefix {
 
 // Next is the block that a node should try: the first of those that it had last which is free; else the first free one
 // from a place on that follows from its name, so that nodes which start at once seldom want the same. There is none when
-// all are taken. It calls taken about as often as there are taken blocks.
-func Next(r Range, node string, last []netip.Prefix, taken func(netip.Prefix) bool) (netip.Prefix, bool) {
+// all are taken. Taken are also the blocks inside of those of wide that are wider; it takes no longer for them, and calls
+// taken about as often as there are others.
+func Next(r Range, node string, last []netip.Prefix, taken func(netip.Prefix) bool, wide ...netip.Prefix) (netip.Prefix, bool) {
 	for _, block := range last {
-		if r.Has(block) && !taken(block) {
+		if r.Has(block) && !taken(block) && r.inside(block, wide) == 0 {
 			return block, true
 		}
 	}
@@ -82,12 +83,30 @@ func Next(r Range, node string, last []netip.Prefix, taken func(netip.Prefix) bo
 	_, _ = hash.Write([]byte(node)) // it never fails
 	count := r.Count()
 	start := hash.Sum64() % count
-	for i := range count {
-		if block := r.Block((start + i) % count); !taken(block) {
+	for i := uint64(0); i < count; {
+		at := (start + i) % count
+		block := r.Block(at)
+		if many := r.inside(block, wide); many > 0 {
+			i += many - at%many // on to its end
+		} else if i++; !taken(block) {
 			return block, true
 		}
 	}
 	return netip.Prefix{}, false
+}
+
+// inside is how many blocks the widest of some prefixes has that a block is inside of; 0: it is in none.
+func (r Range) inside(block netip.Prefix, wide []netip.Prefix) uint64 {
+	bits := -1
+	for _, p := range wide {
+		if p.Bits() <= r.Bits && p.Overlaps(block) && (bits < 0 || p.Bits() < bits) {
+			bits = max(p.Bits(), r.Prefix.Bits())
+		}
+	}
+	if bits < 0 {
+		return 0
+	}
+	return 1 << (r.Bits - bits)
 }
 
 // Name is what a claim of a block is called where names are of lower case letters, digits, dots and dashes:

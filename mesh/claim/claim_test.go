@@ -3,6 +3,7 @@ package claim
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -155,4 +156,56 @@ func FuzzParseName(f *testing.F) {
 			t.Errorf("%q is taken for %s, which is called %s", name, block, Name(block))
 		}
 	})
+}
+
+// Whoever has much of a range is passed at once.
+func TestNextPassesWidePrefixes(t *testing.T) {
+	for _, tt := range []struct {
+		name, rng   string
+		wide, taken []string
+		want        string // "": none
+	}{
+		{name: "half of it", rng: "10.32.0.0/22", wide: []string{"10.32.2.0/23"}, want: "10.32.0.0/24"},
+		{name: "the other half", rng: "10.32.0.0/22", wide: []string{"10.32.0.0/23"}, want: "10.32.3.0/24"},
+		{name: "half of it, and one more", rng: "10.32.0.0/22", wide: []string{"10.32.2.0/23"}, taken: []string{"10.32.0.0/24"}, want: "10.32.1.0/24"},
+		{name: "both halves", rng: "10.32.0.0/22", wide: []string{"10.32.2.0/23", "10.32.0.0/23"}},
+		{name: "all and more", rng: "10.32.0.0/22", wide: []string{"10.0.0.0/8"}},
+		{name: "all of 2^32", rng: "fd00:32::/32", wide: []string{"fd00:32::/32"}},
+		{name: "all but one of 2^32", rng: "fd00:32::/32", wide: allBut("fd00:32:5:9::/64", 33), want: "fd00:32:5:9::/64"},
+		{name: "something else", rng: "10.32.0.0/22", wide: []string{"10.40.0.0/23", "fd00::/8"}, want: "10.32.3.0/24"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := Range{netip.MustParsePrefix(tt.rng), 24}
+			if r.Prefix.Addr().Is6() {
+				r.Bits = 64
+			}
+			calls := 0
+			got, ok := Next(r, "node-1", nil, func(p netip.Prefix) bool {
+				if calls++; calls > 100 {
+					t.Fatal("it goes through all")
+				}
+				return slices.Contains(prefixes(tt.taken...), p)
+			}, prefixes(tt.wide...)...)
+			if ok != (tt.want != "") || ok && got.String() != tt.want {
+				t.Errorf("%s, %t, want %q", got, ok, tt.want)
+			}
+		})
+	}
+	r := Range{netip.MustParsePrefix("10.32.0.0/22"), 24}
+	free := func(netip.Prefix) bool { return false }
+	if got, _ := Next(r, "node-1", prefixes("10.32.2.0/24"), free, prefixes("10.32.2.0/23")...); got.String() != "10.32.0.0/24" {
+		t.Errorf("what it had last is taken, and it gets %s", got)
+	}
+}
+
+// allBut are prefixes that have all of a block's supernet of the bits above but the block.
+func allBut(block string, from int) []string {
+	var all []string
+	p := netip.MustParsePrefix(block)
+	for bits := from; bits <= p.Bits(); bits++ {
+		raw := p.Addr().As16()
+		raw[(bits-1)/8] ^= 1 << (7 - (bits-1)%8)
+		all = append(all, netip.PrefixFrom(netip.AddrFrom16(raw), bits).Masked().String())
+	}
+	return all
 }

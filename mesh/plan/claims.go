@@ -19,7 +19,7 @@ const minHostBits = 2
 type claim struct {
 	node string
 	cidr netip.Prefix
-	age  int64
+	age  int64 // 0: no Node object says, without Kubernetes
 }
 
 // settleCIDRs decides which node keeps which pod CIDR. Of two that overlap, the older node's stays, on a tie the
@@ -28,8 +28,7 @@ func (p *planner) settleCIDRs() {
 	kept := newClaims()
 	for _, c := range p.claims() {
 		if other, ok := kept.overlap(c); ok {
-			p.refuseCIDR(c, "remove one of the two Node objects, or give it another pod CIDR",
-				fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which is older and keeps it", c.cidr, other.cidr, other.node))
+			p.refuseOverlap(c, other)
 			continue
 		}
 		if c.node == p.View.Self.Name && c.cidr.Bits() > c.cidr.Addr().BitLen()-minHostBits {
@@ -102,6 +101,17 @@ func (p *planner) claims() []claim {
 		return cmp.Or(cmp.Compare(a.age, b.age), strings.Compare(a.node, b.node))
 	})
 	return claims
+}
+
+// refuseOverlap refuses a claim for the sake of another one.
+func (p *planner) refuseOverlap(c, other claim) {
+	if c.age == 0 && other.age == 0 {
+		p.refuseCIDR(c, "give one of the two hosts another --pod-cidr, or none, and it claims one; if one is gone for good, `weaveguard forget` it",
+			fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which has the earlier name and keeps it", c.cidr, other.cidr, other.node))
+		return
+	}
+	p.refuseCIDR(c, "remove one of the two Node objects, or give it another pod CIDR",
+		fmt.Sprintf("pod CIDR %s overlaps %s of node %s, which is older and keeps it", c.cidr, other.cidr, other.node))
 }
 
 func (p *planner) refuseCIDR(c claim, remedy, why string) {

@@ -134,6 +134,9 @@ func TestGolden(t *testing.T) {
 		"overlap-with-self": with(mesh(2), func(in *plan.Input) {
 			in.View.Self.Age, in.View.Peers[0].PodCIDRs = 9, in.View.Self.PodCIDRs
 		}),
+		"overlap-of-hosts": with(mesh(2), func(in *plan.Input) { // without Kubernetes
+			in.View.Self.Age, in.View.Peers[0].Age, in.View.Peers[0].PodCIDRs = 0, 0, in.View.Self.PodCIDRs
+		}),
 		"route-inside-own-cidr": with(mesh(2), func(in *plan.Input) {
 			in.Host.Routes = append(in.Host.Routes, view.HostRoute{
 				Destination: netip.MustParsePrefix("10.244.1.128/25"), Device: "tun7", Gateway: address4(77)})
