@@ -72,8 +72,8 @@ func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
 		t.Errorf("only %.0f datagrams were sent in a second: this test can't tell", rate)
 	}
 	unseen, looked := now.unseen-refused.unseen, now.looked-refused.looked
-	// A stream may be told of several times: as one that is too many, or as several messages.
-	if most := uint64(took.Seconds()+2)*uint64(len(hosts))*garbageTaken + 2*opened; looked > most || unseen < sent/4 {
+	// A stream may be told of several times: as one that is too many, or as several messages. What the agent is too slow for the kernel drops.
+	if most := uint64(took.Seconds()+2)*uint64(len(hosts))*garbageTaken + 2*opened; looked > most || unseen == 0 {
 		t.Errorf("of %d datagrams and %d streams in %s the agent looked at %d, want at most %d, and didn't look at %d", sent, opened, took, looked, most, unseen)
 	}
 	if opened == 0 {
