@@ -36,7 +36,8 @@ func stateOf(t *testing.T, c *cluster.Cluster) clusterState {
 
 func supervisorOf(t *testing.T, c *cluster.Cluster) int { return stateOf(t, c).SupervisorPID }
 
-// traces are the namespaces that a cluster's hosts live in: "net:[4026531840]" and so on.
+// traces are the namespaces that a cluster's hosts live in: "net:[4026531840]" and so on. They are held open until the test ends, so
+// that nobody else gets one of that number.
 func traces(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	var all []string
@@ -45,10 +46,16 @@ func traces(t *testing.T, c *cluster.Cluster) []string {
 			continue
 		}
 		for _, kind := range []string{"net", "mnt", "pid_for_children"} {
-			name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", host.PID, kind))
+			path := fmt.Sprintf("/proc/%d/ns/%s", host.PID, kind)
+			name, err := os.Readlink(path)
 			if err != nil {
 				t.Fatal(err)
 			}
+			held, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = held.Close() })
 			all = append(all, name)
 		}
 	}

@@ -100,6 +100,10 @@ func (w *world) testAPIServerAway(t *testing.T) {
 	node, program := w.nodes[0], buildProgram(t, "./cmd/weaveguard")
 	w.fault(t, 22, fmt.Sprintf("the API server is away for %s, and an agent is killed", away), func(t *testing.T) time.Duration {
 		w.keepSaid(t, node)
+		pods, err := w.allPods(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		requests := w.countRequests(t)
 		resume := (&rotations{world: w}).stopAPIServer(t)
 		stopped := time.Now()
@@ -130,7 +134,13 @@ func (w *world) testAPIServerAway(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return w.isMember(status)
+			if err := w.isMember(status); err != nil {
+				return err
+			}
+			if text, err = w.OnNode(ctx, node, program, "topology", "-o", "json"); err != nil {
+				return err
+			}
+			return tellsOf(pods, node, text)
 		})
 		restore := w.refuseAPIServer(t)
 		pass(t, stopped, away)

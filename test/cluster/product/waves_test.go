@@ -74,20 +74,35 @@ func (w *world) testWaves(t *testing.T) {
 
 // podsAreKnown wants a node's agent to tell of the pods of all nodes, by their names and addresses, as Kubernetes has them.
 func (w *world) podsAreKnown(ctx context.Context, teller string) error {
-	want, got := map[string]string{}, map[string]string{}
-	for _, node := range w.nodes {
-		pods, err := w.podsOf(ctx, node)
-		if err != nil {
-			return err
-		}
-		for _, pod := range pods {
-			want[node+" "+pod.Namespace+"/"+pod.Name] = pod.Status.PodIP
-		}
+	want, err := w.allPods(ctx)
+	if err != nil {
+		return err
 	}
 	text, err := w.cli(ctx, teller, "topology", "-o", "json")
 	if err != nil {
 		return err
 	}
+	return tellsOf(want, teller, text)
+}
+
+// allPods are the pods of all nodes as Kubernetes has them: their addresses by NODE NAMESPACE/NAME.
+func (w *world) allPods(ctx context.Context) (map[string]string, error) {
+	all := map[string]string{}
+	for _, node := range w.nodes {
+		pods, err := w.podsOf(ctx, node)
+		if err != nil {
+			return nil, err
+		}
+		for _, pod := range pods {
+			all[node+" "+pod.Namespace+"/"+pod.Name] = pod.Status.PodIP
+		}
+	}
+	return all, nil
+}
+
+// tellsOf wants what `weaveguard topology -o json` printed on a node to have these pods, and no others.
+func tellsOf(want map[string]string, teller, text string) error {
+	got := map[string]string{}
 	var topology view.Topology
 	if err := json.Unmarshal([]byte(text), &topology); err != nil {
 		return fmt.Errorf("reading what `weaveguard topology` printed on %s: %w", teller, err)
