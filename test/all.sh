@@ -26,27 +26,6 @@ stage() {
 	[ $result = passed ]
 }
 
-# beside TITLE COMMAND... starts a stage that takes what processor the next ones leave; await waits for it, and shows what it printed.
-# It is a process group of its own, which ends with this script.
-beside() {
-	beside=$1 beside_log=$(mktemp)
-	trap 'kill -- -"$beside_group" 2>/dev/null; rm -f "$beside_log"' EXIT
-	trap 'exit 130' INT TERM
-	set -m
-	(renice -n 15 -p "$BASHPID" >/dev/null && stage "$@") >"$beside_log" 2>&1 &
-	beside_group=$!
-	set +m
-	echo
-	echo "== $1: begins, beside what follows"
-}
-
-await() {
-	wait "$beside_group" || failed+=("$beside")
-	trap - EXIT
-	cat "$beside_log"
-	rm -f "$beside_log"
-}
-
 # units are the packages that aren't lanes.
 units() {
 	local packages
@@ -74,11 +53,10 @@ stage "unit: all packages but the lanes${full:+, with the race detector}" units
 stage "fuzz: the decoders of what comes from outside" fuzz
 stage "lab: agents on hosts in network namespaces" lane lab -parallel 4 # of those that mostly wait
 # What the lane needs from source is built before, so that one sees how far it is.
-beside "vm: a kernel with WireGuard" vm
 if stage "cluster: build Kubernetes and the test images" build/cluster-bin/wgcluster build; then
 	stage "cluster: a real Kubernetes" lane cluster
 fi
-await
+stage "vm: a kernel with WireGuard" vm
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then

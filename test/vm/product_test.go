@@ -26,7 +26,7 @@ func some(tests string) string {
 func TestAgents(t *testing.T) {
 	args := []string{"-test.parallel=1"}
 	if !full.Wanted() {
-		args = append(args, "-test.skip=^TestDoctor$/^(wrong_.*|clashing_.*|MTU_.*|two_.*|unreachable_.*|no_WireGuard.*|clock_.*)$")
+		args = append(args, "-test.skip=^TestDoctor$/^(wrong_.*|clashing_.*|MTU_.*|two_.*|unreachable_.*|no_WireGuard.*|clock_.*|blocked_.*)$")
 	}
 	out := vm.RunTests(t, measuring(t, vm.Options{Memory: 3072, Env: []string{"WEAVEGUARD_LAB_RATE=40"}}), vm.Tests{
 		Package: "./test/lab/agents", Binaries: agentBinaries,
