@@ -28,8 +28,8 @@ const (
 // Meter measures how long the ways to other nodes take, and how much they lose: it sends each a small probe now and then. Safe
 // for concurrent use.
 type Meter struct {
-	send func(to netip.Addr, size int, id uint64) error
-	wake chan struct{} // one token: something is due earlier than thought
+	send  func(to netip.Addr, size int, id uint64) error
+	turns turns
 
 	mu   sync.Mutex
 	ways map[string]*gauge // by node
@@ -57,7 +57,7 @@ type outcome struct {
 
 // NewMeter returns a Meter that measures nothing yet. Run it once. It sends by the function that Config.Send is, too.
 func NewMeter(send func(to netip.Addr, size int, id uint64) error) *Meter {
-	return &Meter{send: send, wake: make(chan struct{}, 1), ways: map[string]*gauge{}, sent: map[uint64]*gauge{}}
+	return &Meter{send: send, turns: newTurns(), ways: map[string]*gauge{}, sent: map[uint64]*gauge{}}
 }
 
 // Follow replaces the ways that are measured, one a node. What was measured of a way is forgotten when its node isn't among them
@@ -79,7 +79,7 @@ func (m *Meter) Follow(ways []view.Way) {
 			delete(m.sent, known.id)
 		}
 		m.ways[way.Node] = &gauge{Way: way, due: now.Add(mathrand.N(pause))} // not all at the same moment
-		m.rouse()
+		m.turns.rouse()
 	}
 	for node, g := range m.ways {
 		if !wanted[node] {
@@ -140,7 +140,7 @@ func (m *Meter) Answered(id uint64) {
 	g.note(outcome{trip: max(now.Sub(g.at), time.Microsecond)})
 	if g.silent >= window { // there was no hurry
 		g.due = now.Add(jittered(interval(len(m.ways))))
-		m.rouse()
+		m.turns.rouse()
 	}
 	g.at, g.silent, g.answered = time.Time{}, 0, true
 }
@@ -153,33 +153,10 @@ func (g *gauge) note(o outcome) {
 	g.outcomes = append(g.outcomes, o)
 }
 
-// rouse makes the loop look what is due.
-func (m *Meter) rouse() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
-
 // Run measures until the context ends.
 func (m *Meter) Run(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-m.wake:
-		case <-timer.C:
-		}
-		next := m.turn(time.Now())
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(turnPause):
-		}
-		timer.Reset(time.Until(next))
-	}
+	m.turns.run(ctx, m.turn)
+	return nil
 }
 
 // turn sends the probes that are due, and returns when the next one is.

@@ -202,7 +202,7 @@ func TestMeterOfALargeMesh(t *testing.T) {
 			g.due = time.Now()
 		}
 		l.Meter.mu.Unlock()
-		l.rouse()
+		l.turns.rouse()
 		l.count()
 		after(2 * time.Second)
 		if n := l.count(); n > 3*meterRate {

@@ -35,8 +35,6 @@ const (
 	// maxRate is how many probes a second are sent to all paths together. A full-sized probe every 5 ms is 2.4 Mbit/s
 	// of 1500 bytes each.
 	maxRate = 200
-	// turnPause is the least time between two looks at what is due.
-	turnPause = 10 * time.Millisecond
 )
 
 // Config is what a Prober needs. All of it must be set.
@@ -52,7 +50,7 @@ type Config struct {
 // Prober probes the paths that it is told to follow. Safe for concurrent use.
 type Prober struct {
 	config Config
-	wake   chan struct{} // one token: something is due earlier than thought
+	turns  turns
 
 	mu    sync.Mutex
 	paths map[netip.Addr]*track
@@ -80,7 +78,7 @@ type probe struct {
 
 // New returns a Prober that follows no path yet. Run it once.
 func New(config Config) *Prober {
-	return &Prober{config: config, wake: make(chan struct{}, 1), paths: map[netip.Addr]*track{}, sent: map[uint64]probe{}}
+	return &Prober{config: config, turns: newTurns(), paths: map[netip.Addr]*track{}, sent: map[uint64]probe{}}
 }
 
 // Follow replaces the paths that are probed. What is known of a path stays known while it is followed, and when its
@@ -112,7 +110,7 @@ func (p *Prober) Follow(paths []view.Path) {
 		p.paths[path.Address] = &track{
 			search: newSearch(floor, path.Limit, before), address: path.Address, due: now.Add(mathrand.N(patience)),
 		}
-		p.rouse()
+		p.turns.rouse()
 	}
 	for address, t := range p.paths {
 		if !wanted[address] {
@@ -148,40 +146,20 @@ func (p *Prober) Answered(id uint64) {
 	t.answered = append(t.answered, probe.size)
 	if len(t.answered) == len(t.sizes) {
 		t.due = time.Now()
-		p.rouse()
-	}
-}
-
-// rouse makes the loop look what is due.
-func (p *Prober) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
+		p.turns.rouse()
 	}
 }
 
 // Run probes until the context ends.
 func (p *Prober) Run(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.wake:
-		case <-timer.C:
-		}
-		next, changed := p.turn(time.Now())
+	p.turns.run(ctx, func(now time.Time) time.Time {
+		next, changed := p.turn(now)
 		if changed {
 			p.config.Changed()
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(turnPause):
-		}
-		timer.Reset(time.Until(next))
-	}
+		return next
+	})
+	return nil
 }
 
 // turn ends and begins the rounds that are due, and returns when the next one is, and whether an MTU has changed.
