@@ -106,10 +106,7 @@ func (a *Agent) sendLoss(to string, l record.Loss) (uint64, error) {
 func (a *Agent) hearLoss(raw []byte, now time.Time) error {
 	l, err := record.OpenLoss(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 	if err != nil {
-		if !errors.Is(err, record.ErrSender) { // its record may be on its way here, and it says so again
-			a.book.refused[lossRefused]++
-		}
-		return err
+		return a.refuse(lossRefused, err)
 	}
 	e := a.book.entries[l.From]
 	if !slices.ContainsFunc(e.record.Generations, func(g record.Generation) bool { return g.Key == l.Own }) {

@@ -113,14 +113,20 @@ func (a *Agent) identityOf(node string) (keys.PublicIdentity, bool) {
 	return e.record.Identity, known
 }
 
+// refuse counts a message that can't be opened, and returns its error. One of a sender that isn't known is no offence: its record may be
+// on its way here, or it has left since it was asked; who asks does so again.
+func (a *Agent) refuse(reason string, err error) error {
+	if !errors.Is(err, record.ErrSender) {
+		a.book.refused[reason]++
+	}
+	return err
+}
+
 // answer sends a document to who asks for it, if it is here.
 func (a *Agent) answer(raw []byte, now time.Time) error {
 	r, err := record.OpenRequest(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 	if err != nil {
-		if !errors.Is(err, record.ErrSender) { // its record may be on its way here, and it asks again
-			a.book.refused[requestRefused]++
-		}
-		return err
+		return a.refuse(requestRefused, err)
 	}
 	identity, _ := a.identityOf(r.From)
 	if err := a.answers.admit(r, identity, now); err != nil {

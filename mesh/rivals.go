@@ -12,9 +12,6 @@ import (
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
-// maxMisfits is how many nodes are named whose pod CIDRs aren't blocks of what this one claims from.
-const maxMisfits = 3
-
 // rival is whom another node's record that is refused makes a claim for.
 type rival struct {
 	identity keys.PublicIdentity
@@ -132,11 +129,7 @@ func (a *Agent) misfits() []view.Problem {
 		return nil
 	}
 	slices.Sort(misfits)
-	misfits = slices.Compact(misfits)
-	text := strings.Join(misfits[:min(len(misfits), maxMisfits)], ", ")
-	if more := len(misfits) - maxMisfits; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
+	text := briefly(slices.Compact(misfits))
 	var ranges []string
 	for _, r := range a.claiming.ranges {
 		ranges = append(ranges, r.String())

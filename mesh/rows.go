@@ -176,10 +176,7 @@ func (a *Agent) askRow(node string) {
 func (a *Agent) hearRow(raw []byte, now time.Time) error {
 	r, err := record.OpenRow(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 	if err != nil {
-		if !errors.Is(err, record.ErrSender) { // it may have left since it was asked
-			a.book.refused[rowRefused]++
-		}
-		return err
+		return a.refuse(rowRefused, err)
 	}
 	if a.rows.asked[r.From] != r.Answers { // one that came twice, or late, is no offence
 		return errUnasked
@@ -196,10 +193,7 @@ func (a *Agent) hearRow(raw []byte, now time.Time) error {
 func (a *Agent) hearRowRequest(raw []byte, now time.Time) error {
 	r, err := record.OpenRowRequest(raw, a.Node, a.Keys.Identity().Public(), a.identityOf)
 	if err != nil {
-		if !errors.Is(err, record.ErrSender) { // its record may be on its way here, and it asks again
-			a.book.refused[rowRequestRefused]++
-		}
-		return err
+		return a.refuse(rowRequestRefused, err)
 	}
 	identity, _ := a.identityOf(r.From)
 	if !a.rows.words.newer(r.From, identity, r.Sequence) {
