@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -41,6 +42,9 @@ func (p podArgs) attachment(id store.ID) store.Attachment {
 // add attaches a sandbox. First the attachment and its addresses are stored, then the kernel follows: so whatever a
 // killed ADD leaves in the kernel is in the store for DEL, GC and the agent to find.
 func (p *plugin) add(args *skel.CmdArgs) error {
+	// One thing after the other: more threads take time from the other plugins that run. (For what is shorter than an ADD it
+	// costs more than it saves.)
+	runtime.GOMAXPROCS(1)
 	c, err := parse(args.StdinData)
 	if err != nil {
 		return err
@@ -91,14 +95,17 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err := host.Attach(index, sandbox, port); err != nil {
 		return undo(s, id, attachError(err, args))
 	}
+	d := detacher{hold: true}
+	defer d.close()
+	detached := func() error { return errors.Join(d.detach([]store.Attachment{a})...) }
 	if err := c.guard(a); err != nil {
-		return undo(s, id, also(err, host.Detach(a.HostIfName, port.MAC)))
+		return undo(s, id, also(err, detached()))
 	}
 	if err := stillStored(s, a); err != nil {
-		return also(err, errors.Join(unguard(host, a), host.Detach(a.HostIfName, port.MAC)))
+		return also(err, detached())
 	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
-		return undo(s, id, errors.Join(err, unguard(host, a), host.Detach(a.HostIfName, port.MAC)))
+		return undo(s, id, also(err, detached()))
 	}
 	return nil
 }

@@ -1,15 +1,15 @@
 package cni
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/store"
 )
 
@@ -24,33 +24,32 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	host, err := openHost()
-	if err != nil {
-		return err
-	}
-	defer host.Close()
 	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
-	return remove(s, host, id, func(a store.Attachment) error { return unguard(host, a) })
-}
-
-// remove takes the interface before it frees the addresses, so that no address is given again while a sandbox still has it.
-func remove(s *store.Store, host *bridge.Host, id store.ID, unguard func(store.Attachment) error) error {
-	var mac net.HardwareAddr
-	// Of one that can't be read nobody knows the elements; the agent removes those of ports that are gone.
-	if a, err := s.Get(id); err == nil {
-		mac, _ = net.ParseMAC(a.MAC)
-		if err := unguard(a); err != nil {
-			return wrap(CodeKernel, fmt.Sprintf("removing %s from the sets of senders", id), err)
-		}
+	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+	defer cancel()
+	d := detacher{hold: true}
+	defer d.close()
+	err = s.RemoveTogether(ctx, id, d.detach)
+	if errors.Is(err, store.ErrAlone) {
+		err = removeAlone(s, &d, id)
 	}
-	if err := host.Detach(id.HostInterface(), mac); err != nil {
-		return wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", id), err)
-	}
-	err := change(s, func(tx *store.Tx) error { return tx.Remove(id) })
 	if err != nil {
-		return wrap(types.ErrIOFailure, "forgetting the attachment", err)
+		return wrap(types.ErrIOFailure, fmt.Sprintf("forgetting the attachment of %s", id), err)
 	}
 	return nil
+}
+
+// removeAlone removes what is left of an attachment of which little is known. Like all that removes attachments, it takes the
+// interface before it frees the addresses, so that no address is given again while a sandbox still has it.
+func removeAlone(s *store.Store, d *detacher, id store.ID) error {
+	a, err := s.Get(id)
+	if err != nil {
+		a = store.Attachment{ID: id, HostIfName: id.HostInterface()}
+	}
+	if err := errors.Join(d.detach([]store.Attachment{a})...); err != nil {
+		return err
+	}
+	return change(s, func(tx *store.Tx) error { return tx.Remove(id) })
 }
 
 // gc removes the network's attachments that the runtime doesn't list as valid (CNI spec 1.1.0, section 2, GC). A runtime
@@ -93,18 +92,17 @@ func collect(s *store.Store, c *config) error {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	host, err := openHost()
-	if err != nil {
-		return err
-	}
-	defer host.Close()
-	var senders unguarder
-	for _, a := range all {
-		if a.Network != c.Name || valid[a.ID] {
-			continue
-		}
-		if err := remove(s, host, a.ID, senders.unguard); err != nil {
-			errs = append(errs, err)
+	all = slices.DeleteFunc(all, func(a store.Attachment) bool { return a.Network != c.Name || valid[a.ID] })
+	var d detacher
+	defer d.close()
+	for some := range slices.Chunk(all, store.Together) {
+		for i, err := range d.detach(some) {
+			if err == nil {
+				err = change(s, func(tx *store.Tx) error { return tx.Remove(some[i].ID) })
+			}
+			if err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	if len(errs) > 0 {

@@ -9,12 +9,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/test/full"
 )
 
@@ -141,6 +144,66 @@ func TestDelRemovesWhatAKilledOneLeft(t *testing.T) {
 	}
 	n.del("c1", killed.Path())
 	n.del("valid", valid.Path())
+	n.wantNoLeftovers()
+}
+
+// Many DELs at once end together, by few requests of the kernel; one that can't be carried out fails alone.
+func TestDelsAtOnce(t *testing.T) {
+	const count = 20
+	n := newNode(t)
+	n.add("first", newNS(t), nil)
+	n.guardNode()
+	for i := range count {
+		n.add(fmt.Sprint("c", i), newNS(t), nil)
+	}
+	bad := store.ID{ContainerID: "c7", IfName: "eth0"}.HostInterface()
+	n.netlink(func() error {
+		link, err := netlink.LinkByName(bad)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkDel(link); err != nil {
+			return err
+		}
+		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bad}})
+	})
+	removing := filepath.Join(n.dataDir, "removals")
+	lock, err := os.OpenFile(filepath.Join(n.dataDir, "removal-lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range count {
+		all.Go(func() {
+			_, err := n.run(call{verb: "DEL", container: fmt.Sprint("c", i), stdin: n.config(nil)})
+			if failed := err != nil; failed != (i == 7) || failed && !strings.Contains(err.Error(), "not the veth of a pod") {
+				t.Errorf("DEL of c%d: %v", i, err)
+			}
+		})
+	}
+	await(t, "all are to be removed", func() bool {
+		marks, err := os.ReadDir(removing)
+		return err == nil && len(marks) == count
+	})
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	if got := strings.Count(n.tool("nft", "list", "set", "bridge", "weaveguard", "pods4"), "10.32.5."); got != 1 {
+		t.Errorf("%d pods may still send, want the first alone", got)
+	}
+	n.netlink(func() error {
+		link, err := netlink.LinkByName(bad)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+	n.del("c7", "")
+	n.del("first", "")
 	n.wantNoLeftovers()
 }
 

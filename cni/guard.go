@@ -6,7 +6,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/guard"
 	"github.com/weaveguard/weaveguard/cni/store"
 )
@@ -30,35 +29,6 @@ func (c *config) guard(a store.Attachment) error {
 		return wrap(CodeKernel, "guarding the sandbox", err)
 	}
 	return nil
-}
-
-// unguard is the reverse of guard. The process that removes the device holds its socket, see guard.Remover.
-func unguard(host *bridge.Host, a store.Attachment) error {
-	u := unguarder{holder: host}
-	return u.unguard(a)
-}
-
-// unguarder is the reverse of guard for many, by one socket. Without a holder nobody but this process holds that, so this one
-// waits in its end, once; with one for many, the process that removes a device would be there until then, one for each.
-type unguarder struct {
-	holder  *bridge.Host // may be nil
-	remover *guard.Remover
-}
-
-func (u *unguarder) unguard(a store.Attachment) error {
-	port, err := guard.PortOf(a)
-	if err != nil {
-		return nil // then it has no elements either
-	}
-	if u.remover == nil {
-		if u.remover, err = guard.NewRemover(); err != nil {
-			return err
-		}
-		if u.holder != nil {
-			u.holder.Hold(u.remover.Descriptor())
-		}
-	}
-	return u.remover.Remove(port)
 }
 
 // checkGuard returns a line if a sandbox can't send, or isn't kept from sending as another.

@@ -248,7 +248,7 @@ func (n *node) leftovers() []string {
 		}
 		return err
 	})
-	for _, dir := range []string{"attachments", "addresses"} {
+	for _, dir := range []string{"attachments", "addresses", "removals"} {
 		entries, err := os.ReadDir(filepath.Join(n.dataDir, dir))
 		if err != nil && !os.IsNotExist(err) {
 			n.Fatal(err)

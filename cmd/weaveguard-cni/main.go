@@ -13,7 +13,6 @@ import (
 
 func main() {
 	runtime.LockOSThread() // the network namespace is the thread's
-	runtime.GOMAXPROCS(1)  // one thing after the other: more threads take time from the other plugins that run
 	if err := cni.Main(os.Stdout, view.Version()); err != nil {
 		if printErr := err.Print(); printErr != nil {
 			fmt.Fprintf(os.Stderr, "weaveguard-cni: %v; and it can't be written to stdout: %v\n", err, printErr)

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,71 +16,121 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/weaveguard/weaveguard/cni/poll"
 )
 
-const (
-	// lookAgain is how long after a look at whether a device is gone comes the next one, at least; and lookLater how much
-	// of the time that it took already. When 50 plugins remove at once, they queue in the kernel, and what they look at is
-	// what they all wait for: the processor.
-	lookAgain = 200 * time.Microsecond
-	lookLater = 16
-	// goneWithin is how long it may take. The kernel needs less than a millisecond, once it gets to it.
-	goneWithin = 10 * time.Second
-)
+// goneWithin is how long it may take until devices are gone. The kernel needs milliseconds, once it gets to it.
+const goneWithin = 10 * time.Second
 
 // doomed is the device group (ip-link(8), group) of devices that are to be removed.
 const doomed = 0x77656176 // "weav"
 
-// remove removes a device, both ends of a veth pair. It returns when the device is gone: closed, and in no namespace any
-// more. The kernel makes whoever asks for that wait until it can also free the memory (netdev_run_todo in net/core/dev.c:
-// an RCU barrier, some 10 to 40 ms), which is no concern of a container runtime's. So a child process asks and waits.
+// End is the node's end of a veth pair.
+type End struct {
+	Name string
+	MAC  net.HardwareAddr // of the end in the sandbox; nil if it isn't known
+}
+
+// device is an interface that is to be removed.
+type device struct {
+	name  string
+	index int
+}
+
+// Detach removes veth pairs, and returns an error or nil for each. That one is gone already is no error. It returns when they
+// are gone: closed, and in no namespace any more. The kernel makes whoever asks for that wait until it can also free the
+// memory (netdev_run_todo in net/core/dev.c: an RCU barrier, some 10 to 40 ms), which is no concern of a container
+// runtime's. So a child process asks and waits.
 //
-// It puts the device into a group, and has the kernel remove all that are in it. The kernel changes the devices of a namespace
-// one request after the other, and removes many of one request in little more time than one. So when many plugins remove at
-// once, while the first device is being removed all others get into the group, and the next request removes them together.
-// What a process that was killed left in the group goes with the next one.
-func (h *Host) remove(name string, index int) error {
-	err := removeByChild(name, index, h.held)
-	if errors.Is(err, errNoChild) {
-		err = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
+// It puts the devices into a group, and has the kernel remove all that are in it: many in little more time than one. What a
+// process that was killed left in the group goes with them.
+func (h *Host) Detach(ends ...End) []error {
+	errs := make([]error, len(ends))
+	var found []device
+	var which []int // of ends
+	for i, end := range ends {
+		index, err := h.find(end)
+		errs[i] = err
+		if err == nil && index != 0 {
+			found, which = append(found, device{end.Name, index}), append(which, i)
+		}
 	}
-	if errors.Is(err, unix.ENODEV) { // it went with its sandbox since
-		return nil
+	if len(found) == 0 {
+		return errs
 	}
-	return err
+	err := removeByChild(found, h.held)
+	for k, i := range which {
+		if errors.Is(err, errNoChild) {
+			errs[i] = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: found[k].index}})
+			if errors.Is(errs[i], unix.ENODEV) { // it went with its sandbox since
+				errs[i] = nil
+			}
+		} else {
+			errs[i] = err
+		}
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("removing %s: %w", ends[i].Name, errs[i])
+		}
+	}
+	return errs
+}
+
+// find returns the index of a veth pair's end, and 0 if it is gone.
+func (h *Host) find(end End) (int, error) {
+	if index, ok := portIndex(end.Name, end.MAC); ok {
+		return index, nil
+	}
+	link, err := h.nl.LinkByName(end.Name)
+	if isNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking up %s: %w", end.Name, err)
+	}
+	if link.Type() != "veth" {
+		return 0, fmt.Errorf("the interface %s is a %s, not the veth of a pod: not removing it", end.Name, link.Type())
+	}
+	return link.Attrs().Index, nil
 }
 
 var errNoChild = errors.New("no child process could be made")
 
-func removeByChild(name string, index int, held []int) error {
+func removeByChild(devices []device, held []int) error {
 	// Netlink is spoken by the network namespace that the socket was made in.
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
 	defer func() { _ = unix.Close(socket) }()
-	if !sendByChild(socket, append(groupRequest(index), removeRequest()...), held) {
+	var request []byte
+	for _, d := range devices {
+		request = append(request, groupRequest(d.index)...)
+	}
+	if !sendByChild(socket, append(request, removeRequest()...), held) {
 		return errNoChild
 	}
-	for begin := time.Now(); ; pause(max(lookAgain, time.Since(begin)/lookLater)) {
+	ctx, cancel := context.WithTimeout(context.Background(), goneWithin)
+	defer cancel()
+	err = poll.Until(ctx, func() (bool, error) {
 		if err := refused(socket); err != nil {
-			return err
+			return false, err
 		}
-		if now, err := indexOf(socket, name); errors.Is(err, unix.ENODEV) || err == nil && now != index {
-			return nil
-		} else if err != nil {
-			return os.NewSyscallError("ioctl", err)
+		for len(devices) > 0 {
+			d := devices[0]
+			if now, err := indexOf(socket, d.name); err == nil && now == d.index {
+				return false, nil
+			} else if err != nil && !errors.Is(err, unix.ENODEV) {
+				return false, os.NewSyscallError("ioctl", err)
+			}
+			devices = devices[1:]
 		}
-		if time.Since(begin) > goneWithin {
-			return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
-		}
+		return true, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
 	}
-}
-
-// pause sleeps, or is shorter, without a word to Go's scheduler, which would hand over to other threads and back.
-func pause(d time.Duration) {
-	timespec := unix.NsecToTimespec(d.Nanoseconds())
-	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&timespec)), 0, 0)
+	return err
 }
 
 // groupRequest puts a device into the group.

@@ -108,7 +108,7 @@ func (h *Host) addPair(s *Sandbox, p Port) (*netlink.Veth, error) {
 		if _, err := h.nl.LinkByName(p.HostIfName); isNotFound(err) {
 			return nil, fmt.Errorf("%w %s", ErrInterfaceExists, p.IfName)
 		}
-		if err := h.Detach(p.HostIfName, nil); err != nil {
+		if err := errors.Join(h.Detach(End{Name: p.HostIfName})...); err != nil {
 			return nil, fmt.Errorf("replacing the veth pair %s that a killed process left: %w", p.HostIfName, err)
 		}
 	}
@@ -133,29 +133,4 @@ func configure(inside *netlink.Handle, p Port) error {
 		return fmt.Errorf("setting %s up in the sandbox: %w", p.IfName, err)
 	}
 	return addRoutes(inside, link.Attrs().Index, p)
-}
-
-// Detach removes a veth pair by the name of its end on the node. That it is gone already is no error. Mac is that of the
-// end in the sandbox, nil if it isn't known.
-func (h *Host) Detach(hostIfName string, mac net.HardwareAddr) error {
-	if index, ok := portIndex(hostIfName, mac); ok {
-		if err := h.remove(hostIfName, index); err != nil {
-			return fmt.Errorf("removing %s: %w", hostIfName, err)
-		}
-		return nil
-	}
-	link, err := h.nl.LinkByName(hostIfName)
-	if isNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("looking up %s: %w", hostIfName, err)
-	}
-	if link.Type() != "veth" {
-		return fmt.Errorf("the interface %s is a %s, not the veth of a pod: not removing it", hostIfName, link.Type())
-	}
-	if err := h.remove(hostIfName, link.Attrs().Index); err != nil {
-		return fmt.Errorf("removing %s: %w", hostIfName, err)
-	}
-	return nil
 }

@@ -65,13 +65,32 @@ func NewRemover() (*Remover, error) {
 // Descriptor is the socket's.
 func (r *Remover) Descriptor() int { return r.descriptor }
 
-// Remove is the reverse of Add. What is gone already is no error.
-func (r *Remover) Remove(p Port) error {
-	elements := p.Elements()
-	err := r.remove(p, elements)
-	if !missing(err) {
-		return err
+// Remove is the reverse of Add for some ports, in one transaction if it can be. It returns an error or nil for each. What is
+// gone already is no error.
+func (r *Remover) Remove(ports ...Port) []error {
+	errs := make([]error, len(ports))
+	elements := map[string][]nftables.SetElement{}
+	for _, p := range ports {
+		for name, more := range p.Elements() {
+			elements[name] = append(elements[name], more...)
+		}
 	}
+	err := r.remove(elements)
+	if err == nil {
+		return errs
+	}
+	for i, p := range ports {
+		if !missing(err) {
+			errs[i] = fmt.Errorf("taking %s from nftables' sets: %w", p.Name, err)
+		} else if one := r.removeSome(p.Elements()); one != nil {
+			errs[i] = fmt.Errorf("taking %s from nftables' sets: %w", p.Name, one)
+		}
+	}
+	return errs
+}
+
+// removeSome removes those of the elements that are there.
+func (r *Remover) removeSome(elements map[string][]nftables.SetElement) error {
 	if err := whole(r.conn); err != nil {
 		if errors.Is(err, ErrMissing) {
 			return nil
@@ -82,7 +101,7 @@ func (r *Remover) Remove(p Port) error {
 	for name, list := range elements {
 		for _, element := range list {
 			one := map[string][]nftables.SetElement{name: {element}}
-			if err := r.remove(p, one); err != nil && !missing(err) {
+			if err := r.remove(one); err != nil && !missing(err) {
 				return err
 			}
 		}
@@ -90,17 +109,13 @@ func (r *Remover) Remove(p Port) error {
 	return nil
 }
 
-func (r *Remover) remove(p Port, elements map[string][]nftables.SetElement) error {
-	conn := r.conn
+func (r *Remover) remove(elements map[string][]nftables.SetElement) error {
 	for _, name := range slices.Sorted(maps.Keys(elements)) {
-		if err := conn.SetDeleteElements(set(name), elements[name]); err != nil {
-			return fmt.Errorf("encoding the elements of %s: %w", p.Name, err)
+		if err := r.conn.SetDeleteElements(set(name), elements[name]); err != nil {
+			return err
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("taking %s from nftables' sets: %w", p.Name, err)
-	}
-	return nil
+	return r.conn.Flush()
 }
 
 // Has reports whether all elements of a port are there. Errors: ErrMissing, else the kernel's.

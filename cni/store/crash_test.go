@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -47,6 +48,12 @@ func churn(dir string, rounds int) error {
 func churnOnce(s *store.Store, id store.ID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
+	if rand.IntN(2) == 0 {
+		err := s.RemoveTogether(ctx, id, func(all []store.Attachment) []error { return make([]error, len(all)) })
+		if !errors.Is(err, store.ErrAlone) {
+			return err
+		}
+	}
 	tx, err := s.Lock(ctx)
 	if err != nil {
 		return err

@@ -8,10 +8,12 @@
 //	attachments/KEY.json    one attachment; written beside and renamed
 //	addresses/10.32.5.7     a symbolic link to ../attachments/KEY.json: the address is taken
 //	last-10.32.5.0-24       a symbolic link whose target is the address that was reserved last
-//	lock                    held (flock) by whoever changes any of these
+//	removals/KEY.json       a hard link to attachments/KEY.json: it is to be removed
+//	lock                    held (flock) by whoever changes attachments or addresses
+//	removal-lock            held by whoever removes what is marked in removals
 //
 // Attaching makes the links first and the attachment second; detaching removes the attachment first and the links
 // second. So every address of an attachment has its link, and a link whose attachment doesn't exist is what a
-// killed process left: whoever holds the lock may take that address. Nothing has to be repaired before it is used;
-// Sweep only tidies.
+// killed process left: whoever holds the lock may take that address. A mark that is another file than the attachment was
+// left likewise, and means nothing. Nothing has to be repaired before it is used; Sweep only tidies.
 package store

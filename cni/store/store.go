@@ -11,7 +11,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
+
+	"github.com/weaveguard/weaveguard/cni/poll"
 )
 
 // DefaultDir is where the store is unless the plugin's configuration says otherwise.
@@ -48,7 +49,7 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("%w: %q isn't an absolute path", ErrUnopened, dir)
 	}
 	s := &Store{dir: dir}
-	for _, sub := range []string{attachmentsDir, addressesDir} {
+	for _, sub := range []string{attachmentsDir, addressesDir, removalsDir} {
 		path := filepath.Join(dir, sub)
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			continue
@@ -191,23 +192,35 @@ func (s *Store) taken(a netip.Addr) bool {
 // Lock waits for the store's lock, at most until ctx ends, and returns the right to change the store. The caller
 // must Unlock; the end of the process, however it ends, does so as well.
 func (s *Store) Lock(ctx context.Context) (*Tx, error) {
-	path := filepath.Join(s.dir, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := s.openLock(lockFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := poll.Until(ctx, func() (bool, error) { return tryLock(f) }); err != nil {
+		if ended := ctx.Err(); ended != nil || errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("waiting for another process to release %s: %w", f.Name(), err)
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return &Tx{s: s, lock: f}, nil
+}
+
+func (s *Store) openLock(name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the store: %w", err)
 	}
-	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return &Tx{s: s, lock: f}, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(fmt.Errorf("locking the store by %s: %w", path, err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("waiting for another process to release %s: %w", path, ctx.Err()), f.Close())
-		case <-time.After(wait):
-		}
+	return f, nil
+}
+
+// tryLock takes a lock by its open file, and reports whether nobody else has it.
+func tryLock(f *os.File) (bool, error) {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
+		return false, nil
 	}
+	if err != nil {
+		return false, fmt.Errorf("locking the store by %s: %w", f.Name(), err)
+	}
+	return true, nil
 }

@@ -82,22 +82,25 @@ func (tx *Tx) Put(a Attachment) error {
 // Remove forgets an attachment and frees its addresses. It is right for one that isn't stored, whose file is
 // damaged, or that a killed process left half made or half removed.
 func (tx *Tx) Remove(id ID) error {
-	addresses, known := tx.addressesOf(id)
+	a, unknown := tx.s.Get(id)
+	if err := tx.forget(id, a.Addresses); err != nil {
+		return err
+	}
+	if unknown != nil {
+		return tx.unlink(func(_ netip.Addr, target string) bool { return target == id.fileName() })
+	}
+	return nil
+}
+
+// forget removes an attachment's files, and then frees its addresses.
+func (tx *Tx) forget(id ID, addresses []netip.Addr) error {
 	path := tx.s.attachmentPath(id)
 	for _, file := range []string{path, path + tempSuffix} {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing %s: %w", id, err)
 		}
 	}
-	if !known {
-		return tx.unlink(func(_ netip.Addr, target string) bool { return target == id.fileName() })
-	}
 	return tx.Release(id, addresses...)
-}
-
-func (tx *Tx) addressesOf(id ID) ([]netip.Addr, bool) {
-	a, err := tx.s.Get(id)
-	return a.Addresses, err == nil
 }
 
 // Release frees addresses that were reserved for an attachment and shall not be stored. Those of others stay.
@@ -173,7 +176,8 @@ func (s *Store) lastPath(subnet netip.Prefix) string {
 	return filepath.Join(s.dir, "last-"+strings.ReplaceAll(subnet.String(), "/", "-"))
 }
 
-// Sweep removes what killed processes left: links of addresses that no attachment has, and temporary files.
+// Sweep removes what killed processes left: links of addresses that no attachment has, marks of attachments that aren't
+// stored any more, and temporary files.
 func (tx *Tx) Sweep() error {
 	owned := make(map[netip.Addr]string)
 	all, err := tx.s.List()
@@ -186,6 +190,9 @@ func (tx *Tx) Sweep() error {
 		}
 	}
 	if err := tx.unlink(func(a netip.Addr, target string) bool { return owned[a] != target }); err != nil {
+		return fmt.Errorf("sweeping the store: %w", err)
+	}
+	if err := tx.s.sweepMarks(); err != nil {
 		return fmt.Errorf("sweeping the store: %w", err)
 	}
 	for _, dir := range []string{tx.s.dir, tx.s.AttachmentsDir()} {

@@ -32,6 +32,7 @@ var rows = []row{
 	{name: "mesh/claim"},
 	{name: "mesh/doctor"},
 	{name: "mesh/plan"},
+	{name: "cni/poll", modules: []string{"golang.org/x/sys"}},
 	{name: "cni/store", modules: []string{"golang.org/x/sys", "github.com/google/renameio"}},
 	{name: "cni/guard", modules: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	{name: "cni/port", modules: []string{"github.com/vishvananda/netlink", "golang.org/x/sys"}},
