@@ -10,7 +10,7 @@ NODES   ?= 3
 FAMILY  ?= ipv4
 ARCH    := $(shell go env GOARCH)
 BIN     := build/bin/linux_$(ARCH)
-LDFLAGS := -s -w -X github.com/weaveguard/weaveguard/mesh/view.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/weaveguard/weaveguard/mesh/contract.version=$(VERSION)
 # Copies of private keys are erased, see docs/decisions/0008-freed-memory-is-erased.md.
 GOBUILD := CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PORTMAP := github.com/containernetworking/plugins/plugins/meta/portmap

@@ -15,7 +15,7 @@ import (
 	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/ipam"
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // podArgs are the arguments by which Kubernetes' runtimes name the pod in CNI_ARGS. The names of its fields are theirs.
@@ -174,7 +174,7 @@ func reserve(s *store.Store, n network, want wanted, a store.Attachment) (store.
 		}
 		mac := want.mac
 		if mac == nil {
-			mac = view.PodMAC(a.Addresses[0])
+			mac = contract.PodMAC(a.Addresses[0])
 		}
 		a.MAC = mac.String()
 		if err := tx.Put(a); err != nil {

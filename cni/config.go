@@ -16,7 +16,7 @@ import (
 	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/ipam"
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 const (
@@ -132,7 +132,7 @@ func (c *config) resolve() (network, error) {
 		return n, err
 	}
 	if n.bridge == "" {
-		n.bridge = view.BridgeName
+		n.bridge = contract.BridgeName
 	}
 	if n.mtu == 0 {
 		n.mtu = defaultMTU
@@ -159,10 +159,10 @@ func (c *config) fromReadyFile(n *network) error {
 	if other, ok := ready.Network(c.Name); ok {
 		return c.fromNetwork(n, other)
 	}
-	if c.Ranges != nil || n.bridge == "" && c.Name != view.DefaultCNINetwork {
+	if c.Ranges != nil || n.bridge == "" && c.Name != contract.DefaultCNINetwork {
 		return fail(types.ErrTryAgainLater, fmt.Sprintf("the network %s isn't ready on this node: the Weaveguard agent has no network of "+
 			"this name, or hasn't set it up yet (`weaveguard status` tells; its file belongs into %s). For the default network, "+
-			"name the configuration %s, or add the key bridge with %q", c.Name, view.NetworksDir, view.DefaultCNINetwork, ready.Bridge))
+			"name the configuration %s, or add the key bridge with %q", c.Name, contract.NetworksDir, contract.DefaultCNINetwork, ready.Bridge))
 	}
 	if n.bridge != "" && n.bridge != ready.Bridge {
 		return invalid("subnets", "it is missing, and the ready file's subnets are of the bridge %s, not of %s; add subnets, "+
@@ -236,7 +236,7 @@ func (c *config) fromSubnets(n *network) error {
 		if err != nil {
 			return invalid("subnets", "%q isn't a subnet like 10.32.5.0/24", s)
 		}
-		n.pools = append(n.pools, ipam.Pool{Subnet: subnet, Gateway: view.Gateway(subnet)})
+		n.pools = append(n.pools, ipam.Pool{Subnet: subnet, Gateway: contract.Gateway(subnet)})
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/ipam"
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // runtimeConfig is what a runtime asks for in the configuration's runtimeConfig, by the capabilities of the CNI
@@ -60,7 +60,7 @@ func (c *config) requests(n network) (wanted, error) {
 	if mac[0]&1 != 0 || bytes.Equal(mac, make([]byte, 6)) {
 		return w, invalid("runtimeConfig.mac", "%s can't be an interface's: it is a group address (an odd first byte), or zero", mac)
 	}
-	if view.DerivedMAC(mac) || view.DerivedMAC(bridge.HostMAC(mac)) {
+	if contract.DerivedMAC(mac) || contract.DerivedMAC(bridge.HostMAC(mac)) {
 		return w, invalid("runtimeConfig.mac", "%s is of those that follow from addresses on this node; choose another", mac)
 	}
 	w.mac = mac

@@ -10,7 +10,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // The order of a result's interfaces.
@@ -25,7 +25,7 @@ func result(c *config, n network, a store.Attachment, port bridge.Port, netns st
 	r := &current.Result{
 		CNIVersion: current.ImplementedSpecVersion,
 		Interfaces: []*current.Interface{
-			bridgeInterface:  {Name: n.bridge, Mac: view.BridgeMAC(n.gateways()...).String()},
+			bridgeInterface:  {Name: n.bridge, Mac: contract.BridgeMAC(n.gateways()...).String()},
 			hostInterface:    {Name: a.HostIfName, Mac: port.HostMAC().String(), Mtu: a.MTU},
 			sandboxInterface: {Name: a.IfName, Mac: a.MAC, Mtu: a.MTU, Sandbox: netns},
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -36,7 +37,7 @@ func (n *node) install() installed {
 		PluginDir: image, StoreDir: n.dataDir, Log: slog.New(slog.DiscardHandler),
 	}
 	ready := &view.Ready{
-		Bridge: view.BridgeName, MTU: 1420,
+		Bridge: contract.BridgeName, MTU: 1420,
 		Subnets:  []netip.Prefix{netip.MustParsePrefix("10.32.5.0/24")},
 		Gateways: []netip.Addr{netip.MustParseAddr("10.32.5.1")},
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/firewall"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -131,7 +132,7 @@ func (s *street) newPod(name string) pod {
 			p.v6 = address
 		}
 	}
-	p.mac = view.PodMAC(p.v4)
+	p.mac = contract.PodMAC(p.v4)
 	return p
 }
 

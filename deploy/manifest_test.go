@@ -20,8 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 const image = "ghcr.io/weaveguard/weaveguard:v0.1.0"
@@ -128,7 +128,7 @@ func TestDaemonSets(t *testing.T) {
 			update:       appsv1.RollingUpdateDaemonSetStrategyType,
 			args:         []string{"--kubernetes", "--sysctl-root=/host/proc/sys"},
 			capabilities: []corev1.Capability{"NET_ADMIN", "DAC_OVERRIDE"},
-			hostPaths: []string{view.RunDir, view.StateDir, view.NetworksDir, "/etc/cni/net.d", "/opt/cni/bin", "/var/run/wireguard",
+			hostPaths: []string{contract.RunDir, contract.StateDir, contract.NetworksDir, "/etc/cni/net.d", "/opt/cni/bin", "/var/run/wireguard",
 				"/proc/sys/net"},
 			account: "weaveguard",
 		},
@@ -136,7 +136,7 @@ func TestDaemonSets(t *testing.T) {
 			update:       appsv1.OnDeleteDaemonSetStrategyType,
 			args:         []string{"userspace"},
 			capabilities: []corev1.Capability{"NET_ADMIN"},
-			hostPaths:    []string{view.RunDir, "/var/run/wireguard", "/dev/net"},
+			hostPaths:    []string{contract.RunDir, "/var/run/wireguard", "/dev/net"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -235,11 +235,11 @@ func TestAgentsPortsProbesAndName(t *testing.T) {
 	for _, port := range c.Ports {
 		ports = append(ports, port.ContainerPort)
 	}
-	if diff := cmp.Diff([]int32{view.GossipPort, view.GossipPort, view.MetricsPort}, ports); diff != "" {
+	if diff := cmp.Diff([]int32{contract.GossipPort, contract.GossipPort, contract.MetricsPort}, ports); diff != "" {
 		t.Errorf("ports (-want +got):\n%s", diff)
 	}
 	for path, probe := range map[string]*corev1.Probe{"/healthz": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
-		if get := probe.HTTPGet; get.Path != path || get.Host != "127.0.0.1" || get.Port.IntValue() != view.HealthPort {
+		if get := probe.HTTPGet; get.Path != path || get.Host != "127.0.0.1" || get.Port.IntValue() != contract.HealthPort {
 			t.Errorf("probe of %s: %+v", path, get)
 		}
 	}

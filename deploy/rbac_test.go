@@ -19,8 +19,8 @@ import (
 	metadatafake "k8s.io/client-go/metadata/fake"
 	ktesting "k8s.io/client-go/testing"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // access is one thing that is done or allowed: a verb on a resource. Name is "" unless a rule is for one object, and
@@ -106,7 +106,7 @@ func claimed(name, node string, owner *metav1.OwnerReference) *coordinationv1.Le
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: kube.ClaimNamespace, Name: name, UID: types.UID(name), ResourceVersion: "1",
 			Labels: map[string]string{"app.kubernetes.io/name": "weaveguard"}, Annotations: map[string]string{
-				view.AnnotationPodRange: "10.32.0.0/12,fd00:32::/48", view.AnnotationMaskSize: "24,64",
+				contract.AnnotationPodRange: "10.32.0.0/12,fd00:32::/48", contract.AnnotationMaskSize: "24,64",
 			},
 		},
 		Spec: coordinationv1.LeaseSpec{HolderIdentity: &node},
@@ -133,7 +133,7 @@ func agentAccess(t *testing.T) []access {
 		})
 		client := fake.NewClientset(
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "2", Annotations: map[string]string{
-				view.AnnotationRotateKeys: view.RotateNow,
+				contract.AnnotationRotateKeys: contract.RotateNow,
 			}}},
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, // that it looks for the admission policies with
 			get[*corev1.Secret](t, readManifest(t), "Secret kube-system/"+kube.SecretName),
@@ -170,7 +170,7 @@ func agentAccess(t *testing.T) []access {
 			t.Fatal(err)
 		}
 		annotations := node.(*corev1.Node).Annotations
-		if value, ok := annotations[view.AnnotationRotateKeys]; ok || annotations[view.AnnotationRotation] == "" {
+		if value, ok := annotations[contract.AnnotationRotateKeys]; ok || annotations[contract.AnnotationRotation] == "" {
 			t.Errorf("the agent left the request for a rotation (%q), or wrote no annotations: %v", value, annotations)
 		}
 		actions = append(client.Actions(), policies.Actions()...)

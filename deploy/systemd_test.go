@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/service"
 )
 
@@ -65,16 +65,16 @@ func TestUnits(t *testing.T) {
 				t.Errorf("%s: %s=%s, want %q", name, setting, got, want)
 			}
 		}
-		if !slices.Contains(strings.Fields(u.Value("Service", "RuntimeDirectory")), filepath.Base(view.RunDir)) {
-			t.Errorf("%s: RuntimeDirectory lacks %s", name, view.RunDir)
+		if !slices.Contains(strings.Fields(u.Value("Service", "RuntimeDirectory")), filepath.Base(contract.RunDir)) {
+			t.Errorf("%s: RuntimeDirectory lacks %s", name, contract.RunDir)
 		}
 		if got := u.Value("Unit", "StartLimitIntervalSec"); got != "0" {
 			t.Errorf("%s: StartLimitIntervalSec=%s: systemd gives up", name, got)
 		}
 	}
 	agent := unit(t, "weaveguard")
-	if got := agent.Value("Service", "StateDirectory"); got != filepath.Base(view.StateDir) {
-		t.Errorf("StateDirectory=%s, want that of %s", got, view.StateDir)
+	if got := agent.Value("Service", "StateDirectory"); got != filepath.Base(contract.StateDir) {
+		t.Errorf("StateDirectory=%s, want that of %s", got, contract.StateDir)
 	}
 	// systemd sees to ReadWritePaths before ExecStartPre makes them, also where that has all privileges.
 	made := strings.Fields(agent.Value("Service", "ExecStartPre"))[2:]

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -38,7 +39,7 @@ func (p *pass) countAddresses() {
 
 // addressProblem says that a CIDR is used up, or nearly.
 func addressProblem(network string, cidr netip.Prefix, used uint64) (view.Problem, bool) {
-	all := view.PodAddresses(cidr)
+	all := contract.PodAddresses(cidr)
 	problem := view.Problem{
 		Subject: "pod CIDR " + cidr.String(),
 		Remedy:  "move pods to other nodes (with Kubernetes `kubectl cordon` keeps new ones away), or give this node a larger pod CIDR once it has none",

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -237,7 +238,7 @@ func (b *book) expect(cluster *ClusterState) {
 	for _, n := range cluster.Nodes {
 		if n.Name != b.self {
 			b.waiting[n.Name] = "nothing was heard of it yet: does its agent run, and does gossip (TCP and UDP port " +
-				fmt.Sprint(view.GossipPort) + ") get through?"
+				fmt.Sprint(contract.GossipPort) + ") get through?"
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -217,7 +218,7 @@ func (d *documents) problems() []view.Problem {
 			p.Remedy = "restart its agent; if that doesn't help, report it with both agents' logs"
 			problems = append(problems, p)
 		case w.times >= missingTimes:
-			p.Remedy = fmt.Sprintf("let TCP port %d through between the nodes, and see that its agent runs", view.GossipPort)
+			p.Remedy = fmt.Sprintf("let TCP port %d through between the nodes, and see that its agent runs", contract.GossipPort)
 			problems = append(problems, p)
 		}
 	}

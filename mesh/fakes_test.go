@@ -12,6 +12,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -124,11 +125,11 @@ func (n network) Observe(ctx context.Context, _ []netip.Addr) (view.Host, error)
 	return n.host, errors.Join(ctx.Err(), n.fail["observe"])
 }
 
-func (n network) ApplySysctls(ctx context.Context, s []view.Sysctl) (int, error) {
+func (n network) ApplySysctls(ctx context.Context, s []contract.Sysctl) (int, error) {
 	return n.apply(ctx, "sysctls", s)
 }
 
-func (n network) Astray([]view.Sysctl) bool { return false }
+func (n network) Astray([]contract.Sysctl) bool { return false }
 
 func (n network) ApplyBridges(ctx context.Context, b []view.Bridge) (int, error) {
 	return n.apply(ctx, "bridges", b)
@@ -421,7 +422,7 @@ func (s *speaker) says(t *testing.T, change func(*record.Record)) mesh.Heard {
 	r := record.Record{
 		Identity: s.store.Identity().Public(), Sequence: sequence,
 		Generations: []record.Generation{{Number: 0, Key: s.key()}},
-		Endpoint4:   netip.AddrPortFrom(s.address(), view.BasePort), PodCIDR4: s.cidr(),
+		Endpoint4:   netip.AddrPortFrom(s.address(), contract.BasePort), PodCIDR4: s.cidr(),
 	}
 	if change != nil {
 		change(&r)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/output"
@@ -87,7 +88,7 @@ func (m *member) begin(t *testing.T) {
 		return private.Public()
 	}
 	m.agent = mesh.New(mesh.Config{
-		Node: m.self.name, Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel", CachePath: m.cache, Remembered: remembered,
+		Node: m.self.name, Bridge: contract.BridgeName, BasePort: contract.BasePort, WireGuard: "kernel", CachePath: m.cache, Remembered: remembered,
 		PodCIDRs: []netip.Prefix{m.self.cidr()}, Addresses: []netip.Addr{m.self.address()}, GossipAddress: m.address.Addr(),
 		PodRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, PodRangeSource: "--pod-range", Log: log, Latch: m.latch,
 		Keys: m.self.store, Gossip: m, Network: network{kernel}, Tunnels: tunnels{kernel}, Firewall: rules{kernel}, Attach: files{kernel},

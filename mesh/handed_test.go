@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 var (
@@ -26,7 +26,7 @@ func stated(t *testing.T, name string, store *keys.Store, at netip.Addr, cidr ne
 		t.Fatal(err)
 	}
 	r := record.Record{
-		Identity: store.Identity().Public(), Sequence: sequence, Endpoint4: netip.AddrPortFrom(at, view.BasePort), PodCIDR4: cidr,
+		Identity: store.Identity().Public(), Sequence: sequence, Endpoint4: netip.AddrPortFrom(at, contract.BasePort), PodCIDR4: cidr,
 		Generations: []record.Generation{{Number: 0, Key: store.Generations()[0].Private.Public()}},
 	}
 	if change != nil {

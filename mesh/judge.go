@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"fmt"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // judge takes in a candidate, or says why not.
@@ -95,14 +95,14 @@ func (b *book) pinned(h Heard, r record.Record, known entry, counts bool, cluste
 		return 0, &refusal{unknownWord, fmt.Sprintf("Kubernetes has no Node %s", h.Node)}
 	case n.Unreadable && !(counts && !changed):
 		return 0, &refusal{waitingWord, fmt.Sprintf("the annotation %s of its Node can't be read; its agent writes it anew",
-			view.AnnotationIdentity)}
+			contract.AnnotationIdentity)}
 	case n.Unreadable: // what counted goes on to
 	case n.Identity.IsZero():
 		return 0, &refusal{waitingWord, fmt.Sprintf("its Node has no annotation %s yet, which its agent writes",
-			view.AnnotationIdentity)}
+			contract.AnnotationIdentity)}
 	case n.Identity != r.Identity:
 		return 0, &refusal{pinWord, fmt.Sprintf("its record is by another identity than its Node's annotation %s says",
-			view.AnnotationIdentity)}
+			contract.AnnotationIdentity)}
 	}
 	if !ownsCIDRs(*n, r) {
 		return 0, &refusal{cidrWord, fmt.Sprintf("it announces pod CIDRs %v, and its Node has %v", r.PodCIDRs(), n.PodCIDRs)}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -25,7 +26,7 @@ func TestRemovedFilesComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer store.Close()
-		w.self.store, w.config.Keys, w.config.CachePath = store, store, filepath.Join(dir, view.CacheFile)
+		w.self.store, w.config.Keys, w.config.CachePath = store, store, filepath.Join(dir, contract.CacheFile)
 		w.cluster.set(w.self.node())
 		a := w.start(t)
 		defer a.stop()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/aside"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -129,7 +130,7 @@ func (a *Agent) notice(p *pass) {
 		remedy := "if its disk was wiped: `weaveguard forget " + node + "` here, and on each other host that says so; if not, somebody " +
 			"else speaks for it"
 		if no.word == backwardsWord {
-			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + view.StateDir + "/" + keys.FileName +
+			remedy = "was its key store restored from a backup, or is a copy of it in use? Move " + contract.StateDir + "/" + keys.FileName +
 				" away there, and restart its agent within half a minute"
 		}
 		p.problems = append(p.problems, view.Problem{

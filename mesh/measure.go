@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -121,7 +122,7 @@ func (a *Agent) addresses(ctx context.Context, self view.Self) ([]view.AddressSt
 	}
 	for i := range all {
 		all[i].Used = uint64(used[i])
-		all[i].Free = view.PodAddresses(all[i].CIDR) - min(all[i].Used, view.PodAddresses(all[i].CIDR))
+		all[i].Free = contract.PodAddresses(all[i].CIDR) - min(all[i].Used, contract.PodAddresses(all[i].CIDR))
 	}
 	return all, nil
 }

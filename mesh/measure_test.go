@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -211,7 +212,7 @@ func TestStatusHasAddressesAndTraffic(t *testing.T) {
 	a := w.start(t)
 	a.pass()
 	s := a.pass()
-	want := []view.AddressStatus{{Network: "default", CIDR: w.self.cidr(), Used: 3, Free: view.PodAddresses(w.self.cidr()) - 3}}
+	want := []view.AddressStatus{{Network: "default", CIDR: w.self.cidr(), Used: 3, Free: contract.PodAddresses(w.self.cidr()) - 3}}
 	if diff := cmp.Diff(want, s.Addresses, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("addresses (-want +got):\n%s", diff)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -49,7 +50,7 @@ func TestWaysAreMeasured(t *testing.T) {
 	away := b.says(t, nil)
 	away.Alive = false
 	only := func(r *record.Record) {
-		r.Endpoint4, r.Endpoint6 = netip.AddrPort{}, netip.AddrPortFrom(six, view.BasePort)
+		r.Endpoint4, r.Endpoint6 = netip.AddrPort{}, netip.AddrPortFrom(six, contract.BasePort)
 	}
 	w.air.say(away, c.says(t, only), d.says(t, nil))
 	m := &meter{measured: map[string]view.Measured{"d": {RTT: 3 * time.Millisecond, Lost: 5, Probes: 20}, "x": {Lost: 1, Probes: 1}}}
@@ -63,7 +64,7 @@ func TestWaysAreMeasured(t *testing.T) {
 	if p := peer(s, "d"); p.RTT != 0.003 || p.Loss != 0.25 || p.Probes != 20 {
 		t.Errorf("d is %+v, want 3 ms and 25 %% loss of 20", p)
 	}
-	if p := peer(s, "c"); p.Endpoint != netip.AddrPortFrom(six, view.BasePort).String() || p.RTT != 0 || p.Probes != 0 {
+	if p := peer(s, "c"); p.Endpoint != netip.AddrPortFrom(six, contract.BasePort).String() || p.RTT != 0 || p.Probes != 0 {
 		t.Errorf("c is %+v, want it linked and unmeasured", p)
 	}
 	w.cluster.set(both, b.node(), c.node()) // d is gone
@@ -83,11 +84,11 @@ func TestWaysAreMeasuredWhereGossipIs(t *testing.T) {
 	w.config.GossipAddress = netip.MustParseAddr("2001:db8::1")
 	both.Addresses = append(both.Addresses, w.config.GossipAddress)
 	w.cluster.set(both, b.node())
-	w.air.say(b.says(t, func(r *record.Record) { r.Endpoint6 = netip.AddrPortFrom(six, view.BasePort) }))
+	w.air.say(b.says(t, func(r *record.Record) { r.Endpoint6 = netip.AddrPortFrom(six, contract.BasePort) }))
 	m := &meter{}
 	w.config.Meter = m
 	s := w.start(t).pass()
-	if p := peer(s, "b"); p.Endpoint != netip.AddrPortFrom(b.address(), view.BasePort).String() {
+	if p := peer(s, "b"); p.Endpoint != netip.AddrPortFrom(b.address(), contract.BasePort).String() {
 		t.Errorf("the link to b goes to %s", p.Endpoint)
 	}
 	if got, want := m.ways(), []view.Way{{Node: "b", Address: six, Alive: true}}; !slices.Equal(got, want) {

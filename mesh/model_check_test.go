@@ -4,8 +4,8 @@ import (
 	"slices"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // What the model checks. The first word of a failure is the number here.
@@ -39,7 +39,7 @@ func (n *modelNode) checkMove(to *modelNode, device int) {
 	}
 	if why != "" {
 		w.fail(1, "%s moves its route to %s from %s, which has a session, to %s: %s", n.name, to.name,
-			view.DeviceName(n.routes[to.number]), view.DeviceName(device), why)
+			contract.DeviceName(n.routes[to.number]), contract.DeviceName(device), why)
 	}
 }
 
@@ -59,7 +59,7 @@ func (n *modelNode) checkKey(d *modelDevice, key keys.PublicKey) {
 			continue
 		}
 		if n.routes[far.number] == d.number || !q.gone && far.routes[n.number] == q.device.number {
-			w.fail(3, "%s changes the key of %s to %s, and traffic with %s takes it", n.name, view.DeviceName(d.number),
+			w.fail(3, "%s changes the key of %s to %s, and traffic with %s takes it", n.name, contract.DeviceName(d.number),
 				w.keyName(key), far.name)
 		}
 	}

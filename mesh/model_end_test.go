@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // modelBound is how long a mesh may take to come to rest when nothing bad happens any more.
@@ -71,7 +71,7 @@ func (n *modelNode) unsettled(members int) string {
 			peers += len(d.peers)
 		}
 		if d != nil && len(d.peers) == 0 && members > 1 {
-			return fmt.Sprintf("has %s without peers", view.DeviceName(d.number))
+			return fmt.Sprintf("has %s without peers", contract.DeviceName(d.number))
 		}
 	}
 	if peers != members-1 {

@@ -3,7 +3,7 @@ package mesh
 import (
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // begin starts most of the nodes.
@@ -193,7 +193,7 @@ func (w *modelWorld) mend() {
 
 // block closes a UDP port of a node for another one, in use or not.
 func (w *modelWorld) block() {
-	b := modelBlock{node: w.rng.IntN(len(w.nodes)), from: w.rng.IntN(len(w.nodes)), device: w.rng.IntN(view.MaxDevices)}
+	b := modelBlock{node: w.rng.IntN(len(w.nodes)), from: w.rng.IntN(len(w.nodes)), device: w.rng.IntN(contract.MaxDevices)}
 	w.note("%s: its port %d is closed for %s", w.nodes[b.node].name, modelPort(b.device), w.nodes[b.from].name)
 	w.blocks = append(w.blocks, b)
 	w.changed = true

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // modelFlow is what pods of one node send to those of another one, as a question that is asked again and again: would
@@ -112,7 +112,7 @@ func (w *modelWorld) checkWay(from, to *modelNode) {
 		age := w.now - p.current.at // old enough to be known of, and young enough to be relied on
 		if age > modelNotice && age < modelRekeyAfter && p.counterpart() != nil && w.arrives(from, p) == "" {
 			w.fail(1, "%s sends to %s where nothing has got through for %s, and %s would do", from.name, to.name, w.now-since,
-				view.DeviceName(d.number))
+				contract.DeviceName(d.number))
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	wgtunnel "github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -26,7 +27,7 @@ type modelDevice struct {
 	owners  [maxModelNodes]*modelPeer // whose the allowed IPs are: the pod CIDR of each node
 }
 
-func modelPort(device int) int { return view.BasePort + device }
+func modelPort(device int) int { return contract.BasePort + device }
 
 // modelDeviceNumber is the number in a device's name.
 func modelDeviceNumber(name string) int { return int(name[len(name)-1] - '0') }
@@ -88,7 +89,7 @@ func (m modelMaker) List(context.Context) ([]string, error) {
 	var names []string
 	for i, d := range m.devices {
 		if d != nil {
-			names = append(names, view.DeviceName(i))
+			names = append(names, contract.DeviceName(i))
 		}
 	}
 	return names, nil
@@ -314,11 +315,11 @@ type modelNetwork struct{ *modelNode }
 func (m modelNetwork) Observe(context.Context, []netip.Addr) (view.Host, error) {
 	return view.Host{}, nil
 }
-func (m modelNetwork) ApplySysctls(context.Context, []view.Sysctl) (int, error) { return 0, nil }
-func (m modelNetwork) Astray([]view.Sysctl) bool                                { return false }
-func (m modelNetwork) ApplyBridges(context.Context, []view.Bridge) (int, error) { return 0, nil }
-func (m modelNetwork) ApplyDevices(context.Context, []view.Device) (int, error) { return 0, nil }
-func (m modelNetwork) ApplyPaths(context.Context, []view.Path) (int, error)     { return 0, nil }
+func (m modelNetwork) ApplySysctls(context.Context, []contract.Sysctl) (int, error) { return 0, nil }
+func (m modelNetwork) Astray([]contract.Sysctl) bool                                { return false }
+func (m modelNetwork) ApplyBridges(context.Context, []view.Bridge) (int, error)     { return 0, nil }
+func (m modelNetwork) ApplyDevices(context.Context, []view.Device) (int, error)     { return 0, nil }
+func (m modelNetwork) ApplyPaths(context.Context, []view.Path) (int, error)         { return 0, nil }
 
 // ApplyRoutes replaces routes one by one, and then removes what is left over.
 func (m modelNetwork) ApplyRoutes(_ context.Context, routes []view.Route) (int, error) {

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	wgtunnel "github.com/weaveguard/weaveguard/mesh/tunnel"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // modelNode is a host: its disk and kernel, which outlive its agent, and the agent.
@@ -23,7 +23,7 @@ type modelNode struct {
 
 	joined     bool
 	disk       *modelDisk
-	devices    [view.MaxDevices]*modelDevice
+	devices    [contract.MaxDevices]*modelDevice
 	version    int                // counts changes of devices
 	looked     time.Duration      // when the agent looked at a device last
 	pruned     int                // counts changes that the agent isn't told of
@@ -95,7 +95,7 @@ func (n *modelNode) start() {
 	log := slog.New(slog.DiscardHandler)
 	n.agent = New(Config{
 		Jitter: func(most time.Duration) time.Duration { return n.w.between(0, most-1) },
-		Node:   n.name, Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: wgtunnel.Kernel,
+		Node:   n.name, Bridge: contract.BridgeName, BasePort: contract.BasePort, WireGuard: wgtunnel.Kernel,
 		PodCIDRs: []netip.Prefix{n.cidr}, Addresses: []netip.Addr{n.address}, GossipAddress: n.address,
 		PodRanges: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, 0, 0}), 16)}, PodRangeSource: "the model",
 		CachePath:  "/dev/null/view.json", // what is remembered is taken from the agent: files are slow

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // WireGuard's own numbers (sections 6.1 to 6.5 of its paper).
@@ -76,8 +76,8 @@ func (p *modelPeer) reachable(q *modelPeer) bool {
 // counterpart is the peer at whose device the packets of this one arrive, if it has the keys for them.
 func (p *modelPeer) counterpart() *modelPeer {
 	owner, known := p.world().owners[p.key]
-	number := int(p.endpoint.Port()) - view.BasePort
-	if !known || number < 0 || number >= view.MaxDevices || owner.node.address != p.endpoint.Addr() {
+	number := int(p.endpoint.Port()) - contract.BasePort
+	if !known || number < 0 || number >= contract.MaxDevices || owner.node.address != p.endpoint.Addr() {
 		return nil
 	}
 	d := owner.node.devices[number]
@@ -149,7 +149,7 @@ func (p *modelPeer) established() {
 	w := p.world()
 	p.handshake, p.done, p.tries, w.changed = w.time(w.now), w.now, 0, true
 	if w.tracing {
-		w.note("%s: %s: handshake with %s", p.device.n.name, view.DeviceName(p.device.number), w.keyName(p.key))
+		w.note("%s: %s: handshake with %s", p.device.n.name, contract.DeviceName(p.device.number), w.keyName(p.key))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -133,9 +134,9 @@ const (
 // Network makes the kernel's links, addresses, routes and settings as desired. Counts are of changes made.
 type Network interface {
 	Observe(ctx context.Context, endpoints []netip.Addr) (view.Host, error)
-	ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int, error)
+	ApplySysctls(ctx context.Context, sysctls []contract.Sysctl) (int, error)
 	// Astray reports whether one of the settings has another value than it should have, or a bridge is to be applied again.
-	Astray(sysctls []view.Sysctl) bool
+	Astray(sysctls []contract.Sysctl) bool
 	ApplyBridges(ctx context.Context, bridges []view.Bridge) (int, error)
 	ApplyDevices(ctx context.Context, devices []view.Device) (int, error)
 	ApplyRoutes(ctx context.Context, routes []view.Route) (int, error)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh/claim"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -52,7 +53,9 @@ func (a *Agent) takenBlocks() (taken func(netip.Prefix) bool, wide []netip.Prefi
 			}
 		}
 	}
-	ours := func(device string) bool { return device == a.Bridge || strings.HasPrefix(device, view.DevicePrefix) }
+	ours := func(device string) bool {
+		return device == a.Bridge || strings.HasPrefix(device, contract.DevicePrefix)
+	}
 	if host := a.claiming.host; host != nil {
 		for _, address := range host.Addresses {
 			if !ours(address.Device) {

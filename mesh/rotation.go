@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -197,7 +198,7 @@ func (a *Agent) progress(p *pass, r keys.Rotation, progress keys.Progress, now t
 		s.Phase, s.Reason = string(keys.Failed), refused.reason
 		p.problems = append(p.problems, view.Problem{
 			Subject: "rotation", Message: "a request for a new key was refused: " + refused.reason,
-			Remedy: "free or repair the disk with the state directory (" + view.StateDir + "), and ask again; the key in use stays meanwhile",
+			Remedy: "free or repair the disk with the state directory (" + contract.StateDir + "), and ask again; the key in use stays meanwhile",
 		})
 	}
 	return s
@@ -216,12 +217,12 @@ func (a *Agent) waitingPeer(p *pass, node string) view.RotationPeer {
 			w.Port, l.Endpoint.Addr(), w.OwnPort)
 		if l.Confirmed {
 			w.Reason = fmt.Sprintf("it has a session with the new key, and hasn't said that it sends by it: does gossip over UDP port %d "+
-				"get through?", view.GossipPort)
+				"get through?", contract.GossipPort)
 		}
 	}
 	if !a.alive[node] {
 		w.Reason = fmt.Sprintf("its agent isn't seen by gossip: does it run, and does port %d (TCP and UDP) get through? Then: %s",
-			view.GossipPort, w.Reason)
+			contract.GossipPort, w.Reason)
 	}
 	return w
 }

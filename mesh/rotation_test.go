@@ -11,6 +11,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -234,8 +235,8 @@ func TestRotationWaits(t *testing.T) {
 		w, b, a := pair(t)
 		mustRotate(t, a, view.RotateStarted)
 		passes(a)
-		w.kernel.mute(b.key(), view.DeviceName(2)) // no session with the next key
-		time.Sleep(15 * time.Second)               // of the bubble's clock
+		w.kernel.mute(b.key(), contract.DeviceName(2)) // no session with the next key
+		time.Sleep(15 * time.Second)                   // of the bubble's clock
 		s := passes(a)
 		if s.Rotation.Phase != "establishing" || s.Rotation.Reason != "waiting for b" {
 			t.Errorf("it is %+v", s.Rotation)
@@ -266,7 +267,7 @@ func TestRotationWithoutADevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _, a := pair(t)
 		w.kernel.mu.Lock()
-		w.kernel.host.Links = []view.HostLink{{Name: "weave-wg2", Kind: "dummy"}}
+		w.kernel.host.Links = []contract.HostLink{{Name: "weave-wg2", Kind: "dummy"}}
 		w.kernel.mu.Unlock()
 		mustRotate(t, a, view.RotateStarted)
 		passes(a)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -251,7 +252,7 @@ func (s suspicion) problem() view.Problem {
 		p.Remedy = "compare the pod CIDRs of the node with what its agent was given; if they are right, somebody has the gossip " +
 			"key and this node's identity: change both; without Kubernetes, if the other node is gone for good, `weaveguard forget` it here"
 	case keyWord:
-		p.Remedy = "were its disk or key store copied? Move away " + view.StateDir + "/" + keys.FileName + " on the copy, and restart " +
+		p.Remedy = "were its disk or key store copied? Move away " + contract.StateDir + "/" + keys.FileName + " on the copy, and restart " +
 			"its agent; if not, somebody has the gossip key and this node's identity, and announces another node's key: change both"
 	case pinWord, disputedWord:
 		if !s.says {

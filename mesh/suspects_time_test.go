@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // witness is the book of node a, with a clock of its own, and the identities that speak to it.
@@ -60,7 +60,7 @@ func said(t *testing.T, name string, store *keys.Store, at netip.Addr) Heard {
 		t.Fatal(err)
 	}
 	raw, err := record.Sign(name, record.Record{
-		Identity: store.Identity().Public(), Sequence: sequence, Endpoint4: netip.AddrPortFrom(at, view.BasePort),
+		Identity: store.Identity().Public(), Sequence: sequence, Endpoint4: netip.AddrPortFrom(at, contract.BasePort),
 		Generations: []record.Generation{{Number: 0, Key: store.Generations()[0].Private.Public()}},
 	}, store.Identity())
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/output"
 )
@@ -36,7 +37,7 @@ func newWorld(t *testing.T) *world {
 		return private.Public()
 	}
 	w.config = mesh.Config{
-		Node: "a", GossipAddress: w.self.address(), Bridge: view.BridgeName, BasePort: view.BasePort, WireGuard: "kernel",
+		Node: "a", GossipAddress: w.self.address(), Bridge: contract.BridgeName, BasePort: contract.BasePort, WireGuard: "kernel",
 		PodRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, PodRangeSource: "--pod-range",
 		CachePath: filepath.Join(t.TempDir(), "view.json"),
 		Log:       slog.New(slog.NewTextHandler(w.log, nil)), Latch: mesh.NewLatch(),

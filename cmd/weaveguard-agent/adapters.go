@@ -12,6 +12,7 @@ import (
 	"github.com/weaveguard/weaveguard/keys"
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/record"
@@ -37,7 +38,7 @@ func (g gossipAdapter) Heard() []mesh.Heard {
 func (g gossipAdapter) Seek(seeds []mesh.Seed) {
 	targets := make([]gossip.Target, len(seeds))
 	for i, s := range seeds {
-		targets[i] = gossip.Target{Node: s.Node, Addr: netip.AddrPortFrom(s.Address, view.GossipPort)}
+		targets[i] = gossip.Target{Node: s.Node, Addr: netip.AddrPortFrom(s.Address, contract.GossipPort)}
 	}
 	g.Gossip.Seek(targets)
 }
@@ -123,7 +124,7 @@ func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
 			err = errors.New("it is all zeros")
 		}
 		if err != nil {
-			bad(view.AnnotationIdentity, err, "its agent writes it anew, if it runs; what was known of the node stays in use until then")
+			bad(contract.AnnotationIdentity, err, "its agent writes it anew, if it runs; what was known of the node stays in use until then")
 		}
 		node.Identity, node.Unreadable = identity, err != nil
 	}
@@ -134,7 +135,7 @@ func clusterNode(n kube.Node) (mesh.ClusterNode, []view.Problem) {
 			err = fmt.Errorf("%s isn't an address that other nodes can send to", endpoint)
 		}
 		if err != nil {
-			bad(view.AnnotationEndpoint, err, "set it to the IP address that peers reach the node at, or remove it")
+			bad(contract.AnnotationEndpoint, err, "set it to the IP address that peers reach the node at, or remove it")
 			endpoint = netip.Addr{}
 		}
 		node.Endpoint = endpoint

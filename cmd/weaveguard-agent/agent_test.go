@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -24,11 +25,11 @@ func TestBadAnnotations(t *testing.T) {
 	}{
 		"none":              {kube.Node{Name: "a"}, nil},
 		"both good":         {kube.Node{Name: "a", Identity: good, Endpoint: "192.0.2.1"}, nil},
-		"not base64":        {kube.Node{Name: "a", Identity: "?"}, []string{view.AnnotationIdentity}},
-		"not 32 bytes":      {kube.Node{Name: "a", Identity: "AAAA"}, []string{view.AnnotationIdentity}},
-		"not an address":    {kube.Node{Name: "a", Endpoint: "example.com"}, []string{view.AnnotationEndpoint}},
-		"neither can be":    {kube.Node{Name: "a", Identity: "?", Endpoint: "?"}, []string{view.AnnotationIdentity, view.AnnotationEndpoint}},
-		"an address, a bad": {kube.Node{Name: "a", Identity: "?", Endpoint: "192.0.2.1"}, []string{view.AnnotationIdentity}},
+		"not base64":        {kube.Node{Name: "a", Identity: "?"}, []string{contract.AnnotationIdentity}},
+		"not 32 bytes":      {kube.Node{Name: "a", Identity: "AAAA"}, []string{contract.AnnotationIdentity}},
+		"not an address":    {kube.Node{Name: "a", Endpoint: "example.com"}, []string{contract.AnnotationEndpoint}},
+		"neither can be":    {kube.Node{Name: "a", Identity: "?", Endpoint: "?"}, []string{contract.AnnotationIdentity, contract.AnnotationEndpoint}},
+		"an address, a bad": {kube.Node{Name: "a", Identity: "?", Endpoint: "192.0.2.1"}, []string{contract.AnnotationIdentity}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

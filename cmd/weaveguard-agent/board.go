@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -38,7 +39,7 @@ func (b *board) status(problems func() []view.Problem) view.Status {
 		defer cancel()
 		s = agent.Status(ctx)
 	} else {
-		s = view.Status{Time: time.Now(), Version: view.Version(), Started: b.started, Node: b.node, Kubernetes: "absent",
+		s = view.Status{Time: time.Now(), Version: contract.Version(), Started: b.started, Node: b.node, Kubernetes: "absent",
 			Problems: []view.Problem{waiting}}
 	}
 	s.Problems = append(s.Problems, problems()...)

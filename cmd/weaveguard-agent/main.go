@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 func main() {
@@ -43,7 +43,7 @@ func newCommand() *cobra.Command {
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       view.Version(),
+		Version:       contract.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.complete(); err != nil {
 				return err

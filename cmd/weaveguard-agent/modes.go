@@ -13,10 +13,10 @@ import (
 
 	"github.com/weaveguard/weaveguard/mesh/api"
 	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/firewall"
 	"github.com/weaveguard/weaveguard/mesh/route"
 	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/mesh/weavenet"
 )
 
@@ -34,7 +34,7 @@ func newUserspaceCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return userspace.Serve(cmd.Context(), userspace.Config{Socket: o.userspaceSocket(), Version: view.Version(), Log: log})
+			return userspace.Serve(cmd.Context(), userspace.Config{Socket: o.userspaceSocket(), Version: contract.Version(), Log: log})
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -74,7 +75,7 @@ func (o *options) register(f *pflag.FlagSet) {
 		"what is claimed from, else the pod CIDRs seen)")
 	o.registerClaims(f)
 	f.IntVar(&o.MTU, "mtu", 0, "MTU inside the tunnels in bytes (default what the underlay carries)")
-	f.StringVar(&o.Bridge, "bridge", view.BridgeName, "name of the bridge that attaches the pods")
+	f.StringVar(&o.Bridge, "bridge", contract.BridgeName, "name of the bridge that attaches the pods")
 	f.StringVar(&o.WireGuard, "wireguard", "auto", "auto, kernel or userspace: who makes the tunnel devices")
 	f.DurationVar(&o.RotateEvery, "rotate-every", 0, "change this node's WireGuard key when it is about that old, such as 720h; 0: "+
 		"only when asked to")
@@ -84,20 +85,20 @@ func (o *options) register(f *pflag.FlagSet) {
 	// For tests, on machines that have one clock for all nodes.
 	f.DurationVar(&o.ClockOffset, "clock-offset", 0, "how far ahead the clock is that other nodes are told")
 	_ = f.MarkHidden("clock-offset") // it exists
-	f.StringVar(&o.StateDir, "state-dir", view.StateDir, "directory for keys and the view cache, kept across reboots")
-	f.StringVar(&o.NetworksDir, "networks-dir", view.NetworksDir, "directory with the configuration of further networks, a file "+
+	f.StringVar(&o.StateDir, "state-dir", contract.StateDir, "directory for keys and the view cache, kept across reboots")
+	f.StringVar(&o.NetworksDir, "networks-dir", contract.NetworksDir, "directory with the configuration of further networks, a file "+
 		"NAME.conf for each, followed as it changes")
-	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", view.MetricsPort), "host:port of the metrics; empty: none")
-	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", view.HealthPort), "host:port of the probes; empty: none")
-	f.StringVar(&o.UIAddr, "ui-address", fmt.Sprintf("127.0.0.1:%d", view.UIPort), "host:port of the web page, which whoever reaches it "+
+	f.StringVar(&o.MetricsAddr, "metrics-address", fmt.Sprintf(":%d", contract.MetricsPort), "host:port of the metrics; empty: none")
+	f.StringVar(&o.HealthAddr, "health-address", fmt.Sprintf("127.0.0.1:%d", contract.HealthPort), "host:port of the probes; empty: none")
+	f.StringVar(&o.UIAddr, "ui-address", fmt.Sprintf("127.0.0.1:%d", contract.UIPort), "host:port of the web page, which whoever reaches it "+
 		"can read; empty: none")
 	f.StringSliceVar(&o.AllowPodsTo, "allow-pods-to", nil, "what of nodes pods may reach: "+
-		strings.Join(view.GuardedServices(), ", ")+" (default none of these)")
+		strings.Join(contract.GuardedServices(), ", ")+" (default none of these)")
 }
 
 // registerLog registers what all modes have.
 func (o *options) registerLog(f *pflag.FlagSet) {
-	f.StringVar(&o.RunDir, "run-dir", view.RunDir, "directory for sockets and attachments, gone after a reboot")
+	f.StringVar(&o.RunDir, "run-dir", contract.RunDir, "directory for sockets and attachments, gone after a reboot")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 }

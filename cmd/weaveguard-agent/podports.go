@@ -7,23 +7,24 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // checkPodPorts checks what pods may reach, and finds the ports that aren't for them.
 func (o *options) checkPodPorts() error {
 	for _, service := range o.AllowPodsTo {
-		if !slices.Contains(view.GuardedServices(), service) {
-			return fmt.Errorf("--allow-pods-to: %q isn't one of %s", service, strings.Join(view.GuardedServices(), ", "))
+		if !slices.Contains(contract.GuardedServices(), service) {
+			return fmt.Errorf("--allow-pods-to: %q isn't one of %s", service, strings.Join(contract.GuardedServices(), ", "))
 		}
 	}
 	for _, own := range []struct {
 		flag, service, address string
 		usual                  uint16
 	}{
-		{"--metrics-address", view.ServiceMetrics, o.MetricsAddr, view.MetricsPort},
-		{"--health-address", view.ServiceHealth, o.HealthAddr, view.HealthPort},
-		{"--ui-address", view.ServiceUI, o.UIAddr, view.UIPort},
+		{"--metrics-address", contract.ServiceMetrics, o.MetricsAddr, contract.MetricsPort},
+		{"--health-address", contract.ServiceHealth, o.HealthAddr, contract.HealthPort},
+		{"--ui-address", contract.ServiceUI, o.UIAddr, contract.UIPort},
 	} {
 		if own.address == "" {
 			continue

@@ -16,6 +16,7 @@ import (
 	"github.com/weaveguard/weaveguard/mesh"
 	"github.com/weaveguard/weaveguard/mesh/api"
 	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/firewall"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/kube"
@@ -65,11 +66,11 @@ type starter struct {
 // run starts the parts in the order in which they need each other, and returns when the context ends or a part
 // can't go on. What can't be had yet is waited for, with the status API up to say so.
 func run(ctx context.Context, o options, log *slog.Logger, level *slog.LevelVar) error {
-	log.Info("weaveguard-agent starts", "version", view.Version(), "node", o.NodeName)
+	log.Info("weaveguard-agent starts", "version", contract.Version(), "node", o.NodeName)
 	latch, timings := mesh.NewLatch(), api.NewTimings()
 	b := &board{node: o.NodeName, started: time.Now(), latch: latch, log: log}
 	hosts := mesh.NewHosts(mesh.HostsConfig{
-		Configured: o.Peers, Path: filepath.Join(o.StateDir, view.HostsFile), Lookup: lookUp, Changed: latch.Set, Log: log,
+		Configured: o.Peers, Path: filepath.Join(o.StateDir, contract.HostsFile), Lookup: lookUp, Changed: latch.Set, Log: log,
 	})
 	var server *api.Server
 	server = api.New(api.Config{
@@ -152,7 +153,7 @@ func (s *starter) openKeys(context.Context) error {
 	return nil
 }
 
-func (s *starter) cachePath() string   { return filepath.Join(s.StateDir, view.CacheFile) }
+func (s *starter) cachePath() string   { return filepath.Join(s.StateDir, contract.CacheFile) }
 func (s *starter) keyringPath() string { return filepath.Join(s.StateDir, "keyring") }
 
 func (s *starter) startKube(ctx context.Context) error {
@@ -160,7 +161,7 @@ func (s *starter) startKube(ctx context.Context) error {
 		return nil
 	}
 	kube.RouteLogs(s.log)
-	client, metadata, err := kube.Clients(s.Kubeconfig, view.Version())
+	client, metadata, err := kube.Clients(s.Kubeconfig, contract.Version())
 	if err != nil {
 		return err
 	}
@@ -268,7 +269,7 @@ func (s *starter) findWireGuard(ctx context.Context) error {
 
 func (s *starter) startGossip(context.Context) error {
 	g, err := gossip.Start(gossip.Config{
-		Node: s.NodeName, Advertise: s.addresses[0], Port: view.GossipPort, Keyring: s.ring.Ring(), Log: s.log, Changed: s.latch.Set,
+		Node: s.NodeName, Advertise: s.addresses[0], Port: contract.GossipPort, Keyring: s.ring.Ring(), Log: s.log, Changed: s.latch.Set,
 		ClockOffset: s.ClockOffset,
 	})
 	if err != nil {
@@ -314,12 +315,12 @@ func (s *starter) startAgent(ctx context.Context) {
 	network := route.New(route.Config{Log: s.log, SysctlRoot: s.SysctlRoot, StoreDir: cniFiles.StoreDir})
 	rules := firewall.New(firewall.Config{StoreDir: cniFiles.StoreDir, Log: s.log})
 	config := mesh.Config{
-		Node: s.NodeName, Bridge: s.Bridge, BasePort: view.BasePort, MTU: s.MTU, WireGuard: s.kind,
+		Node: s.NodeName, Bridge: s.Bridge, BasePort: contract.BasePort, MTU: s.MTU, WireGuard: s.kind,
 		GossipAddress: s.addresses[0], PodCIDRs: s.podCIDRs, Claims: s.plainClaims(), Hosts: s.hosts, PodRanges: s.ranges, PodRangeSource: s.source,
-		CachePath: s.cachePath(), Remembered: s.remembered, Version: view.Version(), Log: s.log, Latch: s.latch,
+		CachePath: s.cachePath(), Remembered: s.remembered, Version: contract.Version(), Log: s.log, Latch: s.latch,
 		RotateEvery: s.RotateEvery, Silent: s.SilentAfter, AllowPodsTo: s.AllowPodsTo, OwnPorts: s.ownPorts,
 		Keys:     s.store,
-		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], view.GossipPort), s.keyring},
+		Gossip:   gossipAdapter{s.gossip, netip.AddrPortFrom(s.addresses[0], contract.GossipPort), s.keyring},
 		Network:  network,
 		Tunnels:  tunnel.New(tunnel.Config{Maker: s.maker, Private: s.store.Private, Kind: s.kind, Log: s.log}),
 		Firewall: rules,
@@ -333,7 +334,7 @@ func (s *starter) startAgent(ctx context.Context) {
 		config.Addresses = slices.Clone(s.addresses)
 	}
 	networks := netconf.New(netconf.Config{
-		Dir: s.NetworksDir, Bridge: s.Bridge, SysctlRoot: s.SysctlRoot, Kept: filepath.Join(s.StateDir, view.NetworksFile), Changed: s.latch.Set, Log: s.log,
+		Dir: s.NetworksDir, Bridge: s.Bridge, SysctlRoot: s.SysctlRoot, Kept: filepath.Join(s.StateDir, contract.NetworksFile), Changed: s.latch.Set, Log: s.log,
 	})
 	config.Networks = networks
 	paths := path.New(path.Config{Send: s.gossip.Probe, Changed: s.latch.Set, Log: s.log})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/mesh"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -83,7 +84,7 @@ func (s *starter) findSelfByPeers(ctx context.Context) error {
 
 // addressTowards is the source address of what this host sends to another. Nothing is sent.
 func addressTowards(host netip.Addr) (netip.Addr, error) {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(host, view.GossipPort)))
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(host, contract.GossipPort)))
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("finding the underlay address towards %s: %w", host, err)
 	}

@@ -8,12 +8,12 @@ import (
 	"runtime"
 
 	"github.com/weaveguard/weaveguard/cni"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 func main() {
 	runtime.LockOSThread() // the network namespace is the thread's
-	if err := cni.Main(os.Stdout, view.Version()); err != nil {
+	if err := cni.Main(os.Stdout, contract.Version()); err != nil {
 		if printErr := err.Print(); printErr != nil {
 			fmt.Fprintf(os.Stderr, "weaveguard-cni: %v; and it can't be written to stdout: %v\n", err, printErr)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -161,7 +162,7 @@ func (f *handFlags) detach(ctx context.Context, o *options, target string) error
 		if h.legible() == nil {
 			return nil
 		}
-		a = &store.Attachment{ID: id, Network: view.DefaultCNINetwork} // DEL removes a damaged one too
+		a = &store.Attachment{ID: id, Network: contract.DefaultCNINetwork} // DEL removes a damaged one too
 	}
 	if a.PodName != "" {
 		return &adviceError{fmt.Sprintf("%s is of the pod %s/%s: the container runtime has attached it", id.ContainerID, a.PodNamespace,

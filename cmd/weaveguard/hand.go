@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -84,14 +85,14 @@ func (h hand) network(name string) (string, error) {
 	case err != nil:
 		return "", err
 	}
-	if name == view.DefaultNetwork || name == view.DefaultCNINetwork {
-		return view.DefaultCNINetwork, nil
+	if name == view.DefaultNetwork || name == contract.DefaultCNINetwork {
+		return contract.DefaultCNINetwork, nil
 	}
 	if _, ok := ready.Network(name); ok {
 		return name, nil
 	}
 	return "", &adviceError{fmt.Sprintf("this host has no network %q that can be attached to; it has %s", name, strings.Join(networksOf(h), ", ")),
-		"its file belongs into " + view.NetworksDir + "; `weaveguard status` says what is wrong with one that is there"}
+		"its file belongs into " + contract.NetworksDir + "; `weaveguard status` says what is wrong with one that is there"}
 }
 
 // networksOf are the names of the networks that can be attached to now.
@@ -164,12 +165,12 @@ func (h hand) del(ctx context.Context, a store.Attachment) error {
 
 // runtime is what runs the plugin, with the configuration of a network that a runtime has by the agent.
 func (h hand) runtime(network string) (*libcni.CNIConfig, *libcni.NetworkConfigList, error) {
-	path := filepath.Join(h.binDir, view.PluginType)
+	path := filepath.Join(h.binDir, contract.PluginType)
 	if _, err := os.Stat(path); err != nil {
 		return nil, nil, &adviceError{fmt.Sprintf("the CNI plugin %s isn't there: %v", path, errors.Unwrap(err)),
 			"start the agent with --plugin-dir and the directory that has it, or name another place with --cni-bin-dir"}
 	}
-	plugin := map[string]any{"type": view.PluginType, "capabilities": map[string]bool{"ips": true}}
+	plugin := map[string]any{"type": contract.PluginType, "capabilities": map[string]bool{"ips": true}}
 	if h.storeDir != store.DefaultDir {
 		plugin["dataDir"] = h.storeDir
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -137,5 +138,5 @@ func defaultSocket() string {
 	if socket := os.Getenv(socketEnv); socket != "" {
 		return socket
 	}
-	return view.AgentSocket
+	return contract.AgentSocket
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 func TestMain(m *testing.M) {
@@ -34,7 +34,7 @@ func TestScripts(t *testing.T) {
 			// A relative path is the same in every run.
 			env.Setenv(socketEnv, "agent.sock")
 			env.Setenv("COLUMNS", "")
-			env.Setenv("VERSION", view.Version())
+			env.Setenv("VERSION", contract.Version())
 			env.Setenv("PID", strconv.Itoa(os.Getpid()))
 			return nil
 		},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weaveguard/weaveguard/cmd/weaveguard/echo"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -134,7 +135,7 @@ func toPing(s view.Status, peers []view.PeerStatus) ([]pingAnswer, []echo.Target
 			if i < 0 {
 				continue
 			}
-			t := echo.Target{Source: view.Gateway(own), Address: view.Gateway(peer.PodCIDRs[i])}
+			t := echo.Target{Source: contract.Gateway(own), Address: contract.Gateway(peer.PodCIDRs[i])}
 			targets = append(targets, t)
 			answers = append(answers, pingAnswer{Node: peer.Node, Address: t.Address.String()})
 		}

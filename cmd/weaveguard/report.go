@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weaveguard/weaveguard/cmd/weaveguard/report"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/doctor"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -71,7 +72,7 @@ func newReportCommand(o *options) *cobra.Command {
 		"that is named after the node and the time")
 	cmd.Flags().StringVar(&f.log, "log", "", "file with the agent's log; - is the standard input; by default systemd's journal, or the "+
 		"kubelet's files")
-	cmd.Flags().StringVar(&f.stateDir, "state-dir", view.StateDir, "where the agent keeps its keys, which are left out")
+	cmd.Flags().StringVar(&f.stateDir, "state-dir", contract.StateDir, "where the agent keeps its keys, which are left out")
 	return cmd
 }
 
@@ -160,7 +161,7 @@ func publicKeys(s view.Status) []string {
 func hostFiles(status view.Status, scrubber *report.Scrubber) []report.File {
 	var files []report.File
 	add := func(name string, text []byte, err error) { files = append(files, fileOf(name, text, err)) }
-	text, err := report.Machine(view.Version())
+	text, err := report.Machine(contract.Version())
 	add("versions.txt", text, err)
 	devices, err := tunnel.Show()
 	all := named(devices, keyNames(status))
@@ -184,7 +185,7 @@ func hostFiles(status view.Status, scrubber *report.Scrubber) []report.File {
 		add(dump.name, text, err)
 	}
 	for _, from := range []struct{ name, directory, suffix string }{
-		{"cni", cniDir, conflistSuffix}, {"networks", view.NetworksDir, ".conf"}, {"run", view.RunDir, ".json"},
+		{"cni", cniDir, conflistSuffix}, {"networks", contract.NetworksDir, ".conf"}, {"run", contract.RunDir, ".json"},
 	} {
 		configuration, err := report.Configuration(from.directory, from.suffix, from.name)
 		files = append(files, configuration...)

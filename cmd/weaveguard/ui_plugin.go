@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 const (
@@ -55,7 +55,7 @@ func (pl *plugin) forward(cmd *cobra.Command, listen string) error {
 	}
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	kubectl := pl.kubectl.command(ctx, "port-forward", "--address", host, pod.Metadata.Name, fmt.Sprintf("%s:%d", port, view.UIPort))
+	kubectl := pl.kubectl.command(ctx, "port-forward", "--address", host, pod.Metadata.Name, fmt.Sprintf("%s:%d", port, contract.UIPort))
 	kubectl.Cancel = func() error { return kubectl.Process.Signal(syscall.SIGTERM) }
 	kubectl.WaitDelay = endPatience
 	var said strings.Builder
@@ -135,6 +135,6 @@ func (pl *plugin) serves(ctx context.Context, at netip.AddrPort, pod agentPod) e
 		}
 		err = errors.New(response.Status)
 	}
-	return &adviceError{fmt.Sprintf("the agent on %s serves no page on 127.0.0.1:%d (%v)", pod.Spec.NodeName, view.UIPort, err),
+	return &adviceError{fmt.Sprintf("the agent on %s serves no page on 127.0.0.1:%d (%v)", pod.Spec.NodeName, contract.UIPort, err),
 		"see its flag --ui-address, and its log; on the node itself `weaveguard ui` needs its socket alone"}
 }

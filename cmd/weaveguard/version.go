@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // versions is what `weaveguard version -o json` prints.
@@ -26,7 +26,7 @@ func newVersionCommand(o *options) *cobra.Command {
 			"  weaveguard version -o json",
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := versions{Client: view.Version()}
+			v := versions{Client: contract.Version()}
 			status, err := o.status(cmd.Context())
 			if err != nil {
 				v.Error, _ = explain(err)

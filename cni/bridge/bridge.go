@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Spec is a network's bridge as it should be.
@@ -32,7 +32,7 @@ func (s Spec) mac() net.HardwareAddr {
 	for _, subnet := range s.Subnets {
 		gateways = append(gateways, subnet.Gateway)
 	}
-	return view.BridgeMAC(gateways...)
+	return contract.BridgeMAC(gateways...)
 }
 
 // ErrForeign says that an interface with the bridge's name isn't ours.
@@ -54,8 +54,8 @@ func (h *Host) Ensure(spec Spec) (int, error) {
 			return 0, fmt.Errorf("setting the MAC of the bridge %s: %w", spec.Name, err)
 		}
 	}
-	if attrs.Alias != view.BridgeAlias {
-		if err := h.nl.LinkSetAlias(link, view.BridgeAlias); err != nil {
+	if attrs.Alias != contract.BridgeAlias {
+		if err := h.nl.LinkSetAlias(link, contract.BridgeAlias); err != nil {
 			return 0, fmt.Errorf("marking the bridge %s as Weaveguard's: %w", spec.Name, err)
 		}
 	}
@@ -71,7 +71,7 @@ func (h *Host) Ensure(spec Spec) (int, error) {
 			return 0, fmt.Errorf("adding the gateway address %s to the bridge %s: %w", gateway, spec.Name, err)
 		}
 	}
-	if err := setSysctls(view.BridgeSysctls(spec.Name)); err != nil {
+	if err := setSysctls(contract.BridgeSysctls(spec.Name)); err != nil {
 		return 0, err
 	}
 	if off := checkSysctls(forwardingSysctls(spec.Subnets), "of the node"); len(off) > 0 {
@@ -100,7 +100,7 @@ func (h *Host) bridge(spec Spec) (netlink.Link, error) {
 		return nil, fmt.Errorf("looking up the bridge %s: %w", spec.Name, err)
 	}
 	// What lies outside the fast path of an ADD may take longer: who else has this bridge?
-	if link.Type() == "bridge" && link.Attrs().Alias == view.BridgeAlias {
+	if link.Type() == "bridge" && link.Attrs().Alias == contract.BridgeAlias {
 		return link, nil
 	}
 	if err := h.foreign(link, spec.mac()); err != nil {
@@ -112,7 +112,7 @@ func (h *Host) bridge(spec Spec) (netlink.Link, error) {
 // foreign returns ErrForeign, with whose it looks like, for an interface that isn't our bridge.
 func (h *Host) foreign(link netlink.Link, mac net.HardwareAddr) error {
 	attrs := link.Attrs()
-	found := view.HostLink{Name: attrs.Name, Kind: link.Type(), Alias: attrs.Alias, MAC: attrs.HardwareAddr}
+	found := contract.HostLink{Name: attrs.Name, Kind: link.Type(), Alias: attrs.Alias, MAC: attrs.HardwareAddr}
 	if found.Kind == "device" {
 		found.Kind = "" // netlink's word for an interface without a kind
 	}
@@ -135,7 +135,7 @@ func (h *Host) foreign(link netlink.Link, mac net.HardwareAddr) error {
 			addresses = append(addresses, p)
 		}
 	}
-	if err := view.ForeignBridge(found, addresses, mac); err != nil {
+	if err := contract.ForeignBridge(found, addresses, mac); err != nil {
 		return fmt.Errorf("%w: %w", ErrForeign, err)
 	}
 	return nil

@@ -8,7 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Check compares the kernel with what Ensure and Attach make, and returns a line for each thing that differs. An
@@ -66,9 +66,9 @@ func (h *Host) checkNode(name string, p Port) ([]string, error) {
 
 func (h *Host) checkBridge(br netlink.Link, p Port) ([]string, error) {
 	attrs := br.Attrs()
-	if br.Type() != "bridge" || attrs.Alias != view.BridgeAlias {
+	if br.Type() != "bridge" || attrs.Alias != contract.BridgeAlias {
 		return []string{fmt.Sprintf("the interface %s isn't Weaveguard's bridge (its alias is %q, not %q)", attrs.Name,
-			attrs.Alias, view.BridgeAlias)}, nil
+			attrs.Alias, contract.BridgeAlias)}, nil
 	}
 	var differs []string
 	if attrs.Flags&net.FlagUp == 0 {
@@ -88,7 +88,7 @@ func (h *Host) checkBridge(br netlink.Link, p Port) ([]string, error) {
 	if mac := (Spec{Subnets: subnets}).mac(); !bytes.Equal(mac, attrs.HardwareAddr) {
 		differs = append(differs, fmt.Sprintf("the bridge %s has the MAC %s, not %s", attrs.Name, attrs.HardwareAddr, mac))
 	}
-	differs = append(differs, checkSysctls(view.BridgeSysctls(attrs.Name), "of the node")...)
+	differs = append(differs, checkSysctls(contract.BridgeSysctls(attrs.Name), "of the node")...)
 	return append(differs, checkSysctls(forwardingSysctls(subnets), "of the node")...), nil
 }
 

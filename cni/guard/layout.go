@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // The sets, each of (bridge port, MAC, address).
@@ -40,7 +40,7 @@ func PortOf(a store.Attachment) (Port, error) {
 
 // Table is the table as nftables names it.
 func Table() *nftables.Table {
-	return &nftables.Table{Name: view.FirewallTable, Family: nftables.TableFamilyBridge}
+	return &nftables.Table{Name: contract.FirewallTable, Family: nftables.TableFamilyBridge}
 }
 
 // Names are the names of the sets.

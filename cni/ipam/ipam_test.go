@@ -12,7 +12,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/cni/ipam"
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // node is a store with its lock held.
@@ -96,7 +96,7 @@ func TestGivesEveryAddressOnceAndNoOther(t *testing.T) {
 		if s := strings.Join(got, " "); s != tt.want {
 			t.Errorf("%v gave %s, want %s", tt.pool, s, tt.want)
 		}
-		if n := view.PodAddresses(tt.pool.Subnet); n != uint64(len(got)) {
+		if n := contract.PodAddresses(tt.pool.Subnet); n != uint64(len(got)) {
 			t.Errorf("the status says that %s has %d addresses for pods, and it gave %d", tt.pool.Subnet, n, len(got))
 		}
 		if used, err := store.InUseIn(n.dir, []netip.Prefix{tt.pool.Subnet, netip.MustParsePrefix("192.0.2.0/24")}); err != nil ||

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -155,7 +156,7 @@ func (c Client) explain(err error) error {
 		e.Remedy = startRemedy
 	case errors.Is(err, syscall.ECONNREFUSED) && !isSocket(c.Socket):
 		e.Message = fmt.Sprintf("%s isn't a socket", c.Socket)
-		e.Remedy = "name the agent's socket, by default " + view.AgentSocket
+		e.Remedy = "name the agent's socket, by default " + contract.AgentSocket
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Message = fmt.Sprintf("no agent answers on this node: nothing listens on %s any more", c.Socket)
 		e.Remedy = startRemedy

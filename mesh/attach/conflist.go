@@ -5,14 +5,14 @@ import (
 	"fmt"
 
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 const (
 	// ConflistName is the file of our network configuration. Runtimes take the first of the directory.
-	ConflistName = view.ConflistName
+	ConflistName = contract.ConflistName
 	// NetworkName is the name of the default network for the container runtime.
-	NetworkName = view.DefaultCNINetwork
+	NetworkName = contract.DefaultCNINetwork
 
 	plugin        = "weaveguard"
 	portmapPlugin = "weaveguard-portmap"

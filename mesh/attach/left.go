@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -16,7 +17,7 @@ const maxNamed = 5
 // behind are attached pods by what this node doesn't have any more.
 type behind struct {
 	networks map[string]leftNetwork // by name: networks that this node doesn't have
-	subnets  map[string]leftSubnet  // by name: networks of which it has other subnets now; the default one is view.DefaultCNINetwork
+	subnets  map[string]leftSubnet  // by name: networks of which it has other subnets now; the default one is contract.DefaultCNINetwork
 }
 
 type leftNetwork struct {
@@ -34,13 +35,13 @@ type leftSubnet struct {
 // agent knows nothing of don't count.
 func leftBehind(ready view.Ready, attached []store.Attachment) behind {
 	type place struct{ network, bridge string }
-	subnets := map[place][]netip.Prefix{{view.DefaultCNINetwork, ready.Bridge}: ready.Subnets}
+	subnets := map[place][]netip.Prefix{{contract.DefaultCNINetwork, ready.Bridge}: ready.Subnets}
 	for _, n := range ready.Networks {
 		subnets[place{n.Name, n.Bridge}] = n.Subnets
 	}
 	b := behind{networks: map[string]leftNetwork{}, subnets: map[string]leftSubnet{}}
 	for _, at := range attached {
-		if len(at.Ranges) == 0 && (at.Network != view.DefaultCNINetwork || at.Bridge != ready.Bridge) {
+		if len(at.Ranges) == 0 && (at.Network != contract.DefaultCNINetwork || at.Bridge != ready.Bridge) {
 			continue
 		}
 		now, known := subnets[place{at.Network, at.Bridge}]
@@ -59,7 +60,7 @@ func contain(subnets []netip.Prefix, address netip.Addr) bool {
 }
 
 // onDefault reports whether pods of the default network have other addresses than this node's.
-func (b behind) onDefault() bool { return len(b.subnets[view.DefaultCNINetwork].pods) > 0 }
+func (b behind) onDefault() bool { return len(b.subnets[contract.DefaultCNINetwork].pods) > 0 }
 
 // problems returns one for each network.
 func (b behind) problems() []view.Problem {
@@ -81,7 +82,7 @@ func (b behind) problems() []view.Problem {
 			Remedy:  "delete those pods, or give the network its former subnets",
 			Warning: true,
 		}
-		if network == view.DefaultCNINetwork {
+		if network == contract.DefaultCNINetwork {
 			problem.Subject, problem.Warning = "pods", false
 			problem.Message = fmt.Sprintf("this node's pod CIDR is %s now, and pods have other addresses: %s; another node may have got those, "+
 				"so no pod is attached here until they are gone", view.JoinPrefixes(left.now), some(left.pods))

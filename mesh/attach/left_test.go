@@ -8,6 +8,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/mesh/attach"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -105,7 +106,7 @@ func TestPodsOfAFormerPodCIDR(t *testing.T) {
 	a := attach.New(cfg)
 	apply(t, a, ready(), 4)
 	old := store.Attachment{
-		ID: store.ID{ContainerID: "c1", IfName: "eth0"}, Network: view.DefaultCNINetwork, Bridge: "weave", HostIfName: "lo",
+		ID: store.ID{ContainerID: "c1", IfName: "eth0"}, Network: contract.DefaultCNINetwork, Bridge: "weave", HostIfName: "lo",
 		PodNamespace: "shop", PodName: "till", Addresses: []netip.Addr{netip.MustParseAddr("10.32.5.7")},
 	}
 	other := old // by a configuration of somebody's own

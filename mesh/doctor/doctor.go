@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -44,7 +45,7 @@ type Host struct {
 	WireGuard, TUN     Answer
 	Rules, BridgeRules Answer
 	Sockets            []Socket
-	Links              []view.HostLink
+	Links              []contract.HostLink
 	Addresses          []view.HostAddress
 	Routes             []view.HostRoute  // of the main table; Weaveguard's own aren't among them
 	Settings           map[string]string // kernel settings, by their keys with slashes

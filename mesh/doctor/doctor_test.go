@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -27,7 +28,7 @@ func healthy() Facts {
 			Kernel: "6.1.0-1-amd64", WireGuard: Yes, TUN: Yes, Rules: Yes, BridgeRules: Yes, ConfDir: "/etc/cni/net.d",
 			Configs: []string{"05-weaveguard.conflist"}, Chains: []Chain{},
 			Settings:  map[string]string{"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/rp_filter": "1", "net/ipv4/conf/weave-wg0/rp_filter": "2"},
-			Links:     []view.HostLink{{Name: "eth0"}, {Name: "weave", Kind: "bridge", Alias: view.BridgeAlias}, {Name: "weave-wg0", Kind: "wireguard"}},
+			Links:     []contract.HostLink{{Name: "eth0"}, {Name: "weave", Kind: "bridge", Alias: contract.BridgeAlias}, {Name: "weave-wg0", Kind: "wireguard"}},
 			Addresses: []view.HostAddress{{Device: "eth0", Address: netip.MustParsePrefix("192.0.2.1/24")}, {Device: "weave", Address: netip.MustParsePrefix("10.32.1.1/24")}},
 			Routes:    []view.HostRoute{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Device: "eth0"}, {Destination: netip.MustParsePrefix("10.32.1.0/24"), Device: "weave"}},
 			Sockets:   []Socket{{Protocol: "udp", Port: 51820, Own: true}, {Protocol: "udp", Port: 6783}},
@@ -134,7 +135,9 @@ func TestFindings(t *testing.T) {
 		"route to pods": {func(f *Facts) { f.Host.Routes[1].Device = "eth0" }, "route 10.32.1.0/24: where this route (by eth0) leads", "", 0},
 		"dropped":       {func(f *Facts) { f.Host.Chains = []Chain{{"ip", "filter", "FORWARD", true, true}} }, "firewall: the chain FORWARD of the nftables table ip filter drops", "iptables -I FORWARD -i weave -j ACCEPT", 0},
 		"rival":         {func(f *Facts) { f.Host.Configs = append(f.Host.Configs, "00-other.conf") }, "/etc/cni/net.d/00-other.conf: the container runtime uses this", "mv /etc/cni/net.d/00-other.conf", 0},
-		"Flannel":       {func(f *Facts) { f.Host.Links = append(f.Host.Links, view.HostLink{Name: "flannel.1", Kind: "vxlan"}) }, "Flannel: it runs on this host, or has left there: the interface flannel.1", "DaemonSet", 0},
+		"Flannel": {func(f *Facts) {
+			f.Host.Links = append(f.Host.Links, contract.HostLink{Name: "flannel.1", Kind: "vxlan"})
+		}, "Flannel: it runs on this host, or has left there: the interface flannel.1", "DaemonSet", 0},
 		"Calico's file": {func(f *Facts) { f.Host.Files = []string{"/etc/cni/net.d/10-calico.conflist"} }, "Calico: it runs on this host, or has left there: /etc/cni/net.d/10-calico.conflist", "DaemonSet", 0},
 		"Weave Net": {func(f *Facts) {
 			f.Host.Chains = []Chain{{Family: "ip", Table: "nat", Name: "WEAVE"}, {Family: "ip", Table: "filter", Name: "WEAVE-NPC"}}
@@ -153,11 +156,11 @@ func TestFindings(t *testing.T) {
 			f.Host.Sockets = append(f.Host.Sockets, Socket{Protocol: "tcp", Port: 6784, Program: "weaver", Own: true})
 		}, "Weave Net: it runs on this host beside Weaveguard", "`weave stop`", 0},
 		"its bridge": {func(f *Facts) {
-			f.Host.Links[1] = view.HostLink{Name: "weave", Kind: "bridge", Ports: []string{"vethwe-bridge"}}
+			f.Host.Links[1] = contract.HostLink{Name: "weave", Kind: "bridge", Ports: []string{"vethwe-bridge"}}
 		}, "Weave Net: it has left on this host: its bridge weave", "cleanup --weave-net", 0},
 		"another bridge": {func(f *Facts) {
 			silent(f)
-			f.Host.Links[1] = view.HostLink{Name: "weave", Kind: "bridge", Alias: "mine"}
+			f.Host.Links[1] = contract.HostLink{Name: "weave", Kind: "bridge", Alias: "mine"}
 		}, "agent:", "", 1},
 	} {
 		f := healthy()

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -98,12 +99,12 @@ func (f Facts) uses(port uint16) bool {
 	if f.Agent == nil {
 		return false
 	}
-	return port == view.GossipPort && f.Agent.Gossip.Address != "" ||
+	return port == contract.GossipPort && f.Agent.Gossip.Address != "" ||
 		slices.ContainsFunc(f.Agent.Devices, func(d view.DeviceStatus) bool { return d.ListenPort == port })
 }
 
 func purpose(s Socket) string {
-	if s.Port == view.GossipPort {
+	if s.Port == contract.GossipPort {
 		return "gossip"
 	}
 	return "a tunnel"
@@ -133,7 +134,7 @@ func settings(f Facts) ([]Finding, string) {
 	}
 	for _, l := range f.Host.Links {
 		key := "net/ipv4/conf/" + l.Name + "/rp_filter"
-		if view.IsDeviceName(l.Name) && strict(f.Host.Settings, l.Name) {
+		if contract.IsDeviceName(l.Name) && strict(f.Host.Settings, l.Name) {
 			because := ""
 			if f.Host.Settings[key] != "1" {
 				because = "net/ipv4/conf/all/rp_filter is 1, of which the kernel takes the larger, so "
@@ -143,7 +144,7 @@ func settings(f Facts) ([]Finding, string) {
 		}
 	}
 	for _, l := range f.Host.Links {
-		if l.Kind != "bridge" || l.Alias != view.BridgeAlias {
+		if l.Kind != "bridge" || l.Alias != contract.BridgeAlias {
 			continue
 		}
 		for _, family := range []string{"iptables", "ip6tables", "arptables"} {
@@ -174,7 +175,7 @@ func bridge(f Facts) ([]Finding, string) {
 		return nil, "" // it says so itself
 	}
 	for _, l := range f.Host.Links {
-		if l.Name != view.BridgeName {
+		if l.Name != contract.BridgeName {
 			continue
 		}
 		var addresses []netip.Prefix
@@ -183,7 +184,7 @@ func bridge(f Facts) ([]Finding, string) {
 				addresses = append(addresses, a.Address)
 			}
 		}
-		if err := view.ForeignBridge(l, addresses, l.MAC); err != nil && !weaveNet(f.Host).any() {
+		if err := contract.ForeignBridge(l, addresses, l.MAC); err != nil && !weaveNet(f.Host).any() {
 			message, remedy, _ := strings.Cut(err.Error(), "; ")
 			return []Finding{{Subject: "bridge " + l.Name, Message: message, Found: "the host's interfaces", Remedy: remedy, rank: rankHost}}, ""
 		}
@@ -204,8 +205,8 @@ func overlaps(f Facts) ([]Finding, string) {
 		ranges = append(ranges, n.Ranges...)
 	}
 	own := func(device string) bool {
-		return view.IsDeviceName(device) || device == view.BridgeName || slices.ContainsFunc(f.Host.Links, func(l view.HostLink) bool {
-			return l.Name == device && (l.Alias == view.BridgeAlias || slices.Contains(f.Host.ports(), device))
+		return contract.IsDeviceName(device) || device == contract.BridgeName || slices.ContainsFunc(f.Host.Links, func(l contract.HostLink) bool {
+			return l.Name == device && (l.Alias == contract.BridgeAlias || slices.Contains(f.Host.ports(), device))
 		})
 	}
 	var findings []Finding

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // rivals are configurations of other CNIs that container runtimes take first. The agent says so while it runs.
@@ -18,9 +18,9 @@ func rivals(f Facts) ([]Finding, string) {
 	var findings []Finding
 	for _, name := range f.Host.Configs {
 		path := filepath.Join(f.Host.ConfDir, name)
-		if name < view.ConflistName && !f.mentions(path) {
+		if name < contract.ConflistName && !f.mentions(path) {
 			findings = append(findings, Finding{
-				Subject: path, Message: "the container runtime uses this configuration and not Weaveguard's " + view.ConflistName + ", because it sorts first",
+				Subject: path, Message: "the container runtime uses this configuration and not Weaveguard's " + contract.ConflistName + ", because it sorts first",
 				Found: "the files in " + f.Host.ConfDir, Remedy: fmt.Sprintf("remove the other CNI, or move the file away: mv %s %s.disabled", path, path),
 				rank: rankChange,
 			})
@@ -95,11 +95,11 @@ func otherNetworks(f Facts) ([]Finding, string) {
 func endWeaveNet(f Facts) string {
 	switch {
 	case f.Agent == nil:
-		return "drain this node and end it here: with Kubernetes " + view.EndWeaveNet("NODE") + ", without it `weave stop`"
+		return "drain this node and end it here: with Kubernetes " + contract.EndWeaveNet("NODE") + ", without it `weave stop`"
 	case f.plain():
 		return "end its containers on this host, and `weave stop`"
 	}
-	return "drain this node and end it here: " + view.EndWeaveNet(f.Agent.Node)
+	return "drain this node and end it here: " + contract.EndWeaveNet(f.Agent.Node)
 }
 
 func matches(pattern, name string) bool {
@@ -151,19 +151,19 @@ func weaveNet(h Host) weaveNetLeft {
 	var left weaveNetLeft
 	for _, l := range h.Links {
 		switch {
-		case view.IsWeaveNetBridge(l):
+		case contract.IsWeaveNetBridge(l):
 			left.bridge = l.Name
-		case view.IsWeaveNetLink(l):
+		case contract.IsWeaveNetLink(l):
 			left.links = append(left.links, l.Name)
 		}
 	}
 	for _, c := range h.Chains {
-		if view.IsWeaveNetChain(c.Name) && !slices.Contains(left.chains, c.Name) {
+		if contract.IsWeaveNetChain(c.Name) && !slices.Contains(left.chains, c.Name) {
 			left.chains = append(left.chains, c.Name)
 		}
 	}
 	for _, file := range h.Files {
-		if slices.Contains(view.WeaveNetFiles(), file) || view.IsWeaveNetPlugin(filepath.Base(file)) {
+		if slices.Contains(contract.WeaveNetFiles(), file) || contract.IsWeaveNetPlugin(filepath.Base(file)) {
 			left.files = append(left.files, file)
 		}
 	}

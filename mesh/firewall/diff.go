@@ -12,7 +12,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"golang.org/x/sys/unix"
 )
 
@@ -204,9 +204,9 @@ func (d difference) writeApart(counters map[string]expr.Counter) error {
 }
 
 func explain(family nftables.TableFamily, err error) error {
-	name, modules := "inet "+view.FirewallTable, "nf_tables, nft_chain_nat, nft_nat, nft_masq"
+	name, modules := "inet "+contract.FirewallTable, "nf_tables, nft_chain_nat, nft_nat, nft_masq"
 	if family == nftables.TableFamilyBridge {
-		name, modules = "bridge "+view.FirewallTable, "nf_tables with CONFIG_NF_TABLES_BRIDGE"
+		name, modules = "bridge "+contract.FirewallTable, "nf_tables with CONFIG_NF_TABLES_BRIDGE"
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -117,7 +118,7 @@ func (a *Applier) Cleanup(ctx context.Context) (int, error) {
 		}
 		conn.DelTable(table(family))
 		if err := conn.Flush(); err != nil {
-			return removed, fmt.Errorf("removing the firewall table %s %s: %w", familyName(family), view.FirewallTable, err)
+			return removed, fmt.Errorf("removing the firewall table %s %s: %w", familyName(family), contract.FirewallTable, err)
 		}
 		removed++
 	}
@@ -156,7 +157,7 @@ func familyName(family nftables.TableFamily) string {
 }
 
 func table(family nftables.TableFamily) *nftables.Table {
-	return &nftables.Table{Name: view.FirewallTable, Family: family}
+	return &nftables.Table{Name: contract.FirewallTable, Family: family}
 }
 
 // connect returns a connection that opens a socket for each exchange.

@@ -10,7 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,7 +67,7 @@ func readOnce(conn *nftables.Conn, family nftables.TableFamily) (*kernelTable, e
 	}
 	var have *kernelTable
 	for _, t := range tables {
-		if t.Name == view.FirewallTable {
+		if t.Name == contract.FirewallTable {
 			have = &kernelTable{flags: t.Flags,
 				chains: make(map[string]*nftables.Chain), rules: make(map[string][]*nftables.Rule),
 				sets: make(map[string]kernelSet)}
@@ -81,7 +81,7 @@ func readOnce(conn *nftables.Conn, family nftables.TableFamily) (*kernelTable, e
 		return nil, fmt.Errorf("listing the nftables chains: %w", err)
 	}
 	for _, c := range chains {
-		if c.Table.Name != view.FirewallTable {
+		if c.Table.Name != contract.FirewallTable {
 			continue
 		}
 		have.chains[c.Name] = c

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,7 +55,7 @@ func concernsTable(message netlink.Message) bool {
 	}
 	for _, attribute := range attributes {
 		if attribute.Type == unix.NFTA_TABLE_NAME {
-			return strings.TrimRight(string(attribute.Data), "\x00") == view.FirewallTable
+			return strings.TrimRight(string(attribute.Data), "\x00") == contract.FirewallTable
 		}
 	}
 	return false

@@ -22,6 +22,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -340,7 +341,7 @@ func TestStartRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			config := gossip.Config{Node: "n2", Advertise: netip.MustParseAddr("127.0.0.2"), Port: view.GossipPort,
+			config := gossip.Config{Node: "n2", Advertise: netip.MustParseAddr("127.0.0.2"), Port: contract.GossipPort,
 				Keyring: [][]byte{meshKey}, Log: slog.New(slog.DiscardHandler)}
 			tt.change(&config)
 			g, err := gossip.Start(config)
@@ -388,7 +389,7 @@ func TestIPv6(t *testing.T) {
 	var nodes []*node
 	for i, a := range addrs {
 		n := start(t, fmt.Sprintf("n%d", i+1), i+1, func(c *gossip.Config) { c.Advertise = netip.MustParseAddr(a) })
-		n.addr = netip.AddrPortFrom(netip.MustParseAddr(a), view.GossipPort)
+		n.addr = netip.AddrPortFrom(netip.MustParseAddr(a), contract.GossipPort)
 		n.announce(t, []byte(a))
 		nodes = append(nodes, n)
 	}

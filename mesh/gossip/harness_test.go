@@ -14,8 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/output"
 )
 
@@ -34,7 +34,7 @@ type node struct {
 func start(t testing.TB, name string, host int, change ...func(*gossip.Config)) *node {
 	t.Helper()
 	n := &node{name: name, log: &output.Buffer{}}
-	n.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(host)}), view.GossipPort)
+	n.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(host)}), contract.GossipPort)
 	config := gossip.Config{
 		Node:      name,
 		Advertise: n.addr.Addr(),

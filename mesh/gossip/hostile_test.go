@@ -13,8 +13,8 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // Anybody can send to the gossip port. It is counted, reported with the address, and harms nobody.
@@ -104,7 +104,7 @@ func startRogue(t *testing.T, name string, host int, meta, state []byte, change 
 	r := &rogue{meta: meta, state: state}
 	c := memberlist.DefaultLANConfig()
 	c.Name = name
-	c.BindAddr, c.BindPort = fmt.Sprintf("127.0.0.%d", host), view.GossipPort
+	c.BindAddr, c.BindPort = fmt.Sprintf("127.0.0.%d", host), contract.GossipPort
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.SecretKey = meshKey
 	c.EnableCompression = false // no member of ours does

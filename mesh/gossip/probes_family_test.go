@@ -9,8 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // narrowLoopback puts the test in a network namespace of its own, whose loopback carries packets of so many bytes.
@@ -38,8 +38,8 @@ func TestProbesAreNeverFragments(t *testing.T) {
 	} {
 		t.Run(family, func(t *testing.T) {
 			narrowLoopback(t, mtu)
-			n := start(t, "n1", 1, func(c *gossip.Config) { c.Advertise, c.Port = address, view.GossipPort })
-			n.addr = netip.AddrPortFrom(address, view.GossipPort)
+			n := start(t, "n1", 1, func(c *gossip.Config) { c.Advertise, c.Port = address, contract.GossipPort })
+			n.addr = netip.AddrPortFrom(address, contract.GossipPort)
 			heard := answersTo(n)
 			if err := n.Probe(address, mtu+1, 1); !errors.Is(err, unix.EMSGSIZE) {
 				t.Errorf("a probe of %d bytes where %d fit: %v", mtu+1, mtu, err)

@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // stranger is a socket at the gossip port of an address that no member has.
 func stranger(t *testing.T) *net.UDPConn {
 	t.Helper()
-	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: view.GossipPort})
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: contract.GossipPort})
 	if err != nil {
 		t.Fatal(err)
 	}

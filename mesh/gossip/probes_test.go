@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // answers are the ids that came back to a node.
@@ -122,7 +122,7 @@ func TestProbesOfStrangers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := start(t, "n1", 1)
 			heard := answersTo(n)
-			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: view.GossipPort})
+			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: contract.GossipPort})
 			if err != nil {
 				t.Fatal(err)
 			}

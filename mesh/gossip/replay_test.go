@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/gossip"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // A captured packet of each kind shows nothing, and changes nothing, as it is or with any bit flipped.
@@ -99,7 +99,7 @@ func captured(sniffer int, to *node) [][]byte {
 		}
 		header := int(buf[0]&15) * 4
 		port := binary.BigEndian.Uint16(buf[header+2:])
-		if port == view.GossipPort && bytes.Equal(buf[16:20], address) && n > header+8 {
+		if port == contract.GossipPort && bytes.Equal(buf[16:20], address) && n > header+8 {
 			packets = append(packets, bytes.Clone(buf[header+8:n]))
 		}
 	}

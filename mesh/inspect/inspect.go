@@ -14,8 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/doctor"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // Config says where to look. The zero value is this host.
@@ -108,8 +108,8 @@ func (c Config) settings() (map[string]string, error) {
 		"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/rp_filter",
 		"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables", "net/bridge/bridge-nf-call-arptables",
 	}
-	for number := range view.MaxDevices {
-		keys = append(keys, "net/ipv4/conf/"+view.DeviceName(number)+"/rp_filter")
+	for number := range contract.MaxDevices {
+		keys = append(keys, "net/ipv4/conf/"+contract.DeviceName(number)+"/rp_filter")
 	}
 	var errs []error
 	for _, key := range keys {
@@ -157,7 +157,7 @@ func (c Config) configs() ([]string, error) {
 // files are those of other network plugins that are there.
 func (c Config) files() []string {
 	var found []string
-	for _, path := range append(view.WeaveNetFiles(), "/run/flannel/subnet.env") {
+	for _, path := range append(contract.WeaveNetFiles(), "/run/flannel/subnet.env") {
 		if _, err := os.Lstat(c.path(path)); err == nil {
 			found = append(found, path)
 		}
@@ -166,8 +166,8 @@ func (c Config) files() []string {
 		entries, _ := os.ReadDir(c.path(dir)) // configs has said why not
 		for _, entry := range entries {
 			path := filepath.Join(dir, entry.Name())
-			plugin := dir == c.BinDir && view.IsWeaveNetPlugin(entry.Name())
-			if plugin || dir == c.ConfDir && entry.Name() != view.ConflistName && !slices.Contains(found, path) {
+			plugin := dir == c.BinDir && contract.IsWeaveNetPlugin(entry.Name())
+			if plugin || dir == c.ConfDir && entry.Name() != contract.ConflistName && !slices.Contains(found, path) {
 				found = append(found, path)
 			}
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/doctor"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // families are those of nftables that frames and packets of pods may meet.
@@ -36,7 +36,7 @@ func chains() ([]doctor.Chain, error) {
 			return nil, fmt.Errorf("the firewalls of others: listing the nftables chains of %s: %w", f.name, err)
 		}
 		for _, c := range list {
-			if c.Table.Name == view.FirewallTable {
+			if c.Table.Name == contract.FirewallTable {
 				continue
 			}
 			chain := doctor.Chain{Family: f.name, Table: c.Table.Name, Name: c.Name}
@@ -84,7 +84,7 @@ func tryTable(family nftables.TableFamily) doctor.Answer {
 	if err != nil {
 		return doctor.No
 	}
-	table := conn.AddTable(&nftables.Table{Family: family, Name: view.FirewallTable})
+	table := conn.AddTable(&nftables.Table{Family: family, Name: contract.FirewallTable})
 	conn.AddChain(&nftables.Chain{Name: "try", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter})
 	if err := conn.Flush(); err != nil {
 		return doctor.No

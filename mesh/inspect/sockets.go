@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/doctor"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // ownProgram begins the name of the agent's and of the userspace daemon's process: the kernel keeps 15 bytes of it.
@@ -54,7 +54,7 @@ func (h holder) held(devices map[uint16]string, programs map[uint64]doctor.Socke
 	if p, known := programs[h.inode]; known && h.inode != 0 {
 		s.Program, s.PID, s.Own = p.Program, p.PID, strings.HasPrefix(p.Program, ownProgram)
 	} else if device, known := devices[s.Port]; known && s.Protocol == "udp" {
-		s.Device, s.Own = device, view.IsDeviceName(device)
+		s.Device, s.Own = device, contract.IsDeviceName(device)
 	}
 	return s
 }
@@ -96,7 +96,7 @@ func holders(proc procfs.FS) ([]holder, error) {
 
 // ours reports whether a port is needed.
 func ours(protocol string, port uint64) bool {
-	return port == view.GossipPort || protocol == "udp" && port >= view.BasePort && port < view.BasePort+view.MaxDevices
+	return port == contract.GossipPort || protocol == "udp" && port >= contract.BasePort && port < contract.BasePort+contract.MaxDevices
 }
 
 // programsOf finds the processes that sockets belong to, by inode; those that can't be seen are missing.

@@ -13,6 +13,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -26,7 +27,7 @@ const (
 	writingCondition    = "writing the condition NetworkUnavailable of this Node"
 	writingPolicyEvents = "writing Events on NetworkPolicies"
 	readingKeyring      = "reading the Secret with the gossip keyring"
-	removingRequest     = "removing the annotation " + view.AnnotationRotateKeys + " from this Node"
+	removingRequest     = "removing the annotation " + contract.AnnotationRotateKeys + " from this Node"
 )
 
 // contact keeps how the API server answered each request last.

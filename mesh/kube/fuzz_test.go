@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/weaveguard/weaveguard/mesh/claim"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // FuzzReadNode reads Nodes with anything in the fields and annotations that matter: never a panic, and what is taken
@@ -24,8 +24,8 @@ func FuzzReadNode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, cidr1, cidr2, address1, address2, identity, endpoint string) {
 		object := &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{
-				view.AnnotationIdentity: identity, view.AnnotationEndpoint: endpoint, view.AnnotationRotateKeys: identity,
-				view.AnnotationPublicKey: identity,
+				contract.AnnotationIdentity: identity, contract.AnnotationEndpoint: endpoint, contract.AnnotationRotateKeys: identity,
+				contract.AnnotationPublicKey: identity,
 			}},
 			Spec: corev1.NodeSpec{PodCIDR: cidr1, PodCIDRs: []string{cidr1, cidr2}},
 			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
@@ -114,7 +114,7 @@ func FuzzReadClaims(f *testing.F) {
 		labels := map[string]string{nameLabel: nameValue}
 		objects := []any{
 			&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: RangeLease, Labels: labels, Annotations: map[string]string{
-				view.AnnotationPodRange: prefixes, view.AnnotationMaskSize: sizes}}},
+				contract.AnnotationPodRange: prefixes, contract.AnnotationMaskSize: sizes}}},
 			&coordinationv1.Lease{
 				ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, OwnerReferences: []metav1.OwnerReference{
 					{APIVersion: version, Kind: kind, Name: owner, UID: types.UID(uid)}}},

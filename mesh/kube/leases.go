@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weaveguard/weaveguard/mesh/claim"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -90,7 +91,7 @@ func trimLease(obj any) (any, error) {
 	if value, ok := l.Labels[nameLabel]; ok {
 		metav1.SetMetaDataLabel(&trimmed.ObjectMeta, nameLabel, value)
 	}
-	for _, key := range []string{view.AnnotationPodRange, view.AnnotationMaskSize} {
+	for _, key := range []string{contract.AnnotationPodRange, contract.AnnotationMaskSize} {
 		if value, ok := l.Annotations[key]; ok {
 			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
 		}
@@ -133,11 +134,11 @@ func readClaims(objects []any) claims {
 // readRange reads the RangeLease.
 func (c *claims) readRange(l *coordinationv1.Lease) {
 	c.rangeUID = l.UID
-	ranges, err := parseRanges(l.Annotations[view.AnnotationPodRange], l.Annotations[view.AnnotationMaskSize])
+	ranges, err := parseRanges(l.Annotations[contract.AnnotationPodRange], l.Annotations[contract.AnnotationMaskSize])
 	if err != nil {
 		c.problems = append(c.problems, claimsProblem(fmt.Sprintf("the Lease %s/%s can't be used, so nothing is claimed: %v", ClaimNamespace,
 			RangeLease, err), fmt.Sprintf("correct its annotations %s and %s; if no node has a claim yet, delete it",
-			view.AnnotationPodRange, view.AnnotationMaskSize), false))
+			contract.AnnotationPodRange, contract.AnnotationMaskSize), false))
 		return
 	}
 	c.ranges = ranges
@@ -182,25 +183,25 @@ func readLease(l *coordinationv1.Lease) (lease, error) {
 func parseRanges(prefixes, sizes string) ([]claim.Range, error) {
 	texts, lengths := strings.Split(prefixes, ","), strings.Split(sizes, ",")
 	if prefixes == "" || len(texts) != len(lengths) {
-		return nil, fmt.Errorf("%s is %q and %s is %q: they take one value of each for a family", view.AnnotationPodRange, prefixes,
-			view.AnnotationMaskSize, sizes)
+		return nil, fmt.Errorf("%s is %q and %s is %q: they take one value of each for a family", contract.AnnotationPodRange, prefixes,
+			contract.AnnotationMaskSize, sizes)
 	}
 	var ranges []claim.Range
 	for i, text := range texts {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %q isn't a range of addresses such as 10.32.0.0/12", view.AnnotationPodRange, text)
+			return nil, fmt.Errorf("%s: %q isn't a range of addresses such as 10.32.0.0/12", contract.AnnotationPodRange, text)
 		}
 		bits, err := strconv.Atoi(lengths[i])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %q isn't a length such as 24", view.AnnotationMaskSize, lengths[i])
+			return nil, fmt.Errorf("%s: %q isn't a length such as 24", contract.AnnotationMaskSize, lengths[i])
 		}
 		r := claim.Range{Prefix: prefix, Bits: bits}
 		if err := r.Check(); err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(ranges, func(o claim.Range) bool { return sameFamily(o.Prefix.Addr(), prefix.Addr()) }) {
-			return nil, fmt.Errorf("%s has two ranges of a family", view.AnnotationPodRange)
+			return nil, fmt.Errorf("%s has two ranges of a family", contract.AnnotationPodRange)
 		}
 		ranges = append(ranges, r)
 	}

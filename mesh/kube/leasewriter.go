@@ -13,7 +13,7 @@ import (
 	typedcoordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
 	"github.com/weaveguard/weaveguard/mesh/claim"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // leaseWriter writes claims in the name of one node. Each method returns the resource version of what it wrote.
@@ -31,7 +31,7 @@ func (w leaseWriter) makeRange(ctx context.Context, ranges []claim.Range) (strin
 	prefixes, sizes := formatRanges(ranges)
 	l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
 		Namespace: ClaimNamespace, Name: RangeLease, Labels: map[string]string{nameLabel: nameValue},
-		Annotations: map[string]string{view.AnnotationPodRange: prefixes, view.AnnotationMaskSize: sizes},
+		Annotations: map[string]string{contract.AnnotationPodRange: prefixes, contract.AnnotationMaskSize: sizes},
 	}}
 	return w.send(ctx, "making", l, w.make)
 }

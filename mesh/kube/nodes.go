@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -79,18 +80,18 @@ func trimNode(node *corev1.Node, own bool) *corev1.Node {
 		},
 		Spec: corev1.NodeSpec{PodCIDR: node.Spec.PodCIDR, PodCIDRs: node.Spec.PodCIDRs},
 	}
-	used := []string{view.AnnotationIdentity, view.AnnotationEndpoint}
+	used := []string{contract.AnnotationIdentity, contract.AnnotationEndpoint}
 	if own {
-		used = append(used, view.AnnotationPublicKey, view.AnnotationKeyGeneration, view.AnnotationKeyRotatedAt,
-			view.AnnotationRotation, view.AnnotationRotateKeys)
+		used = append(used, contract.AnnotationPublicKey, contract.AnnotationKeyGeneration, contract.AnnotationKeyRotatedAt,
+			contract.AnnotationRotation, contract.AnnotationRotateKeys)
 	}
 	for _, key := range used {
 		if value, ok := node.Annotations[key]; ok {
 			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
 		}
 	}
-	if value := node.Annotations[view.AnnotationPublicKey]; !own && len(value) == publicKeyText {
-		metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, view.AnnotationPublicKey, value)
+	if value := node.Annotations[contract.AnnotationPublicKey]; !own && len(value) == publicKeyText {
+		metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, contract.AnnotationPublicKey, value)
 	}
 	for _, taint := range node.Spec.Taints {
 		if own && taint.Key == uninitializedTaint {
@@ -146,9 +147,9 @@ func readNode(object *corev1.Node) (Node, []view.Problem) {
 		Name:      object.Name,
 		UID:       string(object.UID),
 		Created:   object.CreationTimestamp.Time,
-		Identity:  object.Annotations[view.AnnotationIdentity],
-		Endpoint:  object.Annotations[view.AnnotationEndpoint],
-		PublicKey: object.Annotations[view.AnnotationPublicKey],
+		Identity:  object.Annotations[contract.AnnotationIdentity],
+		Endpoint:  object.Annotations[contract.AnnotationEndpoint],
+		PublicKey: object.Annotations[contract.AnnotationPublicKey],
 	}
 	var problems []view.Problem
 	unusable := func(value, why string) {

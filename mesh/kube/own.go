@@ -20,7 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weaveguard/weaveguard/keys"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Own is what this node's agent says on its own Node.
@@ -229,18 +229,18 @@ func (w *ownWriter) send(ctx context.Context, kind types.PatchType, patch any, s
 
 // annotationsPatch returns the JSON merge patch (RFC 7386) that makes the annotations right, or nil.
 func annotationsPatch(own Own, node *corev1.Node) any {
-	want := map[string]string{view.AnnotationKeyGeneration: strconv.FormatUint(uint64(own.KeyGeneration), 10)}
+	want := map[string]string{contract.AnnotationKeyGeneration: strconv.FormatUint(uint64(own.KeyGeneration), 10)}
 	if !own.Identity.IsZero() {
-		want[view.AnnotationIdentity] = own.Identity.String()
+		want[contract.AnnotationIdentity] = own.Identity.String()
 	}
 	if !own.PublicKey.IsZero() {
-		want[view.AnnotationPublicKey] = own.PublicKey.String()
+		want[contract.AnnotationPublicKey] = own.PublicKey.String()
 	}
 	if !own.KeyRotatedAt.IsZero() {
-		want[view.AnnotationKeyRotatedAt] = own.KeyRotatedAt.Format(time.RFC3339)
+		want[contract.AnnotationKeyRotatedAt] = own.KeyRotatedAt.Format(time.RFC3339)
 	}
 	if own.Rotation != "" {
-		want[view.AnnotationRotation] = own.Rotation
+		want[contract.AnnotationRotation] = own.Rotation
 	}
 	for key, value := range want {
 		if has, ok := node.Annotations[key]; ok && has == value {

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -25,7 +26,7 @@ const (
 	maxMisfits = 3
 )
 
-// requests answers what users ask for on the own Node by the annotation view.AnnotationRotateKeys: it has a request
+// requests answers what users ask for on the own Node by the annotation contract.AnnotationRotateKeys: it has a request
 // noted, or refuses it, and then removes it, so that the same command works again.
 type requests struct {
 	own     *ownWriter
@@ -119,7 +120,7 @@ func requestOn(node *corev1.Node) *request {
 	if node == nil {
 		return nil
 	}
-	value, ok := node.Annotations[view.AnnotationRotateKeys]
+	value, ok := node.Annotations[contract.AnnotationRotateKeys]
 	if !ok {
 		return nil
 	}
@@ -132,7 +133,7 @@ func (r *requests) answer(ctx context.Context) bool {
 	case r.pending == nil:
 		return true
 	case r.pending.settled:
-	case r.pending.value == view.RotateNow:
+	case r.pending.value == contract.RotateNow:
 		err := r.rotate()
 		r.note(err)
 		if err != nil {
@@ -172,7 +173,7 @@ func isMisfit(err error) bool {
 
 // removalPatch returns the JSON patch (RFC 6902) that removes the request, unless it has another value by now.
 func removalPatch(value string) any {
-	path := "/metadata/annotations/" + strings.ReplaceAll(view.AnnotationRotateKeys, "/", "~1")
+	path := "/metadata/annotations/" + strings.ReplaceAll(contract.AnnotationRotateKeys, "/", "~1")
 	return []map[string]string{
 		{"op": "test", "path": path, "value": value},
 		{"op": "remove", "path": path},
@@ -182,9 +183,9 @@ func removalPatch(value string) any {
 func (r *requests) refuse(value string) {
 	shown := quote(value)
 	r.event(Warning, ReasonRotationRefused, fmt.Sprintf("the annotation %s=%s is refused and removed: "+
-		"the one value that it takes is %q", view.AnnotationRotateKeys, shown, view.RotateNow))
-	r.log.Warn("refused a request to rotate keys", "annotation", view.AnnotationRotateKeys, "value", shown,
-		"takes", view.RotateNow)
+		"the one value that it takes is %q", contract.AnnotationRotateKeys, shown, contract.RotateNow))
+	r.log.Warn("refused a request to rotate keys", "annotation", contract.AnnotationRotateKeys, "value", shown,
+		"takes", contract.RotateNow)
 }
 
 // quote returns the beginning of what somebody wrote, in quotes and printable.
@@ -220,10 +221,10 @@ func (r *requests) problems() []view.Problem {
 		return nil
 	}
 	return []view.Problem{{
-		Subject: "annotation " + view.AnnotationRotateKeys,
+		Subject: "annotation " + contract.AnnotationRotateKeys,
 		Message: fmt.Sprintf("the request isn't noted, and stays on the Node: %v", r.failed),
 		Remedy: fmt.Sprintf("see that the agent can write to its state directory, %s unless it is told another; "+
-			"it tries again by itself", view.StateDir),
+			"it tries again by itself", contract.StateDir),
 		Warning: true,
 	}}
 }

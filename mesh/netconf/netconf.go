@@ -31,7 +31,7 @@ const (
 
 // Config is what New needs.
 type Config struct {
-	Dir        string // where the files are, usually view.NetworksDir; it need not exist
+	Dir        string // where the files are, usually contract.NetworksDir; it need not exist
 	Bridge     string // of the default network
 	SysctlRoot string // where the kernel's settings can be read, usually /proc/sys
 	Kept       string // file that keeps the networks for the next start, whose directory exists; "": none

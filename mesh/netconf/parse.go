@@ -12,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/utils"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -60,8 +61,8 @@ func parse(raw []byte, h host) (view.Network, error) {
 	if err != nil {
 		return view.Network{}, err
 	}
-	if f.Type != view.PluginType {
-		return view.Network{}, wrong(fmt.Sprintf("write %q, or keep the configurations of other plugins elsewhere", view.PluginType),
+	if f.Type != contract.PluginType {
+		return view.Network{}, wrong(fmt.Sprintf("write %q, or keep the configurations of other plugins elsewhere", contract.PluginType),
 			"key type: it is %q", f.Type)
 	}
 	n := view.Network{Name: f.Name, Bridge: f.Bridge}
@@ -117,7 +118,7 @@ func checkName(name string) error {
 	if err := record.ValidateNetworkName(name); err != nil {
 		return wrong("name the network as on the other nodes, such as blue", "key %v", err)
 	}
-	if name == view.DefaultNetwork || name == view.DefaultCNINetwork {
+	if name == view.DefaultNetwork || name == contract.DefaultCNINetwork {
 		return wrong("choose another name", "key name: %q is the default network", name)
 	}
 	return nil
@@ -132,9 +133,9 @@ func checkBridge(name string, h host) error {
 		return wrong(remedy, "key bridge: %q can't be an interface's name: %s", name, err.Msg)
 	}
 	switch {
-	case name == h.bridge || name == view.BridgeName:
+	case name == h.bridge || name == contract.BridgeName:
 		return wrong(remedy, "key bridge: %s is the default network's", name)
-	case strings.HasPrefix(name, view.DevicePrefix):
+	case strings.HasPrefix(name, contract.DevicePrefix):
 		return wrong(remedy, "key bridge: %s begins like the name of a tunnel device", name)
 	case name == "lo" || name == "all" || name == "default":
 		return wrong(remedy, "key bridge: %s has a meaning of its own on every host", name)

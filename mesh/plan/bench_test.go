@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -18,7 +19,7 @@ func BenchmarkMake(b *testing.B) {
 			peer := node(n)
 			peer.Name = fmt.Sprintf("node-%04d", n)
 			peer.PodCIDRs = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 0}), 24)}
-			peer.Endpoints = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), view.BasePort)}
+			peer.Endpoints = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), contract.BasePort)}
 			in.View.Peers = append(in.View.Peers, peer)
 			in.View.Links = append(in.View.Links, view.LinkState{
 				Device: "weave-wg0", PublicKey: key(n, 0), Confirmed: true, Established: true})

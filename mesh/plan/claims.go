@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -154,7 +155,7 @@ func (p *planner) warnOfWider(c claim) {
 
 // ours reports whether a device of this name is made by us, when it is what its name says.
 func (p *planner) ours(device string) bool {
-	return device == p.View.Self.Bridge || strings.HasPrefix(device, view.DevicePrefix) || device != "" && p.ownBridges[device]
+	return device == p.View.Self.Bridge || strings.HasPrefix(device, contract.DevicePrefix) || device != "" && p.ownBridges[device]
 }
 
 // foreignBridge says whose the interface with our bridge's name is, when it isn't ours.
@@ -169,7 +170,7 @@ func (p *planner) foreignBridge(name string, mac net.HardwareAddr) error {
 				addresses = append(addresses, a.Address)
 			}
 		}
-		return view.ForeignBridge(l, addresses, mac)
+		return contract.ForeignBridge(l, addresses, mac)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -69,8 +70,8 @@ func (p *planner) planLinks() {
 		newest := p.View.Self.Generations[len(p.View.Self.Generations)-1]
 		p.device(devices, deviceNumber(newest.Number, newest.Number), newest).MTU = p.lonelyMTU()
 	}
-	for i := range view.MaxDevices {
-		name := view.DeviceName(i)
+	for i := range contract.MaxDevices {
+		name := contract.DeviceName(i)
 		if why := p.foreignTunnel(name); why != "" {
 			p.problem("interface "+name, "remove it (`ip link delete "+name+"`) if nothing uses it", "%s", why)
 		} else if d := devices[i]; d != nil {
@@ -85,7 +86,7 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 	var planned []link
 	var foreign string
 	for _, l := range links(p.View.Self.Generations, n, endpoint) {
-		if why := p.foreignTunnel(view.DeviceName(l.device)); why != "" {
+		if why := p.foreignTunnel(contract.DeviceName(l.device)); why != "" {
 			foreign = why
 			continue
 		}
@@ -105,11 +106,11 @@ func (p *planner) planPeer(devices map[int]*view.Device, n view.Node, endpoint n
 		return
 	}
 	best := p.best(planned)
-	p.ways = append(p.ways, way{node: n, device: view.DeviceName(best.device), mtu: carries})
+	p.ways = append(p.ways, way{node: n, device: contract.DeviceName(best.device), mtu: carries})
 	for _, l := range planned {
 		state := p.state(l)
 		p.out.Links = append(p.out.Links, view.Link{
-			Node: n.Name, Device: view.DeviceName(l.device), ListenPort: p.port(l.device), Endpoint: l.endpoint,
+			Node: n.Name, Device: contract.DeviceName(l.device), ListenPort: p.port(l.device), Endpoint: l.endpoint,
 			Own: l.own.Number, Peer: l.peer, Confirmed: state.Confirmed, Silent: state.Silent, Carries: l == best,
 		})
 	}
@@ -121,7 +122,7 @@ func (p *planner) port(device int) uint16 { return p.View.Self.BasePort + uint16
 func (p *planner) device(devices map[int]*view.Device, number int, own record.Generation) *view.Device {
 	if devices[number] == nil {
 		d := &view.Device{
-			Name: view.DeviceName(number), Generation: own.Number,
+			Name: contract.DeviceName(number), Generation: own.Number,
 			ListenPort: p.port(number),
 		}
 		for _, network := range p.networks {
@@ -293,7 +294,7 @@ func isNext(all []record.Generation, g record.Generation) bool {
 
 // state is what the tunnels showed of a link last; nothing when its device had another key then.
 func (p *planner) state(l link) view.LinkState {
-	state := p.states[linkEnd{view.DeviceName(l.device), l.peer.Key}]
+	state := p.states[linkEnd{contract.DeviceName(l.device), l.peer.Key}]
 	if state.Own != l.own.Key {
 		return view.LinkState{}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -22,7 +23,7 @@ type network struct {
 func (n network) gateways() []netip.Addr {
 	var all []netip.Addr
 	for _, cidr := range n.cidrs {
-		all = append(all, view.Gateway(cidr))
+		all = append(all, contract.Gateway(cidr))
 	}
 	return all
 }
@@ -42,7 +43,7 @@ func (p *planner) findBridges() {
 		p.ownBridges[n.Bridge] = true
 	}
 	for _, l := range p.Host.Links {
-		if l.Kind != "bridge" || l.Alias != view.BridgeAlias || l.Name == p.View.Self.Bridge || p.ownBridges[l.Name] {
+		if l.Kind != "bridge" || l.Alias != contract.BridgeAlias || l.Name == p.View.Self.Bridge || p.ownBridges[l.Name] {
 			continue
 		}
 		p.ownBridges[l.Name] = true
@@ -137,7 +138,7 @@ func (p *planner) refuses(n view.Network) (why, remedy string) {
 			}
 		}
 	}
-	if err := p.foreignBridge(n.Bridge, view.BridgeMAC(network{cidrs: n.CIDRs}.gateways()...)); err != nil {
+	if err := p.foreignBridge(n.Bridge, contract.BridgeMAC(network{cidrs: n.CIDRs}.gateways()...)); err != nil {
 		return err.Error(), "or remove the network's file"
 	}
 	return "", ""
@@ -204,9 +205,9 @@ func (p *planner) reached(n network) []netip.Prefix {
 
 // bridge is the bridge of a network.
 func (p *planner) bridge(n network) view.Bridge {
-	bridge := view.Bridge{Name: n.bridge, MAC: view.BridgeMAC(n.gateways()...), MTU: p.bridgeMTU(n.bridge)}
+	bridge := view.Bridge{Name: n.bridge, MAC: contract.BridgeMAC(n.gateways()...), MTU: p.bridgeMTU(n.bridge)}
 	for _, cidr := range n.cidrs {
-		bridge.Addresses = append(bridge.Addresses, netip.PrefixFrom(view.Gateway(cidr), cidr.Bits()))
+		bridge.Addresses = append(bridge.Addresses, netip.PrefixFrom(contract.Gateway(cidr), cidr.Bits()))
 	}
 	return bridge
 }
@@ -245,8 +246,8 @@ func (p *planner) planDefaultBridge() {
 // gone: the network's ranges stay closed, and it is kept apart from others.
 func (p *planner) planFirewall() {
 	f := view.Firewall{PodRanges: p.ranges, Gateways: p.networks[0].gateways(), Nodes: p.nodeAddresses()}
-	for i := range view.MaxDevices {
-		f.Tunnels = append(f.Tunnels, view.DeviceName(i))
+	for i := range contract.MaxDevices {
+		f.Tunnels = append(f.Tunnels, contract.DeviceName(i))
 	}
 	for _, n := range p.networks {
 		f.Bridges = append(f.Bridges, n.bridge)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -38,8 +39,8 @@ func coloured() plan.Input {
 
 func TestGoldenOfNetworks(t *testing.T) {
 	t.Parallel()
-	bridge := func(name string, ports ...string) view.HostLink {
-		return view.HostLink{Name: name, Kind: "bridge", Alias: view.BridgeAlias, MTU: 1440, Ports: ports}
+	bridge := func(name string, ports ...string) contract.HostLink {
+		return contract.HostLink{Name: name, Kind: "bridge", Alias: contract.BridgeAlias, MTU: 1440, Ports: ports}
 	}
 	cases := map[string]plan.Input{
 		"networks": coloured(),
@@ -55,7 +56,7 @@ func TestGoldenOfNetworks(t *testing.T) {
 		}),
 		"networks-of-other-mtus": with(coloured(), func(in *plan.Input) {
 			in.Host.PathMTU = map[netip.Addr]int{address4(2): 1500, address4(3): 1400}
-			in.Host.Links = append(in.Host.Links, bridge("weave-red", "wvnarrow"), view.HostLink{Name: "wvnarrow", Kind: "veth", MTU: 1328})
+			in.Host.Links = append(in.Host.Links, bridge("weave-red", "wvnarrow"), contract.HostLink{Name: "wvnarrow", Kind: "veth", MTU: 1328})
 		}),
 		// Of the bridges of ours that no network has, weave-red is held by pods of a network that was closed here, weave-pink by those of
 		// one that another node still has, and weave-old by those of the default network before it had another bridge; weave-own is
@@ -77,7 +78,7 @@ func TestGoldenOfNetworks(t *testing.T) {
 		"networks-without-pod-cidr": with(coloured(), func(in *plan.Input) { in.View.Self.PodCIDRs = nil }),
 		"network-clashes": with(coloured(), func(in *plan.Input) {
 			in.View.Self.Networks = append(in.View.Self.Networks, colour("teal", 244, 7), colour("white", 80, 1), colour("yellow", 90, 1))
-			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave-blue", Kind: "bridge", Ports: []string{"eth1"}}, bridge("weave-gone", "wv1"))
+			in.Host.Links = append(in.Host.Links, contract.HostLink{Name: "weave-blue", Kind: "bridge", Ports: []string{"eth1"}}, bridge("weave-gone", "wv1"))
 			in.Host.Addresses = append(in.Host.Addresses, view.HostAddress{Device: "eth2", Address: netip.MustParsePrefix("10.60.200.1/24")},
 				view.HostAddress{Device: "weave-gone", Address: netip.MustParsePrefix("10.90.4.1/24")})
 			in.Host.Closed = prefixes("10.90.0.0/18")

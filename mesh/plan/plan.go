@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -121,12 +122,12 @@ func (p *planner) announce() {
 }
 
 func (p *planner) planSysctls() {
-	p.out.Sysctls = []view.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
+	p.out.Sysctls = []contract.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
 	if p.hasIPv6() {
 		p.forward6()
 	}
 	for _, bridge := range p.out.Bridges {
-		p.out.Sysctls = append(p.out.Sysctls, view.BridgeSysctls(bridge.Name)...)
+		p.out.Sysctls = append(p.out.Sysctls, contract.BridgeSysctls(bridge.Name)...)
 	}
 }
 
@@ -141,10 +142,10 @@ func (p *planner) forward6() {
 	}
 	slices.Sort(devices)
 	for _, device := range devices {
-		p.out.Sysctls = append(p.out.Sysctls, view.Sysctl{
+		p.out.Sysctls = append(p.out.Sysctls, contract.Sysctl{
 			Key: "net/ipv6/conf/" + device + "/accept_ra", Value: "2", From: "1", Optional: true})
 	}
-	p.out.Sysctls = append(p.out.Sysctls, view.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"})
+	p.out.Sysctls = append(p.out.Sysctls, contract.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"})
 }
 
 // nodeAddresses are the underlay addresses of all nodes, as far as they are known. What Kubernetes has beyond the records
@@ -173,24 +174,24 @@ func (p *planner) nodeAddresses() []netip.Addr {
 func (p *planner) guardedPorts() (tcp, udp []uint16) {
 	self := p.View.Self
 	allowed := func(service string) bool { return slices.Contains(self.AllowPodsTo, service) }
-	if !allowed(view.ServiceMetrics) {
-		tcp = append(tcp, view.MetricsPort)
+	if !allowed(contract.ServiceMetrics) {
+		tcp = append(tcp, contract.MetricsPort)
 	}
-	if !allowed(view.ServiceHealth) {
-		tcp = append(tcp, view.HealthPort)
+	if !allowed(contract.ServiceHealth) {
+		tcp = append(tcp, contract.HealthPort)
 	}
-	if !allowed(view.ServiceUI) {
-		tcp = append(tcp, view.UIPort)
+	if !allowed(contract.ServiceUI) {
+		tcp = append(tcp, contract.UIPort)
 	}
 	for _, own := range self.OwnPorts {
 		if !allowed(own.Service) {
 			tcp = append(tcp, own.Port)
 		}
 	}
-	if !allowed(view.ServiceGossip) {
-		tcp, udp = append(tcp, view.GossipPort), append(udp, view.GossipPort)
+	if !allowed(contract.ServiceGossip) {
+		tcp, udp = append(tcp, contract.GossipPort), append(udp, contract.GossipPort)
 	}
-	for i := range uint16(view.MaxDevices) {
+	for i := range uint16(contract.MaxDevices) {
 		udp = append(udp, self.BasePort+i)
 	}
 	slices.Sort(tcp)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/plan"
 	"github.com/weaveguard/weaveguard/mesh/record"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -57,7 +58,7 @@ func address6(n int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:d
 func node(n int) view.Node {
 	return view.Node{
 		Name: fmt.Sprintf("node-%03d", n), Identity: identity(n), Sequence: 1, Generations: generations(n, 0),
-		Endpoints: []netip.AddrPort{netip.AddrPortFrom(address4(n), view.BasePort)},
+		Endpoints: []netip.AddrPort{netip.AddrPortFrom(address4(n), contract.BasePort)},
 		PodCIDRs:  []netip.Prefix{prefix4(n)}, Age: int64(n), Alive: true,
 	}
 }
@@ -69,13 +70,13 @@ func mesh(nodes int) plan.Input {
 			Self: view.Self{
 				Name: "node-001", Identity: identity(1), Generations: generations(1, 0),
 				PodCIDRs: []netip.Prefix{prefix4(1)}, Addresses: []netip.Addr{address4(1)},
-				Bridge: view.BridgeName, BasePort: view.BasePort, Age: 1, WireGuard: "kernel",
+				Bridge: contract.BridgeName, BasePort: contract.BasePort, Age: 1, WireGuard: "kernel",
 			},
 			PodRanges:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 			PodRangeSource: "--pod-range",
 		},
 		Host: view.Host{
-			Links:     []view.HostLink{{Name: "lo", MTU: 65536}, {Name: "eth0", MTU: 1500}},
+			Links:     []contract.HostLink{{Name: "lo", MTU: 65536}, {Name: "eth0", MTU: 1500}},
 			Addresses: []view.HostAddress{{Device: "eth0", Address: netip.PrefixFrom(address4(1), 24)}},
 			Routes: []view.HostRoute{
 				{Destination: netip.MustParsePrefix("0.0.0.0/0"), Device: "eth0", Gateway: address4(254)},
@@ -99,7 +100,7 @@ func dualStack(nodes int) plan.Input {
 		n := i + 2
 		peer := &in.View.Peers[i]
 		peer.PodCIDRs = append(peer.PodCIDRs, prefix6(n))
-		peer.Endpoints = append(peer.Endpoints, netip.AddrPortFrom(address6(n), view.BasePort))
+		peer.Endpoints = append(peer.Endpoints, netip.AddrPortFrom(address6(n), contract.BasePort))
 	}
 	return in
 }
@@ -163,11 +164,11 @@ func TestGolden(t *testing.T) {
 			in.View.Peers[1].Endpoints = []netip.AddrPort{netip.MustParseAddrPort("10.244.2.9:51820")}
 		}),
 		"weave-net-bridge": with(mesh(2), func(in *plan.Input) {
-			in.Host.Links = append(in.Host.Links, view.HostLink{
+			in.Host.Links = append(in.Host.Links, contract.HostLink{
 				Name: "weave", Kind: "bridge", Ports: []string{"vethwepl1234567"}})
 		}),
 		"foreign-tunnel-device": with(mesh(2), func(in *plan.Input) {
-			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave-wg0", Kind: "dummy"})
+			in.Host.Links = append(in.Host.Links, contract.HostLink{Name: "weave-wg0", Kind: "dummy"})
 		}),
 		"copied-key-store": with(mesh(3), func(in *plan.Input) { in.View.Peers[1].Generations = generations(2, 0) }),
 		"no-common-family": with(mesh(2), func(in *plan.Input) { in.View.Self.Addresses = []netip.Addr{address6(1)} }),
@@ -182,16 +183,16 @@ func TestGolden(t *testing.T) {
 		}),
 		// Pods that are there keep their MTU, and the bridge takes the narrowest of them.
 		"pods-of-other-mtus": with(mesh(2), func(in *plan.Input) {
-			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave", Kind: "bridge", Alias: view.BridgeAlias, MTU: 1440,
+			in.Host.Links = append(in.Host.Links, contract.HostLink{Name: "weave", Kind: "bridge", Alias: contract.BridgeAlias, MTU: 1440,
 				Ports: []string{"wvold", "wvnarrow"}},
-				view.HostLink{Name: "wvold", Kind: "veth", MTU: 1440}, view.HostLink{Name: "wvnarrow", Kind: "veth", MTU: 1328},
-				view.HostLink{Name: "veth-of-others", Kind: "veth", MTU: 1000})
+				contract.HostLink{Name: "wvold", Kind: "veth", MTU: 1440}, contract.HostLink{Name: "wvnarrow", Kind: "veth", MTU: 1328},
+				contract.HostLink{Name: "veth-of-others", Kind: "veth", MTU: 1000})
 		}),
 		"path-too-narrow-for-six": with(dualStack(3), func(in *plan.Input) {
 			in.Host.Probed = map[netip.Addr]int{address4(2): 1292}
 			in.Host.PathMTU = map[netip.Addr]int{address4(3): 1330}
-			in.Host.Links = append(in.Host.Links, view.HostLink{Name: "weave", Kind: "bridge", Alias: view.BridgeAlias,
-				Ports: []string{"wvtiny"}}, view.HostLink{Name: "wvtiny", Kind: "veth", MTU: 1000})
+			in.Host.Links = append(in.Host.Links, contract.HostLink{Name: "weave", Kind: "bridge", Alias: contract.BridgeAlias,
+				Ports: []string{"wvtiny"}}, contract.HostLink{Name: "wvtiny", Kind: "veth", MTU: 1000})
 		}),
 		"established": with(mesh(3), func(in *plan.Input) {
 			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(2, 0), Confirmed: true, Established: true}}
@@ -214,8 +215,8 @@ func TestGolden(t *testing.T) {
 			in.View.Links = []view.LinkState{{Device: "weave-wg0", Own: key(1, 0), PublicKey: key(3, 0), Overdue: true, Attempt: 4}}
 		}),
 		"pods-may-reach-metrics": with(dualStack(2), func(in *plan.Input) {
-			in.View.Self.AllowPodsTo = []string{view.ServiceMetrics}
-			in.View.Self.OwnPorts = []view.OwnPort{{Service: view.ServiceMetrics, Port: 9100}, {Service: view.ServiceHealth, Port: 9101}, {Service: view.ServiceUI, Port: 8080}}
+			in.View.Self.AllowPodsTo = []string{contract.ServiceMetrics}
+			in.View.Self.OwnPorts = []view.OwnPort{{Service: contract.ServiceMetrics, Port: 9100}, {Service: contract.ServiceHealth, Port: 9101}, {Service: contract.ServiceUI, Port: 8080}}
 			in.View.Self.Endpoint = netip.MustParseAddr("203.0.113.7")
 		}),
 		// Two addresses of a known node and one of a node without a record; the others can't be a node's.
@@ -345,7 +346,7 @@ func TestBothEndsAgree(t *testing.T) {
 			one.View.Peers[0].Generations = generations(2, b)
 			two.View.Self = view.Self{
 				Name: "node-002", Identity: identity(2), Generations: generations(2, b), PodCIDRs: []netip.Prefix{prefix4(2)},
-				Addresses: []netip.Addr{address4(2)}, Bridge: view.BridgeName, BasePort: view.BasePort, Age: 2,
+				Addresses: []netip.Addr{address4(2)}, Bridge: contract.BridgeName, BasePort: contract.BasePort, Age: 2,
 			}
 			two.View.Peers = []view.Node{node(1)}
 			two.View.Peers[0].Generations = generations(1, a)
@@ -361,7 +362,7 @@ func TestBothEndsAgree(t *testing.T) {
 			if got := deviceTwo.Peers[0].Endpoint.Port(); got != deviceOne.ListenPort {
 				t.Errorf("generations %d and %d: node 2 sends to port %d, node 1 listens on %d", a, b, got, deviceOne.ListenPort)
 			}
-			if want := view.DeviceName(int(2*(a%2) + b%2)); deviceOne.Name != want {
+			if want := contract.DeviceName(int(2*(a%2) + b%2)); deviceOne.Name != want {
 				t.Errorf("generations %d and %d: device %s, want %s", a, b, deviceOne.Name, want)
 			}
 		}

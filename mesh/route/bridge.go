@@ -9,12 +9,13 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
 
 // ApplyBridges makes the bridges, or adopts them, with alias, MAC, MTU, addresses and no spanning tree, and brings
-// them up. A bridge of that name that isn't ours is an error that says whose it looks like (view.ForeignBridge),
+// them up. A bridge of that name that isn't ours is an error that says whose it looks like (contract.ForeignBridge),
 // and is left alone. A bridge of ours that isn't among them is removed once it has no ports. Interfaces of pods that were taken
 // off their bridge, or down, are put back.
 func (a *Applier) ApplyBridges(ctx context.Context, bridges []view.Bridge) (int, error) {
@@ -56,7 +57,7 @@ func (a *Applier) bridge(c *changes, links links, want view.Bridge) {
 		c.fail(err)
 		return
 	}
-	if err := view.ForeignBridge(links.host(link), addresses, want.MAC); err != nil {
+	if err := contract.ForeignBridge(links.host(link), addresses, want.MAC); err != nil {
 		c.fail(err)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -28,7 +29,7 @@ func (a *Applier) ApplyDevices(ctx context.Context, devices []view.Device) (int,
 		default:
 			// The kernel takes the maximum of this and the setting of "all", so 0 wouldn't help (kernel's
 			// ip-sysctl.rst, rp_filter).
-			a.sysctl(c, view.Sysctl{Key: "net/ipv4/conf/" + device.Name + "/rp_filter", Value: "2"})
+			a.sysctl(c, contract.Sysctl{Key: "net/ipv4/conf/" + device.Name + "/rp_filter", Value: "2"})
 			c.adopt(link, device.MTU)
 			c.addresses(link, a.withFamilies(c, device.Name, device.Addresses))
 		}
@@ -36,7 +37,7 @@ func (a *Applier) ApplyDevices(ctx context.Context, devices []view.Device) (int,
 	return c.result()
 }
 
-func describe(link view.HostLink) string {
+func describe(link contract.HostLink) string {
 	if link.Kind == "" {
 		return "a physical interface"
 	}

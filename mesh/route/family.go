@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // disableIPv6 is the kernel setting that turns IPv6 off on an interface, or on all.
@@ -24,7 +24,7 @@ func (a *Applier) withFamilies(c *changes, device string, addresses []netip.Pref
 	}
 	off, err := os.ReadFile(filepath.Join(a.sysctlRoot, fmt.Sprintf(disableIPv6, "all")))
 	if err == nil && bytes.Equal(bytes.TrimSpace(off), []byte("0")) {
-		a.sysctl(c, view.Sysctl{Key: fmt.Sprintf(disableIPv6, device), Value: "0"})
+		a.sysctl(c, contract.Sysctl{Key: fmt.Sprintf(disableIPv6, device), Value: "0"})
 		return addresses
 	}
 	c.fail(fmt.Errorf("%s can't have the address %s: this host's kernel has no IPv6, or has it off; turn it on "+

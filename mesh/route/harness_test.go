@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/route"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
@@ -199,7 +200,7 @@ func mac(s string) net.HardwareAddr {
 
 // testBridge is the bridge of a node with both address families.
 func testBridge() view.Bridge {
-	return view.Bridge{Name: "weave", MAC: view.BridgeMAC(addr("10.32.5.1")), MTU: 1420,
+	return view.Bridge{Name: "weave", MAC: contract.BridgeMAC(addr("10.32.5.1")), MTU: 1420,
 		Addresses: []netip.Prefix{prefix("10.32.5.1/24"), prefix("fd00:5::1/64")}}
 }
 

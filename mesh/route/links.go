@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Kinds of links, as rtnetlink's IFLA_INFO_KIND names them.
@@ -65,8 +65,8 @@ func (l links) ports(bridge netlink.Link) []string {
 }
 
 // host describes a link as plans see it.
-func (l links) host(link netlink.Link) view.HostLink {
-	h := view.HostLink{
+func (l links) host(link netlink.Link) contract.HostLink {
+	h := contract.HostLink{
 		Name:  link.Attrs().Name,
 		Kind:  kind(link),
 		Alias: link.Attrs().Alias,
@@ -93,20 +93,20 @@ func kind(link netlink.Link) string {
 // isTunnel reports whether a link is a tunnel device of ours.
 func isTunnel(link netlink.Link) bool {
 	k := kind(link)
-	return view.IsDeviceName(link.Attrs().Name) && (k == kindWireGuard || k == kindTun)
+	return contract.IsDeviceName(link.Attrs().Name) && (k == kindWireGuard || k == kindTun)
 }
 
 // isOurBridge reports whether a link is a bridge with our mark.
 func isOurBridge(link netlink.Link) bool {
-	return kind(link) == kindBridge && link.Attrs().Alias == view.BridgeAlias
+	return kind(link) == kindBridge && link.Attrs().Alias == contract.BridgeAlias
 }
 
 // adopt gives a link of ours our alias, its MTU (0: leave it) and the state up.
 func (c *changes) adopt(link netlink.Link, mtu int) {
 	attrs := link.Attrs()
-	if attrs.Alias != view.BridgeAlias {
+	if attrs.Alias != contract.BridgeAlias {
 		c.write("marking "+attrs.Name+" with our alias", func() error {
-			return netlink.LinkSetAlias(link, view.BridgeAlias)
+			return netlink.LinkSetAlias(link, contract.BridgeAlias)
 		})
 	}
 	if mtu != 0 && attrs.MTU != mtu {

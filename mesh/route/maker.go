@@ -8,7 +8,7 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,9 +21,9 @@ func (KernelMaker) Make(ctx context.Context, name string, mtu int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !view.IsDeviceName(name) {
+	if !contract.IsDeviceName(name) {
 		return fmt.Errorf("%q isn't the name of a tunnel device: it is %s and a digit from 0 to %d", name,
-			view.DevicePrefix, view.MaxDevices-1)
+			contract.DevicePrefix, contract.MaxDevices-1)
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
@@ -55,7 +55,7 @@ func (KernelMaker) Remove(ctx context.Context, name string) error {
 	if link == nil {
 		return nil
 	}
-	if !view.IsDeviceName(name) || kind(link) != kindWireGuard {
+	if !contract.IsDeviceName(name) || kind(link) != kindWireGuard {
 		return fmt.Errorf("the interface %s isn't a WireGuard device of Weaveguard but %s: it stays", name,
 			describe(links.host(link)))
 	}
@@ -76,7 +76,7 @@ func (KernelMaker) List(ctx context.Context) ([]string, error) {
 	}
 	var names []string
 	for _, name := range links.names() {
-		if view.IsDeviceName(name) && kind(links.byName[name]) == kindWireGuard {
+		if contract.IsDeviceName(name) && kind(links.byName[name]) == kindWireGuard {
 			names = append(names, name)
 		}
 	}

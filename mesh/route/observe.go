@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +33,7 @@ func (a *Applier) Observe(ctx context.Context, endpoints []netip.Addr) (view.Hos
 		return host, err
 	}
 	host.Closed = closedRanges(routes)
-	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Protocol == view.RouteProtocol })
+	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Protocol == contract.RouteProtocol })
 	host.Routes = hostRoutes(links, routes)
 	host.PathMTU = make(map[netip.Addr]int, len(endpoints))
 	for _, endpoint := range endpoints {
@@ -68,7 +69,7 @@ func hostAddresses(links links) ([]view.HostAddress, error) {
 func closedRanges(routes []netlink.Route) []netip.Prefix {
 	var closed []netip.Prefix
 	for _, r := range routes {
-		if destination, ok := prefixOf(r.Dst); ok && r.Protocol == view.RouteProtocol && r.Type == unix.RTN_UNREACHABLE {
+		if destination, ok := prefixOf(r.Dst); ok && r.Protocol == contract.RouteProtocol && r.Type == unix.RTN_UNREACHABLE {
 			closed = append(closed, destination)
 		}
 	}
@@ -110,7 +111,7 @@ func pathMTU(links links, foreign []netlink.Route, endpoint netip.Addr) int {
 		route = found[0]
 	}
 	link := links.byIndex[route.LinkIndex]
-	if route.Type == unix.RTN_UNSPEC || route.Protocol == view.RouteProtocol || link != nil && isTunnel(link) {
+	if route.Type == unix.RTN_UNSPEC || route.Protocol == contract.RouteProtocol || link != nil && isTunnel(link) {
 		route = longestMatch(links, foreign, endpoint)
 	}
 	if route.Type != unix.RTN_UNICAST {

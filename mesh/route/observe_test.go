@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -43,7 +44,7 @@ func TestObserveLinksAddressesAndRoutes(t *testing.T) {
 	if got, want := fmt.Sprint(host.Closed), closedIn(testRoutes("weave-wg0")); got != want {
 		t.Errorf("closed are %s, want %s", got, want)
 	}
-	links := make(map[string]view.HostLink)
+	links := make(map[string]contract.HostLink)
 	for _, l := range host.Links {
 		links[l.Name] = l
 	}
@@ -76,7 +77,7 @@ func TestObserveLinksAddressesAndRoutes(t *testing.T) {
 		}
 	}
 	for _, r := range host.Routes {
-		if r.Protocol == view.RouteProtocol || r.Destination == prefix("10.97.0.0/16") ||
+		if r.Protocol == contract.RouteProtocol || r.Destination == prefix("10.97.0.0/16") ||
 			r.Destination == prefix("127.0.0.0/8") {
 			t.Errorf("there is a route of ours, or of another table: %v", r)
 		}

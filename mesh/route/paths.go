@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +40,7 @@ func (a *Applier) ApplyPaths(ctx context.Context, paths []view.Path) (int, error
 // tunnel of ours: that is no way to an endpoint.
 func learntRoute(endpoint netip.Addr) (netlink.Route, bool) {
 	found, err := netlink.RouteGet(endpoint.AsSlice())
-	if err != nil || len(found) == 0 || found[0].Protocol == view.RouteProtocol {
+	if err != nil || len(found) == 0 || found[0].Protocol == contract.RouteProtocol {
 		return netlink.Route{}, false
 	}
 	return found[0], true

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/weaveguard/weaveguard/cni/port"
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/route"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -27,7 +28,7 @@ func attach(t *testing.T, dir, container string, created time.Time) string {
 	_, err = tx.Reserve(id, address)
 	must(t, err)
 	must(t, tx.Put(store.Attachment{
-		ID: id, Network: view.DefaultCNINetwork, Bridge: "weave", HostIfName: id.HostInterface(), MAC: "0a:58:0a:20:05:02",
+		ID: id, Network: contract.DefaultCNINetwork, Bridge: "weave", HostIfName: id.HostInterface(), MAC: "0a:58:0a:20:05:02",
 		Addresses: []netip.Addr{address}, Created: created,
 	}))
 	must(t, tx.Unlock())

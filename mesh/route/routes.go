@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
@@ -93,7 +94,7 @@ func kernelRoute(links links, route view.Route) (*netlink.Route, error) {
 		Dst:      ipNet(key.destination),
 		Priority: key.metric,
 		Table:    unix.RT_TABLE_MAIN,
-		Protocol: view.RouteProtocol,
+		Protocol: contract.RouteProtocol,
 		Type:     unix.RTN_UNREACHABLE,
 		MTU:      route.MTU,
 	}
@@ -176,7 +177,7 @@ func (c *changes) removeRoutes(routes []netlink.Route) {
 	for _, route := range routes {
 		prefix, _ := prefixOf(route.Dst)
 		key := &netlink.Route{Dst: route.Dst, Priority: route.Priority, Tos: route.Tos, Table: unix.RT_TABLE_MAIN,
-			Protocol: view.RouteProtocol, Type: route.Type, Scope: route.Scope}
+			Protocol: contract.RouteProtocol, Type: route.Type, Scope: route.Scope}
 		if route.Type == unix.RTN_UNICAST {
 			key.LinkIndex = route.LinkIndex
 		}
@@ -200,7 +201,7 @@ func readRoutes() (routeTable, error) {
 	for _, route := range list {
 		destination, _ := prefixOf(route.Dst)
 		key := routeKey{destination: destination, metric: route.Priority, tos: route.Tos}
-		if route.Protocol != view.RouteProtocol {
+		if route.Protocol != contract.RouteProtocol {
 			table.foreign[key] = route
 			continue
 		}

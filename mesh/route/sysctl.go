@@ -10,13 +10,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"golang.org/x/sys/unix"
 )
 
 // ApplySysctls writes the settings that differ. One that the kernel doesn't have is an error unless it is
 // optional.
-func (a *Applier) ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int, error) {
+func (a *Applier) ApplySysctls(ctx context.Context, sysctls []contract.Sysctl) (int, error) {
 	c := a.begin(ctx)
 	for _, sysctl := range sysctls {
 		a.sysctl(c, sysctl)
@@ -33,20 +33,20 @@ func (a *Applier) ApplySysctls(ctx context.Context, sysctls []view.Sysctl) (int,
 
 // Astray reports whether one of the settings could be read, and has another value than it should have, or ApplyBridges has left
 // an interface of a pod to the plugin, which may have had the time that it needs since.
-func (a *Applier) Astray(sysctls []view.Sysctl) bool {
-	return a.left.Load() || slices.ContainsFunc(sysctls, func(s view.Sysctl) bool {
+func (a *Applier) Astray(sysctls []contract.Sysctl) bool {
+	return a.left.Load() || slices.ContainsFunc(sysctls, func(s contract.Sysctl) bool {
 		have, err := os.ReadFile(filepath.Join(a.sysctlRoot, s.Key))
 		return err == nil && differs(s, have)
 	})
 }
 
 // differs reports whether a setting is to be written over what its file has.
-func differs(want view.Sysctl, have []byte) bool {
+func differs(want contract.Sysctl, have []byte) bool {
 	now := strings.Join(strings.Fields(string(have)), " ")
 	return now != want.Value && (want.From == "" || now == want.From)
 }
 
-func (a *Applier) sysctl(c *changes, want view.Sysctl) {
+func (a *Applier) sysctl(c *changes, want contract.Sysctl) {
 	if !filepath.IsLocal(want.Key) {
 		c.fail(fmt.Errorf("%q isn't the name of a kernel setting: it has to be a path under %s", want.Key, a.sysctlRoot))
 		return

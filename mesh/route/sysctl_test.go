@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/route"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +23,7 @@ func TestSysctls(t *testing.T) {
 	a := newNamespace(t)
 	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0))
 	must(t, os.WriteFile("/proc/sys/net/ipv4/conf/all/accept_redirects", []byte("1"), 0))
-	wanted := []view.Sysctl{
+	wanted := []contract.Sysctl{
 		{Key: "net/ipv4/conf/all/accept_redirects", Value: "1"}, // which forwarding turns off
 		{Key: "net/ipv4/ip_forward", Value: "1"},
 		{Key: "net/ipv4/ip_local_port_range", Value: "20000 30000"}, // shown with a tab
@@ -39,7 +39,7 @@ func TestSysctls(t *testing.T) {
 
 func TestSysctlErrorsSayWhatToDo(t *testing.T) {
 	a := newNamespace(t)
-	_, err := a.ApplySysctls(t.Context(), []view.Sysctl{
+	_, err := a.ApplySysctls(t.Context(), []contract.Sysctl{
 		{Key: "net/nowhere/at_all", Value: "1"},
 		{Key: "../../tmp/x", Value: "1"},
 		{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
@@ -59,7 +59,7 @@ func TestReadOnlySysctls(t *testing.T) {
 	must(t, unix.Mount("/proc/sys", root, "", unix.MS_BIND, ""))
 	defer func() { must(t, unix.Unmount(root, unix.MNT_DETACH)) }()
 	a := route.New(route.Config{Log: slog.New(slog.DiscardHandler), SysctlRoot: root})
-	wanted := []view.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
+	wanted := []contract.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}
 	must(t, os.WriteFile(filepath.Join(root, "net/ipv4/ip_forward"), []byte("0"), 0))
 	must(t, unix.Mount("", root, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	writes, err := a.ApplySysctls(t.Context(), wanted)

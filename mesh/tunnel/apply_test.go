@@ -13,6 +13,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -64,7 +65,7 @@ var applyTests = []struct {
 	{"a second device comes and goes", []step{
 		{plan(device(peer("b", endB, cidrB))), fresh + 1},
 		{plan(device(peer("b", endB, cidrB)), with(device(peer("c", endC, cidrC)), func(d *view.Device) {
-			d.Name, d.ListenPort, d.Generation = view.DeviceName(3), 51823, 1
+			d.Name, d.ListenPort, d.Generation = contract.DeviceName(3), 51823, 1
 		})), fresh + 1},
 		{plan(device(peer("b", endB, cidrB))), removed},
 	}},
@@ -172,7 +173,7 @@ func TestApply(t *testing.T) {
 func TestApplyAdopts(t *testing.T) {
 	inEachWorld(t, func(t *testing.T, w world) {
 		private := privates(t)
-		name := view.DeviceName(0)
+		name := contract.DeviceName(0)
 		if err := w.maker.Make(t.Context(), name, 1420); err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +201,7 @@ func TestApplyTakesPresharedKey(t *testing.T) {
 		agent, want := w.agent(t, private), plan(device(peer("b", endB, cidrB)))
 		w.mustApply(t, agent, want, fresh+1)
 		shared := wgtypes.Key{1}
-		err := w.put(view.DeviceName(0), wgtypes.Config{Peers: []wgtypes.PeerConfig{
+		err := w.put(contract.DeviceName(0), wgtypes.Config{Peers: []wgtypes.PeerConfig{
 			{PublicKey: wgtypes.Key(public("b")), UpdateOnly: true, PresharedKey: &shared},
 		}})
 		if err != nil {
@@ -208,7 +209,7 @@ func TestApplyTakesPresharedKey(t *testing.T) {
 		}
 		w.mustApply(t, agent, want, 1)
 		w.mustHold(t, private, want)
-		if got := w.show(t, view.DeviceName(0)).Peers[0].PresharedKey; got != (wgtypes.Key{}) {
+		if got := w.show(t, contract.DeviceName(0)).Peers[0].PresharedKey; got != (wgtypes.Key{}) {
 			t.Error("the peer still has a preshared key")
 		}
 	})
@@ -222,7 +223,7 @@ func TestMakeAndPrune(t *testing.T) {
 		agent := w.agent(t, private)
 		one := plan(device(peer("b", endB, cidrB)))
 		two := append(slices.Clone(one), with(device(peer("c", endC, cidrC)), func(d *view.Device) {
-			d.Name, d.ListenPort, d.Generation = view.DeviceName(3), 51823, 1
+			d.Name, d.ListenPort, d.Generation = contract.DeviceName(3), 51823, 1
 		}))
 		if n, err := agent.Make(t.Context(), two); n != 2*fresh || err != nil {
 			t.Errorf("Make made %d changes (%v), want %d", n, err, 2*fresh)

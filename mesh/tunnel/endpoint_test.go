@@ -7,6 +7,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -45,7 +46,7 @@ func TestEndpointOfLivePeer(t *testing.T) {
 			if tt.handshake != never {
 				at = time.Now().Add(-tt.handshake)
 			}
-			err := w.fake.Handshake(view.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(roamed))
+			err := w.fake.Handshake(contract.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(roamed))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +56,7 @@ func TestEndpointOfLivePeer(t *testing.T) {
 			planned := plan(device(peer("b", tt.plan, cidrB)))
 			w.mustApply(t, agent, planned, tt.writes)
 			w.mustApply(t, agent, planned, 0)
-			if got := w.show(t, view.DeviceName(0)).Peers[0].Endpoint.String(); got != tt.want {
+			if got := w.show(t, contract.DeviceName(0)).Peers[0].Endpoint.String(); got != tt.want {
 				t.Errorf("the endpoint is %s, want %s", got, tt.want)
 			}
 		})
@@ -67,7 +68,7 @@ func TestEndpointIsWrittenAgainAfterAFailure(t *testing.T) {
 	w, private := fakeWorld(t), privates(t)
 	agent := w.agent(t, private)
 	w.mustApply(t, agent, plan(device(peer("b", endB, cidrB))), fresh+1)
-	err := w.fake.Handshake(view.DeviceName(0), wgtypes.Key(public("b")), time.Now(), netip.MustParseAddrPort(endB))
+	err := w.fake.Handshake(contract.DeviceName(0), wgtypes.Key(public("b")), time.Now(), netip.MustParseAddrPort(endB))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestDisownedSession(t *testing.T) {
 	w.mustApply(t, agent, plan(device(peer("b", endB, cidrB))), fresh+1)
 	shake := func(age time.Duration) time.Time {
 		at := time.Now().Add(-age)
-		if err := w.fake.Handshake(view.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(endB)); err != nil {
+		if err := w.fake.Handshake(contract.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(endB)); err != nil {
 			t.Fatal(err)
 		}
 		return at
@@ -100,7 +101,7 @@ func TestDisownedSession(t *testing.T) {
 	later := shake(time.Second)
 	w.mustApply(t, agent, plan(disowned(1, lost)), 0)
 	w.mustApply(t, agent, plan(disowned(2, later)), 2)
-	if left := w.show(t, view.DeviceName(0)).Peers[0].LastHandshakeTime; !left.IsZero() {
+	if left := w.show(t, contract.DeviceName(0)).Peers[0].LastHandshakeTime; !left.IsZero() {
 		t.Errorf("the handshake of %s is left", left)
 	}
 }
@@ -114,7 +115,7 @@ func TestObserve(t *testing.T) {
 	}
 	w.mustApply(t, agent, plan(device(peer("b", endB, cidrB), peer("c", "", cidrC))), fresh+2)
 	at := time.Now().Add(-time.Minute)
-	if err := w.fake.Handshake(view.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(sixB)); err != nil {
+	if err := w.fake.Handshake(contract.DeviceName(0), wgtypes.Key(public("b")), at, netip.MustParseAddrPort(sixB)); err != nil {
 		t.Fatal(err)
 	}
 	states, err := agent.Observe(t.Context())
@@ -123,7 +124,7 @@ func TestObserve(t *testing.T) {
 	}
 	own, _ := private(0)
 	state := states[0]
-	if state.Name != view.DeviceName(0) || state.Kind != tunnel.Kernel || state.PublicKey != own.Public() ||
+	if state.Name != contract.DeviceName(0) || state.Kind != tunnel.Kernel || state.PublicKey != own.Public() ||
 		state.ListenPort != 51820 || len(state.Peers) != 2 {
 		t.Errorf("the device is seen as %+v", state)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
 	"github.com/weaveguard/weaveguard/mesh/view"
@@ -28,7 +29,7 @@ var errBroken = errors.New("broken")
 
 // What can't be made is named, and all else is made.
 func TestApplyBadPlan(t *testing.T) {
-	other := with(device(peer("c", endC, cidrC)), func(d *view.Device) { d.Name, d.ListenPort = view.DeviceName(1), 51821 })
+	other := with(device(peer("c", endC, cidrC)), func(d *view.Device) { d.Name, d.ListenPort = contract.DeviceName(1), 51821 })
 	good := peer("c", endC, cidrC)
 	tests := []struct {
 		name string
@@ -96,7 +97,7 @@ func TestApplyBadPlan(t *testing.T) {
 // One that fails doesn't keep the others from it, and all is there once it no longer fails.
 func TestApplyGoesOn(t *testing.T) {
 	planned := plan(device(peer("b", endB, cidrB), peer("c", endC, cidrC)),
-		with(device(peer("d", endC, cidrD)), func(d *view.Device) { d.Name, d.ListenPort = view.DeviceName(1), 51821 }))
+		with(device(peer("d", endC, cidrD)), func(d *view.Device) { d.Name, d.ListenPort = contract.DeviceName(1), 51821 }))
 	has := func(name string, node string) func(string, wgtypes.Config) bool {
 		return func(device string, config wgtypes.Config) bool {
 			return device == name && len(config.Peers) > 0 && config.Peers[0].PublicKey == wgtypes.Key(public(node))
@@ -220,7 +221,7 @@ func TestPortTaken(t *testing.T) {
 			w, private := realWorld(t, kind), privates(t)
 			agent := w.agent(t, private)
 			w.mustApply(t, agent, plan(device(peer("b", endB, cidrB))), fresh+1)
-			setUp(t, view.DeviceName(0))
+			setUp(t, contract.DeviceName(0))
 			want := plan(with(device(peer("b", endB, cidrB)), func(d *view.Device) { d.ListenPort = uint16(port) }))
 			_, err = agent.Apply(t.Context(), want)
 			mustSay(t, err, "weave-wg0", fmt.Sprintf("port %d is taken", port), "ss -lunp")

@@ -10,6 +10,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -27,11 +28,11 @@ func (a *Applier) observe(ctx context.Context) ([]view.DeviceState, error) {
 	defer client.Close() // it only lets go of a socket
 	var states []view.DeviceState
 	var errs []error
-	for i := range view.MaxDevices {
+	for i := range contract.MaxDevices {
 		if err := ctx.Err(); err != nil {
 			return states, errors.Join(append(errs, err)...)
 		}
-		name := view.DeviceName(i)
+		name := contract.DeviceName(i)
 		device, err := read(client, name)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tunnel device %s: %w", name, err))

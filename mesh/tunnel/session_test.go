@@ -12,6 +12,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
@@ -50,7 +51,7 @@ func startSession(t *testing.T, kind string) *session {
 	s.world = counted(s.world)
 	s.agent = s.world.agent(t, s.private)
 	s.world.mustApply(t, s.agent, plan(s.device()), fresh)
-	configureLink(t, s.near, view.DeviceName(0), []string{nearAddress}, []string{farAddress, otherCIDR})
+	configureLink(t, s.near, contract.DeviceName(0), []string{nearAddress}, []string{farAddress, otherCIDR})
 	s.startFar(t)
 	return s
 }

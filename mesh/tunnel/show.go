@@ -7,7 +7,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Show reads the tunnel devices of this host, of the kernel's and of the userspace daemon's, sorted by name, as they
@@ -21,8 +21,8 @@ func Show() ([]*wgtypes.Device, error) {
 	defer client.Close() // it only lets go of a socket
 	var devices []*wgtypes.Device
 	var errs []error
-	for i := range view.MaxDevices {
-		name := view.DeviceName(i)
+	for i := range contract.MaxDevices {
+		name := contract.DeviceName(i)
 		device, err := read(client, name)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tunnel device %s: %w", name, err))

@@ -14,6 +14,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -123,7 +124,7 @@ func (a *Applier) prune(ctx context.Context, desired []view.Device) (int, error)
 	var writes int
 	var errs []error
 	for _, name := range made {
-		if !view.IsDeviceName(name) || slices.ContainsFunc(desired, func(d view.Device) bool { return d.Name == name }) {
+		if !contract.IsDeviceName(name) || slices.ContainsFunc(desired, func(d view.Device) bool { return d.Name == name }) {
 			continue
 		}
 		writes += a.eraseKey(name)
@@ -163,8 +164,8 @@ func (a *Applier) applyDevice(ctx context.Context, desired view.Device, part fun
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	if !view.IsDeviceName(desired.Name) {
-		return 0, fmt.Errorf("a tunnel device is named %s0 to %s%d", view.DevicePrefix, view.DevicePrefix, view.MaxDevices-1)
+	if !contract.IsDeviceName(desired.Name) {
+		return 0, fmt.Errorf("a tunnel device is named %s0 to %s%d", contract.DevicePrefix, contract.DevicePrefix, contract.MaxDevices-1)
 	}
 	private, ok := a.config.Private(desired.Generation)
 	if !ok || private.IsZero() {

@@ -19,6 +19,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/tunnel"
 	"github.com/weaveguard/weaveguard/mesh/tunnel/tunneltest"
 	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
@@ -273,7 +274,7 @@ func peer(node, endpoint string, allowed ...string) view.Peer {
 
 // device is tunnel device 0 with a key of generation 0.
 func device(peers ...view.Peer) view.Device {
-	return view.Device{Name: view.DeviceName(0), ListenPort: 51820, MTU: 1420, Peers: peers}
+	return view.Device{Name: contract.DeviceName(0), ListenPort: 51820, MTU: 1420, Peers: peers}
 }
 
 // asPlanned gives what a device holds in the shape of the plan that asked for it.

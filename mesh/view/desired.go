@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
 )
 
@@ -17,7 +18,7 @@ type Desired struct {
 	Bridges  []Bridge
 	Routes   []Route
 	Paths    []Path // what to probe; none with an override
-	Sysctls  []Sysctl
+	Sysctls  []contract.Sysctl
 	Firewall Firewall
 	Ready    *Ready // nil: pods can't be attached, see Problems
 	Problems []Problem
@@ -92,16 +93,6 @@ type Path struct {
 	Limit int
 	// Found is what probes found that it carries, likewise, by what is known so far; 0: nothing was found.
 	Found int
-}
-
-// Sysctl is a kernel setting, its key with slashes as under /proc/sys.
-type Sysctl struct {
-	Key   string
-	Value string
-	// Optional settings exist only with some modules: one that is absent is left alone.
-	Optional bool
-	// From, when set, is the only value that is replaced: with any other the setting is left alone.
-	From string
 }
 
 // Firewall is what the firewall rules need to know.

@@ -44,9 +44,3 @@ func (n Network) String() string {
 	return n.Name + when(n.Bridge != "", " bridge "+n.Bridge) + " ranges " + list(n.Ranges) + " cidrs " + list(n.CIDRs) +
 		when(len(n.Reaches) > 0, " reaches "+list(n.Reaches))
 }
-
-// DefaultCNINetwork is the name of the default network for the container runtime. No other network has it.
-const DefaultCNINetwork = "weaveguard"
-
-// PluginType is the name of the plugin for the container runtime.
-const PluginType = "weaveguard"

@@ -1,9 +1,6 @@
 package view
 
-import (
-	"math"
-	"net/netip"
-)
+import "net/netip"
 
 // AddressStatus is how many of the addresses that this node gives to pods are taken.
 type AddressStatus struct {
@@ -11,22 +8,6 @@ type AddressStatus struct {
 	CIDR    netip.Prefix `json:"cidr"`    // this node's part of it
 	Used    uint64       `json:"used"`
 	Free    uint64       `json:"free"` // at most 2^63-1: larger is said as that
-}
-
-// PodAddresses is how many addresses of a node's subnet pods can have: not the network's own, not the gateway's, and of IPv4
-// not the broadcast address. At most 2^63-1: larger is said as that.
-func PodAddresses(subnet netip.Prefix) uint64 {
-	bits, taken := subnet.Addr().BitLen()-subnet.Bits(), uint64(2)
-	if subnet.Addr().Is4() {
-		taken++
-	}
-	switch {
-	case bits < 2: // the plugin takes none that small
-		return 0
-	case bits >= 63:
-		return math.MaxInt64
-	}
-	return 1<<bits - taken
 }
 
 // LinkTraffic is what the kernel counts at a network interface, from its making on (IFLA_STATS64). Of a tunnel device the

@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // logGroup is where Weave Net's rules log to.
@@ -43,7 +43,7 @@ func (d *Done) rules() error {
 	var own []*nftables.Chain
 	number := 0
 	for _, c := range chains {
-		if view.IsWeaveNetChain(c.Name) {
+		if contract.IsWeaveNetChain(c.Name) {
 			own = append(own, c)
 			continue
 		}
@@ -176,7 +176,7 @@ func (s *shape) match(m *expr.Match) {
 // ours reports whether a rule in a chain of others is Weave Net's: it jumps to a chain of Weave Net's, or is one of those that its
 // router puts into FORWARD for its bridge, or guards its control port.
 func ours(c *nftables.Chain, s shape) bool {
-	if (s.verdict == expr.VerdictJump || s.verdict == expr.VerdictGoto) && view.IsWeaveNetChain(s.chain) {
+	if (s.verdict == expr.VerdictJump || s.verdict == expr.VerdictGoto) && contract.IsWeaveNetChain(s.chain) {
 		return true
 	}
 	drops, accepts := s.decides && s.verdict == expr.VerdictDrop, s.decides && s.verdict == expr.VerdictAccept
@@ -189,7 +189,7 @@ func ours(c *nftables.Chain, s shape) bool {
 	if c.Name != "FORWARD" || s.others > 0 {
 		return false
 	}
-	none, bridge, elsewhere := name{}, name{is: view.BridgeName}, name{is: view.BridgeName, not: true}
+	none, bridge, elsewhere := name{}, name{is: contract.BridgeName}, name{is: contract.BridgeName, not: true}
 	from := func(in, out name, state bool) bool { return s.in == in && s.out == out && s.state == state }
 	switch {
 	case drops:

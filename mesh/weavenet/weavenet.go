@@ -17,7 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Config says where Weave Net's files are.
@@ -73,11 +73,11 @@ func idle(links []link) error {
 			return fmt.Errorf("finding out whether Weave Net runs: %w", err)
 		}
 		return fmt.Errorf("this host runs Weave Net (%s): end it on this node first, with Kubernetes by %s as docs/weave-net.md has it, "+
-			"without it by `weave stop`", name, view.EndWeaveNet("NODE"))
+			"without it by `weave stop`", name, contract.EndWeaveNet("NODE"))
 	}
 	var pods []string
 	for _, l := range links {
-		if view.IsWeaveNetPod(l.HostLink) {
+		if contract.IsWeaveNetPod(l.HostLink) {
 			pods = append(pods, l.Name)
 		}
 	}
@@ -118,7 +118,7 @@ func running() (string, error) {
 
 // link is an interface, and how it is called by netlink.
 type link struct {
-	view.HostLink
+	contract.HostLink
 	netlink.Link
 }
 
@@ -137,7 +137,7 @@ func readLinks() ([]link, error) {
 			kind = ""
 		}
 		a := l.Attrs()
-		all = append(all, link{view.HostLink{Name: a.Name, Kind: kind, Alias: a.Alias, MAC: a.HardwareAddr, MTU: a.MTU}, l})
+		all = append(all, link{contract.HostLink{Name: a.Name, Kind: kind, Alias: a.Alias, MAC: a.HardwareAddr, MTU: a.MTU}, l})
 	}
 	return all, nil
 }
@@ -146,7 +146,7 @@ func readLinks() ([]link, error) {
 func (d *Done) links(links []link) error {
 	var errs []error
 	for _, l := range links {
-		if !view.IsWeaveNetLink(l.HostLink) && !view.IsWeaveNetBridge(l.HostLink) {
+		if !contract.IsWeaveNetLink(l.HostLink) && !contract.IsWeaveNetBridge(l.HostLink) {
 			continue
 		}
 		err := netlink.LinkDel(l.Link)
@@ -193,7 +193,7 @@ func (d *Done) files(c Config) error {
 		errs = append(errs, err)
 	}
 	for _, entry := range plugins {
-		if view.IsWeaveNetPlugin(entry.Name()) && !entry.IsDir() {
+		if contract.IsWeaveNetPlugin(entry.Name()) && !entry.IsDir() {
 			remove(filepath.Join(c.BinDir, entry.Name()))
 		}
 	}

@@ -25,6 +25,7 @@ type row struct {
 var rows = []row{
 	{name: "keys", modules: []string{"golang.zx2c4.com/wireguard/wgctrl/wgtypes", "golang.org/x/sys", "github.com/google/renameio"}},
 	{name: "mesh/record", modules: []string{"github.com/fxamacker/cbor"}},
+	{name: "mesh/contract"},
 	{name: "mesh/view"},
 	{name: "mesh/ui"},
 	{name: "mesh/aside"},

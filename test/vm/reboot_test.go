@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -43,7 +43,7 @@ ip link set eth0 up
 ip address add "$address/24" dev eth0
 ip route add default via "$peer" # so that whatever isn't held back leaves
 sysctl -qw net.ipv4.ip_forward=1 # as on all nodes of Kubernetes
-for dir in ` + view.StateDir + ` /etc/cni/net.d /opt/cni/bin; do
+for dir in ` + contract.StateDir + ` /etc/cni/net.d /opt/cni/bin; do
 	mkdir -p "` + guest.DiskDir + `$dir" "$dir"
 	mount --bind "` + guest.DiskDir + `$dir" "$dir"
 done
@@ -182,7 +182,7 @@ func (r *reboots) boot(t *testing.T, more string, clock time.Duration) *booted {
 		if t.Failed() {
 			t.Logf("a boot of the machine:\n%s", b.printed.String())
 		}
-		raw, err := os.ReadFile(filepath.Join(r.disk, view.StateDir, keys.FileName))
+		raw, err := os.ReadFile(filepath.Join(r.disk, contract.StateDir, keys.FileName))
 		if err == nil {
 			err = r.LearnKeys("the machine", raw)
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // Firewall is what nftables has of the agent's tables: chains, rules and sets. Rules are in the kernel's own expressions,
@@ -31,7 +31,7 @@ func Firewall() ([]byte, error) {
 		fmt.Fprintf(&text, "table %s %s\n", families[t.Family], t.Name)
 	}
 	for _, t := range tables {
-		if t.Name != view.FirewallTable {
+		if t.Name != contract.FirewallTable {
 			continue
 		}
 		if err := writeTable(&text, conn, t); err != nil {

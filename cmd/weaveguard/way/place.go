@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -79,7 +80,7 @@ func addressesOf(s view.Status, n view.TopologyNode) []netip.Addr {
 	}
 	for _, network := range n.Networks {
 		for _, cidr := range network.CIDRs {
-			add(view.Gateway(cidr))
+			add(contract.Gateway(cidr))
 		}
 	}
 	return all

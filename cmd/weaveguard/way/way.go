@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
@@ -89,7 +90,7 @@ func (t *tracer) leavePod() (string, error) {
 		t.drop("have the pod made again", "%s isn't in this node's part of the network %s, so nothing comes back to it: it is a stray", from.Address, from.Network)
 		return "", nil
 	}
-	gateway := view.Gateway(cidrs[i])
+	gateway := contract.Gateway(cidrs[i])
 	bridge, err := t.kernel.Holder(gateway)
 	switch {
 	case err != nil:
@@ -186,14 +187,14 @@ func (t *tracer) ours(device string) bool {
 		cidrs = append(cidrs, n.CIDRs...)
 	}
 	return slices.ContainsFunc(cidrs, func(p netip.Prefix) bool {
-		holder, err := t.kernel.Holder(view.Gateway(p))
-		return err == nil && holder == device && !strings.HasPrefix(device, view.DevicePrefix)
+		holder, err := t.kernel.Holder(contract.Gateway(p))
+		return err == nil && holder == device && !strings.HasPrefix(device, contract.DevicePrefix)
 	})
 }
 
 // behind is the peer that a tunnel device leads the packet to; nil: the device is no tunnel, or has no peer for it.
 func (t *tracer) behind(device string) *view.PeerStatus {
-	if !strings.HasPrefix(device, view.DevicePrefix) {
+	if !strings.HasPrefix(device, contract.DevicePrefix) {
 		return nil
 	}
 	i := slices.IndexFunc(t.status.Peers, func(p view.PeerStatus) bool {
@@ -228,7 +229,7 @@ func (t *tracer) arrive(node string) {
 			continue
 		}
 		for _, network := range n.Networks {
-			if slices.ContainsFunc(network.CIDRs, func(p netip.Prefix) bool { return view.Gateway(p) == to.Address }) {
+			if slices.ContainsFunc(network.CIDRs, func(p netip.Prefix) bool { return contract.Gateway(p) == to.Address }) {
 				t.step(Step{Text: fmt.Sprintf("%s is the gateway of network %s on %s, and answers itself", to.Address, network.Name, node)})
 				return
 			}

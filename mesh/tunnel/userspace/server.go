@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 const (
@@ -113,7 +113,7 @@ func (s *server) handleMake(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		s.refuse(w, http.StatusBadRequest, fmt.Errorf("the request isn't as it should be: %w", err))
-	case !view.IsDeviceName(name):
+	case !contract.IsDeviceName(name):
 		s.refuse(w, http.StatusBadRequest, errDeviceName(name))
 	case request.MTU < minMTU || request.MTU > maxMTU:
 		s.refuse(w, http.StatusBadRequest, fmt.Errorf("the MTU of %s must be from %d to %d bytes, not %d", name, minMTU, maxMTU,
@@ -129,7 +129,7 @@ func (s *server) handleMake(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) handleRemove(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if !view.IsDeviceName(name) {
+	if !contract.IsDeviceName(name) {
 		s.refuse(w, http.StatusBadRequest, errDeviceName(name))
 		return
 	}
@@ -199,8 +199,8 @@ func (s *server) names() []string {
 
 // removeStaleSockets removes what an earlier daemon left behind when it was killed: wg(8) stumbles over it.
 func (s *server) removeStaleSockets() {
-	for i := range view.MaxDevices {
-		path := filepath.Join(s.config.UAPIDir, view.DeviceName(i)+".sock")
+	for i := range contract.MaxDevices {
+		path := filepath.Join(s.config.UAPIDir, contract.DeviceName(i)+".sock")
 		if err := removeStale(path); err != nil {
 			s.config.Log.Warn("a tunnel device's socket is there and stays", "error", err)
 		}
@@ -220,6 +220,6 @@ func (s *server) refuse(w http.ResponseWriter, status int, err error) {
 }
 
 func errDeviceName(name string) error {
-	return fmt.Errorf("%q isn't the name of a tunnel device: those are %s to %s", name, view.DeviceName(0),
-		view.DeviceName(view.MaxDevices-1))
+	return fmt.Errorf("%q isn't the name of a tunnel device: those are %s to %s", name, contract.DeviceName(0),
+		contract.DeviceName(contract.MaxDevices-1))
 }

@@ -10,7 +10,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/cluster"
 )
 
@@ -53,9 +53,9 @@ func (d *demo) sendControls(ctx context.Context) error {
 // inspect reads the capture.
 func (d *demo) inspect(ctx context.Context) (string, error) {
 	kinds := []struct{ name, filter string }{
-		{"WireGuard", fmt.Sprintf("udp port %d", view.BasePort)},
-		{"gossip, encrypted", fmt.Sprintf("port %d", view.GossipPort)},
-		{"Kubernetes and ARP", fmt.Sprintf("not port %d and not port %d and not port %d and not icmp", view.BasePort, view.GossipPort, controlPort)},
+		{"WireGuard", fmt.Sprintf("udp port %d", contract.BasePort)},
+		{"gossip, encrypted", fmt.Sprintf("port %d", contract.GossipPort)},
+		{"Kubernetes and ARP", fmt.Sprintf("not port %d and not port %d and not port %d and not icmp", contract.BasePort, contract.GossipPort, controlPort)},
 		{"all, with what was sent in the clear on purpose", ""},
 	}
 	for _, kind := range kinds {
@@ -89,7 +89,7 @@ func (d *demo) tunnelsSeen(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			packets, err := d.capture.Read(ctx, filter+fmt.Sprintf(" and udp dst port %d", view.BasePort))
+			packets, err := d.capture.Read(ctx, filter+fmt.Sprintf(" and udp dst port %d", contract.BasePort))
 			if err != nil {
 				return err
 			}

@@ -14,8 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 )
 
@@ -40,7 +40,7 @@ func (w *world) testAgentsWrite(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for _, key := range []string{view.AnnotationIdentity, view.AnnotationPublicKey, view.AnnotationKeyGeneration} {
+			for _, key := range []string{contract.AnnotationIdentity, contract.AnnotationPublicKey, contract.AnnotationKeyGeneration} {
 				if node.Annotations[key] == "" {
 					return fmt.Errorf("it lacks %s", key)
 				}
@@ -105,7 +105,7 @@ func annotate(key, value string) string {
 func (w *world) testStolenNode(t *testing.T) {
 	thief, own, other := w.thief(t, w.nodes[0]), w.nodes[0], w.nodes[1]
 	words := []string{own, "may not change another node"}
-	for _, key := range []string{view.AnnotationEndpoint, "example.com/other"} {
+	for _, key := range []string{contract.AnnotationEndpoint, "example.com/other"} {
 		wantRefused(t, key+" of another", try(t.Context(), thief, other, annotate(key, "192.0.2.1")), kube.NodePolicy, words...)
 		wantRefused(t, key+" of another by its status", try(t.Context(), thief, other, annotate(key, "192.0.2.1"), "status"),
 			kube.NodePolicy, words...)
@@ -115,13 +115,13 @@ func (w *world) testStolenNode(t *testing.T) {
 		kube.NodePolicy, words...)
 	// The first rule to refuse is the one that speaks.
 	for _, sub := range [][]string{nil, {"status"}} {
-		wantRefused(t, fmt.Sprint("identity of another ", sub), try(t.Context(), thief, other, annotate(view.AnnotationIdentity, "mine"),
+		wantRefused(t, fmt.Sprint("identity of another ", sub), try(t.Context(), thief, other, annotate(contract.AnnotationIdentity, "mine"),
 			sub...), kube.NodePolicy, "only the Weaveguard agent on this node")
 	}
 	for what, patch := range map[string]string{
 		"foreign annotation": annotate("example.com/other", "x"),
-		"endpoint":           annotate(view.AnnotationEndpoint, "192.0.2.1"),
-		"request":            annotate(view.AnnotationRotateKeys, view.RotateNow),
+		"endpoint":           annotate(contract.AnnotationEndpoint, "192.0.2.1"),
+		"request":            annotate(contract.AnnotationRotateKeys, contract.RotateNow),
 		"label":              `{"metadata":{"labels":{"example.com/other":"x"}}}`,
 		"finalizer":          `{"metadata":{"finalizers":["example.com/other"]}}`,
 		"taint":              `{"spec":{"taints":[{"key":"example.com/other","effect":"NoSchedule"}]}}`,
@@ -130,32 +130,32 @@ func (w *world) testStolenNode(t *testing.T) {
 	}
 	wantRefused(t, "own addresses", try(t.Context(), thief, own, `{"status":{"addresses":[]}}`, "status"), kube.NodePolicy,
 		"NetworkUnavailable")
-	if err := try(t.Context(), thief, own, annotate(view.AnnotationIdentity, "mine")); err != nil {
+	if err := try(t.Context(), thief, own, annotate(contract.AnnotationIdentity, "mine")); err != nil {
 		t.Errorf("an agent may not write its own identity: %v", err)
 	}
 }
 
 func (w *world) testAdministrator(t *testing.T) {
 	admin, node := w.Client(), w.nodes[1]
-	for _, key := range []string{view.AnnotationIdentity, view.AnnotationPublicKey, view.AnnotationRotation} {
+	for _, key := range []string{contract.AnnotationIdentity, contract.AnnotationPublicKey, contract.AnnotationRotation} {
 		wantRefused(t, "admin "+key, try(t.Context(), admin, node, annotate(key, "x")), kube.NodePolicy, "only the Weaveguard agent")
 	}
-	wantRefused(t, "another value", try(t.Context(), admin, node, annotate(view.AnnotationRotateKeys, "tomorrow")), kube.NodePolicy,
+	wantRefused(t, "another value", try(t.Context(), admin, node, annotate(contract.AnnotationRotateKeys, "tomorrow")), kube.NodePolicy,
 		"takes one value: now")
-	for key, value := range map[string]string{view.AnnotationRotateKeys: view.RotateNow, view.AnnotationEndpoint: "192.0.2.1",
+	for key, value := range map[string]string{contract.AnnotationRotateKeys: contract.RotateNow, contract.AnnotationEndpoint: "192.0.2.1",
 		"weaveguard.io/persistent-keepalive": "25", "example.com/other": "x"} {
 		if err := try(t.Context(), admin, node, annotate(key, value)); err != nil {
 			t.Errorf("admin %s=%s: %v", key, value, err)
 		}
 	}
 	// For real: the agent removes the request, which the policy must let it do.
-	w.kubectl(t, "annotate", "node", node, view.AnnotationRotateKeys+"="+view.RotateNow)
+	w.kubectl(t, "annotate", "node", node, contract.AnnotationRotateKeys+"="+contract.RotateNow)
 	w.eventually(t, "the request is answered", func(ctx context.Context) error {
 		object, err := w.Client().CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		if _, ok := object.Annotations[view.AnnotationRotateKeys]; ok || object.Annotations[view.AnnotationKeyGeneration] != "1" {
+		if _, ok := object.Annotations[contract.AnnotationRotateKeys]; ok || object.Annotations[contract.AnnotationKeyGeneration] != "1" {
 			return fmt.Errorf("the annotations are %v", object.Annotations)
 		}
 		return nil

@@ -13,7 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/full"
@@ -179,7 +179,7 @@ func (w *world) refusesPods(t *testing.T, o *orphan) {
 	}
 	w.eventually(t, "the Node says who the node is", func(ctx context.Context) error {
 		now, err := w.Client().CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
-		if err == nil && now.Annotations[view.AnnotationIdentity] != o.node.Annotations[view.AnnotationIdentity] {
+		if err == nil && now.Annotations[contract.AnnotationIdentity] != o.node.Annotations[contract.AnnotationIdentity] {
 			err = fmt.Errorf("its annotations were %v and are %v", o.node.Annotations, now.Annotations)
 		}
 		return err

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/weaveguard/weaveguard/mesh/claim"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/family"
 )
@@ -201,7 +201,7 @@ func (w *world) testStolenClaims(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ranged.Annotations[view.AnnotationPodRange] = "172.31.0.0/16"
+	ranged.Annotations[contract.AnnotationPodRange] = "172.31.0.0/16"
 	wantRefused(t, "to change the range", update(thief, ranged), kube.LeasePolicy, "claimed from")
 	wantRefused(t, "another service account", create(w.as(t, "system:serviceaccount:default:default"), w.claimFor(t, free, own)),
 		kube.LeasePolicy, "only Weaveguard's agents")

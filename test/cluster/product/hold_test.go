@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 // held is a rotation that can't end.
@@ -22,7 +22,7 @@ type held struct {
 func (w *world) holdRotation(t *testing.T, node, peer string) *held {
 	t.Helper()
 	h := &held{world: w, node: node, peer: peer, before: w.mustNodeKey(t, node)}
-	port := view.BasePort + 2*(w.mustNodeKey(t, peer).generation%2) + (h.before.generation+1)%2
+	port := contract.BasePort + 2*(w.mustNodeKey(t, peer).generation%2) + (h.before.generation+1)%2
 	h.rule = []string{"INPUT", "-s", w.address[node].String(), "-p", "udp", "--dport", strconv.Itoa(port), "-j", "DROP"}
 	w.on(t, peer, append([]string{"iptables", "--wait", "--insert"}, h.rule...)...)
 	t.Cleanup(func() { _ = h.drop(context.Background()) }) // however often; the test's context has ended by now

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/faults"
 )
 
@@ -29,7 +29,7 @@ func (w *world) testWipedDisk(t *testing.T) {
 	address := w.podIP(t, pod2).String()
 	w.keepSaid(t, node)
 	others := w.startTraffic(t, pod1, pod3)
-	w.on(t, node, "sh", "-c", "rm -rf "+view.StateDir+"/*")
+	w.on(t, node, "sh", "-c", "rm -rf "+contract.StateDir+"/*")
 	w.kubectl(t, "delete", "pod", agent.Name, "-n", system, "--wait=false")
 	w.eventually(t, "the agent of "+node+" runs again, as somebody else", func(ctx context.Context) error {
 		pod, err := w.agentPod(ctx, node)
@@ -55,7 +55,7 @@ func (w *world) testWipedDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if said := w.nodeObject(t, node).Annotations[view.AnnotationIdentity]; said != after.Identity.String() {
+	if said := w.nodeObject(t, node).Annotations[contract.AnnotationIdentity]; said != after.Identity.String() {
 		t.Errorf("the Node says %q, and its agent is %s", said, after.Identity)
 	}
 	if g := after.Generations; len(g) != 1 || g[0].Number != 0 || g[0].PublicKey == before.Generations[0].PublicKey {

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/flow"
 )
 
@@ -20,7 +20,7 @@ import (
 const blindPort = 7999
 
 // readyFile is what the plugin needs to attach a pod.
-const readyFile = view.RunDir + "/cni.json"
+const readyFile = contract.RunDir + "/cni.json"
 
 // blind sends datagrams with a marker from a place without pause, whatever comes of it.
 type blind struct {
@@ -129,13 +129,13 @@ func (w *world) unguarded(t *testing.T, node string, do func()) {
 	resume := w.pause(t, node, agentPID)
 	const routes = "ip route show type unreachable"
 	before := w.on(t, node, "sh", "-c", routes)
-	w.on(t, node, "sh", "-c", "ip route flush type unreachable && nft delete table inet "+view.FirewallTable)
+	w.on(t, node, "sh", "-c", "ip route flush type unreachable && nft delete table inet "+contract.FirewallTable)
 	do()
 	if err := resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.eventually(t, "the guards of "+node+" are back", func(ctx context.Context) error {
-		now, err := w.OnNode(ctx, node, "sh", "-c", "nft list table inet "+view.FirewallTable+" >/dev/null && "+routes)
+		now, err := w.OnNode(ctx, node, "sh", "-c", "nft list table inet "+contract.FirewallTable+" >/dev/null && "+routes)
 		if err == nil && (now != before || before == "") {
 			err = fmt.Errorf("the routes were %q and are %q", before, now)
 		}
@@ -147,25 +147,25 @@ func (w *world) unguarded(t *testing.T, node string, do func()) {
 // pods may start, what the beacon sends is in the clear.
 func (w *world) bootUnguarded(t *testing.T, node, beacon string, to netip.Addr) {
 	t.Helper()
-	const away = view.StateDir + ".away"
+	const away = contract.StateDir + ".away"
 	ready := w.on(t, node, "cat", readyFile)
 	// The sets of senders, which the plugin fills, without the rules, which nft can't read back.
-	sets, _, _ := strings.Cut(w.on(t, node, "nft", "--stateless", "--terse", "list", "table", "bridge", view.FirewallTable), "\tchain ")
+	sets, _, _ := strings.Cut(w.on(t, node, "nft", "--stateless", "--terse", "list", "table", "bridge", contract.FirewallTable), "\tchain ")
 	// No agent starts where its state can't be mounted.
-	w.on(t, node, "sh", "-c", "mv "+view.StateDir+" "+away+" && touch "+view.StateDir)
+	w.on(t, node, "sh", "-c", "mv "+contract.StateDir+" "+away+" && touch "+contract.StateDir)
 	if err := errors.Join(w.StopNode(t.Context(), node), w.StartNode(t.Context(), node)); err != nil {
 		t.Fatal(err)
 	}
 	under := w.watchUnderlay(t)
 	w.on(t, node, "sh", "-c", `sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 \
-		net.bridge.bridge-nf-call-arptables=0 && printf %s "$1" | nft -f - && mkdir -p `+view.RunDir+` && printf %s "$2" >`+readyFile,
+		net.bridge.bridge-nf-call-arptables=0 && printf %s "$1" | nft -f - && mkdir -p `+contract.RunDir+` && printf %s "$2" >`+readyFile,
 		"sh", sets+"}", ready)
 	w.eventually(t, beacon+" runs on "+node, func(ctx context.Context) error {
 		_, err := w.OnNode(ctx, node, "pgrep", "-f", "probe shout")
 		return err
 	})
 	w.allTry(t, []*blind{w.sendBlindly(t, place{name: w.nodes[0]}, to)}) // so long it sends
-	w.on(t, node, "sh", "-c", "rm "+view.StateDir+" && mv "+away+" "+view.StateDir)
+	w.on(t, node, "sh", "-c", "rm "+contract.StateDir+" && mv "+away+" "+contract.StateDir)
 	w.awaitMesh(t)
 	seen := under.stop(t, w)
 	leaks := func(e ends) bool {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/internal/monitoring"
 	"github.com/weaveguard/weaveguard/test/internal/promql"
 	"github.com/weaveguard/weaveguard/test/internal/scrape"
@@ -72,7 +72,7 @@ func (w *world) testMonitoring(t *testing.T) {
 // metricsOf are the metrics of a node's agent.
 func (w *world) metricsOf(t *testing.T, node string) string {
 	t.Helper()
-	answer := w.on(t, node, scrape.Command(scrape.Local(view.MetricsPort), "/metrics")...)
+	answer := w.on(t, node, scrape.Command(scrape.Local(contract.MetricsPort), "/metrics")...)
 	_, text, ok := strings.Cut(answer, "\r\n\r\n")
 	if !ok {
 		t.Fatalf("%s answers %q to a scrape", node, answer)

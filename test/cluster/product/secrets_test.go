@@ -8,8 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/internal/scrape"
 )
 
@@ -37,7 +37,7 @@ func (w *world) testSecrets(t *testing.T) {
 		said["status of "+node] = status
 		w.keepLogs(t, node)
 		said["logs of "+node] = w.logs[node]
-		said["metrics of "+node] = w.on(t, node, scrape.Command(scrape.Local(view.MetricsPort), "/metrics")...)
+		said["metrics of "+node] = w.on(t, node, scrape.Command(scrape.Local(contract.MetricsPort), "/metrics")...)
 	}
 	for name, text := range said {
 		if !strings.Contains(text, "weave") {
@@ -100,7 +100,7 @@ func (w *world) learnSecrets(t *testing.T, nodes []string) {
 			Identity    string
 			Generations []struct{ PrivateKey string }
 		}
-		if err := json.Unmarshal([]byte(w.on(t, node, "cat", view.StateDir+"/keys.json")), &store); err != nil {
+		if err := json.Unmarshal([]byte(w.on(t, node, "cat", contract.StateDir+"/keys.json")), &store); err != nil {
 			t.Fatalf("the key store of %s can't be read", node)
 		}
 		decoded("identity of "+node, store.Identity)

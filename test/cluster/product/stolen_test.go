@@ -16,8 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/kube"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/internal/stolen"
 	"github.com/weaveguard/weaveguard/test/output"
@@ -106,7 +106,7 @@ func (w *world) testStolenGossip(t *testing.T) {
 	running.goOn(t, w, 1)
 	running.stop(t)
 	// As the operator is told to do: what the thief said as this node counts for nobody under another identity.
-	w.on(t, lair, "sh", "-c", "rm -rf "+view.StateDir+"/*")
+	w.on(t, lair, "sh", "-c", "rm -rf "+contract.StateDir+"/*")
 	if err := resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func (w *world) breakIn(t *testing.T, node string) *burglary {
 	if err := os.WriteFile(b.keyFile, secret.Data[kube.SecretKey], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.Node = stolen.Take(t, node, w.address[node], []byte(w.on(t, node, "cat", view.StateDir+"/"+keys.FileName)))
+	b.Node = stolen.Take(t, node, w.address[node], []byte(w.on(t, node, "cat", contract.StateDir+"/"+keys.FileName)))
 	return b
 }
 
@@ -215,7 +215,7 @@ func (w *world) picture(t *testing.T, nodes ...string) string {
 	var all strings.Builder
 	for _, node := range nodes {
 		fmt.Fprintf(&all, "%s\n%s%s", node, w.on(t, node, "ip", "route", "show", "table", "all", "proto", "213"),
-			w.on(t, node, "ip", "address", "show", "dev", view.BridgeName))
+			w.on(t, node, "ip", "address", "show", "dev", contract.BridgeName))
 		for _, p := range w.mustWG(t, node).peers {
 			fmt.Fprintf(&all, "%s: peer %s at %s for %s\n", p.device, p.publicKey, p.endpoint, p.allowedIPs)
 		}

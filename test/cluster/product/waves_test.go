@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weaveguard/weaveguard/cni/store"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/cluster"
 	"github.com/weaveguard/weaveguard/test/full"
@@ -185,7 +186,7 @@ func (w *world) storeIsTrue(ctx context.Context, node string) error {
 // interfaces are a node's, with the ports of its bridge.
 func (w *world) interfaces(t *testing.T, node string) []string {
 	t.Helper()
-	all, err := w.OnNode(t.Context(), node, "ls", "/sys/class/net", "/sys/class/net/"+view.BridgeName+"/brif")
+	all, err := w.OnNode(t.Context(), node, "ls", "/sys/class/net", "/sys/class/net/"+contract.BridgeName+"/brif")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,8 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
-	"github.com/weaveguard/weaveguard/mesh/view"
 )
 
 // Node is a node in a thief's hands.
@@ -61,7 +61,7 @@ func (n *Node) SignKey(t testing.TB, node string, cidr netip.Prefix, key keys.Pu
 	n.sequence++
 	raw, err := record.Sign(node, record.Record{
 		Identity: n.identity.Public(), Sequence: n.sequence, Generations: []record.Generation{{Number: 7, Key: key}},
-		Endpoint4: netip.AddrPortFrom(n.Address, view.BasePort), PodCIDR4: cidr,
+		Endpoint4: netip.AddrPortFrom(n.Address, contract.BasePort), PodCIDR4: cidr,
 	}, n.identity)
 	if err != nil {
 		t.Fatal(err)
@@ -74,17 +74,17 @@ func (n *Node) SignKey(t testing.TB, node string, cidr netip.Prefix, key keys.Pu
 // is at another address, if that is valid, and else where it is.
 func (n *Node) Member(keyFile string, by []netip.Addr, claimed netip.Addr, name string, meta []byte) []string {
 	n.members++
-	own := netip.AddrPortFrom(n.Address, uint16(view.GossipPort+10+n.members))
+	own := netip.AddrPortFrom(n.Address, uint16(contract.GossipPort+10+n.members))
 	said := own
 	if claimed.IsValid() {
-		said = netip.AddrPortFrom(claimed, view.GossipPort)
+		said = netip.AddrPortFrom(claimed, contract.GossipPort)
 	}
 	if !strings.Contains(name, "/") {
 		name = fmt.Sprintf("%s/%016x", name, n.members)
 	}
 	var members []string
 	for _, address := range by {
-		members = append(members, netip.AddrPortFrom(address, view.GossipPort).String())
+		members = append(members, netip.AddrPortFrom(address, contract.GossipPort).String())
 	}
 	return []string{
 		keyFile, own.String(), said.String(), strings.Join(members, ","), name,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/mesh/api"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 )
@@ -156,7 +157,7 @@ func (n *Node) RunAgent(ctx context.Context, args ...string) (string, error) {
 
 // api speaks to the agent's socket, from outside of the host.
 func (n *Node) api() *api.Client {
-	return &api.Client{Socket: fmt.Sprintf("/proc/%d/root%s", n.InitPID(), view.AgentSocket)}
+	return &api.Client{Socket: fmt.Sprintf("/proc/%d/root%s", n.InitPID(), contract.AgentSocket)}
 }
 
 // Reconcile makes the agent's loop run.

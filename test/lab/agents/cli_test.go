@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/cmd/weaveguard/report"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -130,8 +131,8 @@ func cliReport(t *testing.T, m *agents.Mesh) {
 	seed := base64.StdEncoding.EncodeToString(key)
 	n.MustRun(t, "ip", "link", "set", "weave-wg0", "alias", seed)
 	defer n.MustRun(t, "ip", "link", "set", "weave-wg0", "alias", "")
-	n.MustRun(t, "nft", "add table ip seed; add table inet "+view.FirewallTable+"; add chain inet "+view.FirewallTable+
-		" seed; add rule inet "+view.FirewallTable+" seed counter comment \""+seed+"\"")
+	n.MustRun(t, "nft", "add table ip seed; add table inet "+contract.FirewallTable+"; add chain inet "+contract.FirewallTable+
+		" seed; add rule inet "+contract.FirewallTable+" seed counter comment \""+seed+"\"")
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
 	text := fmt.Sprintf("key=%s\nkey=%x\nkey=%v\npart=%x\nraw=%s\nnext=line\n", seed, key, key, key[5:23], key)

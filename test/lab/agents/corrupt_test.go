@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -16,11 +16,11 @@ import (
 // writes it again. What becomes of a key store, see cutKeys.
 func garbled(attachment string) map[string]string {
 	return map[string]string{
-		view.StateDir + "/" + view.CacheFile:    view.CacheFile,
-		view.StateDir + "/" + view.HostsFile:    view.StateDir + "/" + view.HostsFile,
-		view.StateDir + "/" + view.NetworksFile: "",
-		view.RunDir + "/cni.json":               "",
-		attachment:                              attachment[strings.LastIndex(attachment, "/")+1:],
+		contract.StateDir + "/" + contract.CacheFile:    contract.CacheFile,
+		contract.StateDir + "/" + contract.HostsFile:    contract.StateDir + "/" + contract.HostsFile,
+		contract.StateDir + "/" + contract.NetworksFile: "",
+		contract.RunDir + "/cni.json":                   "",
+		attachment:                                      attachment[strings.LastIndex(attachment, "/")+1:],
 	}
 }
 
@@ -58,7 +58,7 @@ func (o *outages) garble(t *testing.T, n *agents.Node) time.Duration {
 	n.MustRun(t, "cp", "/run/whole", attachment)
 	guest.Remove(t)
 	lab.Eventually(t, 20*time.Second, "pods are attached as before", func() error {
-		if !strings.HasPrefix(n.MustRun(t, "head", "-c", "1", view.RunDir+"/cni.json"), "{") {
+		if !strings.HasPrefix(n.MustRun(t, "head", "-c", "1", contract.RunDir+"/cni.json"), "{") {
 			return errors.New("the ready file isn't written again")
 		}
 		return nil

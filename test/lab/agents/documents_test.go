@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -15,10 +16,10 @@ import (
 // writeNetwork configures a network in 10.RANGE.0.0/16 on a node, with the node's part of it.
 func writeNetwork(t testing.TB, n *agents.Node, name string, number, part int) {
 	t.Helper()
-	n.MustRun(t, "mkdir", "-p", view.NetworksDir)
+	n.MustRun(t, "mkdir", "-p", contract.NetworksDir)
 	config := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": %q, "type": "weaveguard", "bridge": "weave-%s", "subnets": ["10.%d.%d.0/24"], "ranges": ["10.%d.0.0/16"]}`,
 		name, name, number, part, number)
-	n.MustRun(t, "sh", "-c", fmt.Sprintf("cat > %s/%s.conf <<'EOT'\n%s\nEOT", view.NetworksDir, name, config))
+	n.MustRun(t, "sh", "-c", fmt.Sprintf("cat > %s/%s.conf <<'EOT'\n%s\nEOT", contract.NetworksDir, name, config))
 }
 
 // networksOf names the networks of a node that another one's status shows.
@@ -64,8 +65,8 @@ func TestNetworksAreTold(t *testing.T) {
 		}
 	}
 	writeNetwork(t, c, "red", 50, 9) // in blue's range
-	until(c, "what doesn't go together is said", func(s view.Status) bool { return problem(s, view.NetworksDir+"/red.conf") })
-	c.MustRun(t, "rm", view.NetworksDir+"/red.conf", view.NetworksDir+"/blue.conf")
+	until(c, "what doesn't go together is said", func(s view.Status) bool { return problem(s, contract.NetworksDir+"/red.conf") })
+	c.MustRun(t, "rm", contract.NetworksDir+"/red.conf", contract.NetworksDir+"/blue.conf")
 	until(a, "blue is gone from "+c.Name, func(s view.Status) bool { return networksOf(s, c.Name) == "" })
 	writeNetwork(t, c, "red", 50, 9)
 	until(c, "its own network isn't used", func(s view.Status) bool { return problem(s, "network red") && len(s.Networks) == 0 })

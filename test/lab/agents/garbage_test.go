@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -45,11 +45,11 @@ func (o *outages) garbage(t *testing.T, n *agents.Node) time.Duration {
 	memory, lines, refused := resident(t, n.Agent), strings.Count(n.Agent.Log(), "\n"), refusals(t, n)
 	began := time.Now()
 	streams := hosts[0].MustStart(t, lab.Command{Name: "streams", Path: "bash",
-		Args: []string{"-c", streamLoop, "bash", n.Addr.String(), fmt.Sprint(view.GossipPort)}})
+		Args: []string{"-c", streamLoop, "bash", n.Addr.String(), fmt.Sprint(contract.GossipPort)}})
 	var pours []*lab.Flow
 	for i, from := range hosts {
 		pours = append(pours, lab.StartFlow(t, lab.FlowOptions{
-			From: from, To: listens, Addr: netip.AddrPortFrom(n.Addr, view.GossipPort), Listen: netip.AddrPortFrom(listens.Addr4, uint16(9+i)),
+			From: from, To: listens, Addr: netip.AddrPortFrom(n.Addr, contract.GossipPort), Listen: netip.AddrPortFrom(listens.Addr4, uint16(9+i)),
 			Rate: garbageRate, Size: 300, OneWay: true, DeadPath: true, Lossy: true,
 		}))
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -78,7 +78,7 @@ func tunnelsOf(t *testing.T, m *agents.Mesh) string {
 	all := ""
 	for _, n := range m.Nodes {
 		for _, command := range [][]string{
-			{"wg", "show", "all", "allowed-ips"}, {"ip", "route", "show", "table", "all", "proto", fmt.Sprint(view.RouteProtocol)},
+			{"wg", "show", "all", "allowed-ips"}, {"ip", "route", "show", "table", "all", "proto", fmt.Sprint(contract.RouteProtocol)},
 		} {
 			all += sorted(n.MustRun(t, command[0], command[1:]...))
 		}

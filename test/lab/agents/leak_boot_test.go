@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -94,10 +94,10 @@ func afterReboot(t *testing.T, o agents.Options) {
 	for _, device := range strings.Fields(a.MustRun(t, "wg", "show", "interfaces")) {
 		a.MustRun(t, "ip", "link", "del", device)
 	}
-	a.MustRun(t, "ip", "link", "del", view.BridgeName)
+	a.MustRun(t, "ip", "link", "del", contract.BridgeName)
 	l.backstop(t, a, "del")
 	a.MustRun(t, "nft", "flush", "ruleset")
-	a.MustRun(t, "sh", "-c", "rm -rf "+view.RunDir+"/*")
+	a.MustRun(t, "sh", "-c", "rm -rf "+contract.RunDir+"/*")
 
 	pod := a.NewPod(t, "early")
 	l.none(t, "no pod before the agent", func() {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -161,7 +161,7 @@ func (l *leaks) guards(t *testing.T, n *agents.Node) {
 	t.Helper()
 	l.none(t, "the table alone", func() { l.backstop(t, n, "del") })
 	l.none(t, "both again", func() { l.backstop(t, n, "add") })
-	l.none(t, "the route alone", func() { n.MustRun(t, "nft", "delete", "table", "inet", view.FirewallTable) })
+	l.none(t, "the route alone", func() { n.MustRun(t, "nft", "delete", "table", "inet", contract.FirewallTable) })
 	l.backstop(t, n, "del")
 	l.leaves(t, n)
 }
@@ -221,7 +221,7 @@ func TestNothingLeaks(t *testing.T) {
 	l.none(t, "at rest", func() {})
 	l.without(t, a, "routes to tunnels", func() { noTunnels(t, a) })
 	m.WaitUp(t, time.Minute)
-	l.noDevice(t, a, view.DeviceName(0))
+	l.noDevice(t, a, contract.DeviceName(0))
 	l.none(t, "both nodes rotate", newKeys(t, m.Nodes...))
 	l.midRotation(t, a)
 	device := strings.Fields(a.MustRun(t, "wg", "show", "interfaces"))[0]

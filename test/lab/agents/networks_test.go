@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -36,11 +37,11 @@ func (c colour) write(t testing.TB, n *agents.Node, part int, reaches ...string)
 	if len(reaches) > 0 {
 		config += fmt.Sprintf(`, "reaches": ["%s"]`, strings.Join(reaches, `", "`))
 	}
-	n.MustRun(t, "sh", "-c", fmt.Sprintf("mkdir -p %s; echo '%s}' > %s.new; mv %[3]s.new %[3]s", view.NetworksDir, config, c.file()))
+	n.MustRun(t, "sh", "-c", fmt.Sprintf("mkdir -p %s; echo '%s}' > %s.new; mv %[3]s.new %[3]s", contract.NetworksDir, config, c.file()))
 }
 
 func (c colour) bridge() string { return "weave-" + c.name }
-func (c colour) file() string   { return view.NetworksDir + "/" + c.name + ".conf" }
+func (c colour) file() string   { return contract.NetworksDir + "/" + c.name + ".conf" }
 
 // config is what a pod asks for the network with: the same on all nodes.
 func (c colour) config() string {

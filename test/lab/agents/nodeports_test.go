@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -104,9 +104,9 @@ func TestPodsReachNoUDPPortOfNodes(t *testing.T) {
 	m := agents.Up(t, 2)
 	a, b := m.Nodes[0], m.Nodes[1]
 	pod := a.AddPod(t, "pod")
-	guarded := []int{view.GossipPort}
-	for device := range view.MaxDevices {
-		guarded = append(guarded, view.BasePort+device)
+	guarded := []int{contract.GossipPort}
+	for device := range contract.MaxDevices {
+		guarded = append(guarded, contract.BasePort+device)
 	}
 	watches := map[*agents.Node]arrivals{a: watchArrivals(t, a), b: watchArrivals(t, b)}
 	targets := map[netip.Addr]*agents.Node{a.Addr4: a, gateway(a): a, b.Addr4: b, gateway(b): b}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/faults"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/lab"
@@ -64,11 +64,11 @@ func TestFaultOutages(t *testing.T) {
 	o.row(t, 9, "the view on disk is cut short, and the agent is killed", none, func(t *testing.T) time.Duration {
 		n := m.Nodes[2]
 		o.kill(t, n)
-		if err := os.Truncate(n.StateFile(view.CacheFile), 100); err != nil {
+		if err := os.Truncate(n.StateFile(contract.CacheFile), 100); err != nil {
 			t.Fatal(err)
 		}
 		took := o.start(t, n)
-		aside := view.CacheFile + ".unusable"
+		aside := contract.CacheFile + ".unusable"
 		says(t, n, aside, "put aside", "stop the agent")
 		if err := os.Remove(n.StateFile(aside)); err != nil {
 			t.Error(err)
@@ -195,7 +195,7 @@ func fullDisk(t *testing.T, n *agents.Node, restart func()) time.Duration {
 // starts it again meanwhile.
 func readOnly(t *testing.T, n *agents.Node, restart func()) time.Duration {
 	t.Helper()
-	const dir = view.StateDir
+	const dir = contract.StateDir
 	n.MustRun(t, "sh", "-ec", "mount --bind "+dir+" "+dir+"; mount -o remount,bind,ro "+dir)
 	if answer, err := n.TryRotate(t.Context()); err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("a request for a key that can't be kept: %+v, %v", answer, err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/lab"
 )
@@ -73,7 +74,7 @@ type KeyFile struct {
 
 // StateFile is the path of a file of the node's /var/lib/weaveguard, from outside of the host.
 func (n *Node) StateFile(name string) string {
-	return fmt.Sprintf("/proc/%d/root%s/%s", n.InitPID(), view.StateDir, name)
+	return fmt.Sprintf("/proc/%d/root%s/%s", n.InitPID(), contract.StateDir, name)
 }
 
 // Keys reads the node's key store.

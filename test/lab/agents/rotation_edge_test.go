@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/tunnel/userspace"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
@@ -65,7 +65,7 @@ func TestOldKeyIsGone(t *testing.T) {
 	m := agents.Up(t, 2)
 	n, peer := m.Nodes[0], m.Nodes[1]
 	old := n.Keys(t).Generations[0].PrivateKey
-	public := strings.TrimSpace(n.MustRun(t, "wg", "show", view.DeviceName(0), "public-key"))
+	public := strings.TrimSpace(n.MustRun(t, "wg", "show", contract.DeviceName(0), "public-key"))
 	thief := newThief(t, m)
 	n.Rotate(t)
 	n.AwaitKey(t, 1, rotationDeadline)
@@ -80,7 +80,7 @@ func TestOldKeyIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	towards := s.Generations[0].PublicKey.String()
-	for port := uint16(view.BasePort); port < view.BasePort+view.MaxDevices; port++ {
+	for port := uint16(contract.BasePort); port < contract.BasePort+contract.MaxDevices; port++ {
 		if thief.handshake(t, old, towards, netip.AddrPortFrom(peer.Addr4, port), 2*time.Second) {
 			t.Errorf("a handshake with the old key was answered at port %d", port)
 		}
@@ -94,7 +94,7 @@ func TestOldKeyIsGone(t *testing.T) {
 	t.Run("in memory", func(t *testing.T) { nowhereInMemory(t, n, old) })
 	// The same with the key in use is answered: the thief does it right.
 	stolen := n.Keys(t).Generations[0].PrivateKey
-	port := netip.AddrPortFrom(peer.Addr4, view.BasePort+1) // of a node that never rotated, towards generation 1
+	port := netip.AddrPortFrom(peer.Addr4, contract.BasePort+1) // of a node that never rotated, towards generation 1
 	if !thief.handshake(t, stolen, towards, port, 20*time.Second) {
 		t.Error("a handshake with the key in use wasn't answered: this test can't tell")
 	}
@@ -115,22 +115,22 @@ func newThief(t *testing.T, m *agents.Mesh) *thief {
 	k := &thief{m.Adopt(h), m.Kernel}
 	m.Nodes = m.Nodes[:len(m.Nodes)-1] // it is no node of the mesh
 	if k.kernel {
-		k.MustRun(t, "ip", "link", "add", view.DeviceName(0), "type", "wireguard")
+		k.MustRun(t, "ip", "link", "add", contract.DeviceName(0), "type", "wireguard")
 	} else {
 		k.StartUserspace(t)
-		daemon := userspace.NewClient(fmt.Sprintf("/proc/%d/root%s/userspace.sock", k.InitPID(), view.RunDir))
+		daemon := userspace.NewClient(fmt.Sprintf("/proc/%d/root%s/userspace.sock", k.InitPID(), contract.RunDir))
 		lab.Eventually(t, 10*time.Second, "the thief has a device", func() error {
-			return daemon.Make(t.Context(), view.DeviceName(0), 1420)
+			return daemon.Make(t.Context(), contract.DeviceName(0), 1420)
 		})
 	}
-	k.MustRun(t, "ip", "link", "set", view.DeviceName(0), "up")
+	k.MustRun(t, "ip", "link", "set", contract.DeviceName(0), "up")
 	return k
 }
 
 // handshake tries to get a session with a peer by a private key, and reports whether it got one in time.
 func (k *thief) handshake(t *testing.T, private, peer string, at netip.AddrPort, patience time.Duration) bool {
 	t.Helper()
-	device := view.DeviceName(0)
+	device := contract.DeviceName(0)
 	k.MustRun(t, "sh", "-c", "umask 077; echo "+private+" >/run/stolen; wg set "+device+" private-key /run/stolen; rm /run/stolen")
 	k.MustRun(t, "wg", "set", device, "peer", peer, "endpoint", at.String(), "persistent-keepalive", "1", "allowed-ips", "10.32.0.0/12")
 	defer k.MustRun(t, "wg", "set", device, "peer", peer, "remove")
@@ -160,7 +160,7 @@ func forms(t *testing.T, key string) map[string][]byte {
 func nowhereOnDisk(t *testing.T, n *agents.Node, key string) {
 	t.Helper()
 	looked := 0
-	for _, dir := range []string{view.StateDir, view.RunDir, "/etc"} {
+	for _, dir := range []string{contract.StateDir, contract.RunDir, "/etc"} {
 		root := fmt.Sprintf("/proc/%d/root%s", n.InitPID(), dir)
 		err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {

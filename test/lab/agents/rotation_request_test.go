@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -29,8 +29,8 @@ func TestRotationRequests(t *testing.T) {
 		t.Errorf("after rotate --wait: %v", err)
 	}
 	before := n.Keys(t)
-	n.MustRun(t, "mount", "--bind", view.StateDir, view.StateDir)
-	n.MustRun(t, "mount", "-o", "remount,bind,ro", view.StateDir)
+	n.MustRun(t, "mount", "--bind", contract.StateDir, contract.StateDir)
+	n.MustRun(t, "mount", "-o", "remount,bind,ro", contract.StateDir)
 	if out, err := n.Run(t.Context(), cli, "rotate"); !complains(err, "read-only") || !complains(err, "stays") {
 		t.Errorf("rotate on a read-only disk: %q, %v", out, err)
 	}
@@ -38,7 +38,7 @@ func TestRotationRequests(t *testing.T) {
 	if s, err := n.Status(t.Context()); err != nil || s.Rotation.Phase != "failed" || len(s.Generations) != 1 {
 		t.Errorf("on a read-only disk: %+v, %v", s.Rotation, err)
 	}
-	n.MustRun(t, "umount", view.StateDir)
+	n.MustRun(t, "umount", contract.StateDir)
 	if after := n.Keys(t); len(after.Generations) != 1 || after.Generations[0] != before.Generations[0] {
 		t.Error("the keys changed on a read-only disk")
 	}

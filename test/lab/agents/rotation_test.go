@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/lab"
@@ -214,8 +215,8 @@ func (r *rotations) testHeldUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The ports of the link between the next key and the peer's.
-		near := view.BasePort + 2*((before+1)%2) + behind.Newest(t)%2
-		far := view.BasePort + 2*(behind.Newest(t)%2) + (before+1)%2
+		near := contract.BasePort + 2*((before+1)%2) + behind.Newest(t)%2
+		far := contract.BasePort + 2*(behind.Newest(t)%2) + (before+1)%2
 		heal, err := r.Lab.BlockUDPBetween(n.Host, behind.Host, uint16(far))
 		if err != nil {
 			t.Fatal(err)

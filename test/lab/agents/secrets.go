@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/internal/scrape"
 	"github.com/weaveguard/weaveguard/test/internal/secrets"
 	"github.com/weaveguard/weaveguard/test/lab"
@@ -119,7 +119,7 @@ func (m *Mesh) CheckSecrets(t secrets.Reporter, cli string) {
 		}
 		for output, command := range map[string][]string{
 			"status":  {cli, "status", "-o", "json"},
-			"metrics": scrape.Command(scrape.Local(view.MetricsPort), "/metrics"),
+			"metrics": scrape.Command(scrape.Local(contract.MetricsPort), "/metrics"),
 		} {
 			ctx, cancel := context.WithTimeout(context.Background(), secretsTimeout)
 			out, err := n.Run(ctx, command[0], command[1:]...)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/weaveguard/weaveguard/cni/store"
 	"github.com/weaveguard/weaveguard/keys"
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/lab"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -290,7 +290,7 @@ func (s *soak) garbage(t *testing.T) {
 	n, from := s.Nodes[i], s.Nodes[(i+1)%len(s.Nodes)]
 	s.made++
 	pour := lab.StartFlow(t, lab.FlowOptions{
-		From: from, To: from, Addr: netip.AddrPortFrom(n.Addr, view.GossipPort), Listen: netip.AddrPortFrom(from.Addr, uint16(20000+s.made)),
+		From: from, To: from, Addr: netip.AddrPortFrom(n.Addr, contract.GossipPort), Listen: netip.AddrPortFrom(from.Addr, uint16(20000+s.made)),
 		Rate: garbageRate, Size: 300, OneWay: true, DeadPath: true, Lossy: true,
 	})
 	pour.Send(t, garbageRate)
@@ -350,7 +350,7 @@ func (s *soak) remains(t *testing.T) string {
 		for _, command := range []string{
 			"ip -brief link | sed 's/[@ ].*//; s/^weave-wg.*/weave-wg/' | sort -u", "ls /sys/class/net/weave/brif", "ip netns list | sed 's/ .*//'",
 			// Which address was given last isn't known any more after someone removed what the plugin keeps.
-			"ls -I 'last-*' " + strings.Join([]string{view.StateDir, view.RunDir, store.DefaultDir, attached, taken}, " "),
+			"ls -I 'last-*' " + strings.Join([]string{contract.StateDir, contract.RunDir, store.DefaultDir, attached, taken}, " "),
 			"ls /etc/cni/net.d /opt/cni/bin", "nft list tables",
 		} {
 			fmt.Fprintf(&b, "%s: %s\n", n.Name, sorted(n.MustRun(t, "sh", "-c", command)))

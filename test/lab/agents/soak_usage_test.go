@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/internal/scrape"
 	"github.com/weaveguard/weaveguard/test/lab"
 )
@@ -20,7 +20,7 @@ type usage struct{ goroutines, descriptors, daemonDescriptors, resident, daemonR
 func (s *soak) usage(t *testing.T) (u usage) {
 	t.Helper()
 	n := s.Nodes[0]
-	metrics := scrape.Command(scrape.Local(view.MetricsPort), "/metrics")
+	metrics := scrape.Command(scrape.Local(contract.MetricsPort), "/metrics")
 	for line := range strings.Lines(n.MustRun(t, metrics[0], metrics[1:]...)) {
 		if text, found := strings.CutPrefix(line, "go_goroutines "); found {
 			u.goroutines, _ = strconv.Atoi(strings.TrimSpace(text))

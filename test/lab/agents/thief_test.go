@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/weaveguard/weaveguard/keys"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/mesh/record"
-	"github.com/weaveguard/weaveguard/mesh/view"
 	"github.com/weaveguard/weaveguard/test/full"
 	"github.com/weaveguard/weaveguard/test/internal/stolen"
 	"github.com/weaveguard/weaveguard/test/lab"
@@ -209,7 +209,7 @@ func (r *robbed) started(t *testing.T, n *agents.Node) time.Time {
 // rotate gives the victim another key, and waits until the first node has none of the old one.
 func (r *robbed) rotate(t *testing.T) {
 	t.Helper()
-	old := strings.TrimSpace(r.victim.MustRun(t, "wg", "show", view.DeviceName(0), "public-key"))
+	old := strings.TrimSpace(r.victim.MustRun(t, "wg", "show", contract.DeviceName(0), "public-key"))
 	r.victim.Rotate(t)
 	r.victim.AwaitKey(t, 1, rotationDeadline)
 	lab.Eventually(t, 5*time.Second, "the first node has heard that the old key is gone", func() error {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/chromedp/chromedp/kb"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 	"github.com/weaveguard/weaveguard/test/browser"
 	"github.com/weaveguard/weaveguard/test/lab/agents"
 )
@@ -20,7 +20,7 @@ import (
 // pageOf is the address by which this process reaches the page of a node's agent, as by kubectl port-forward.
 func pageOf(t *testing.T, n *agents.Node) string {
 	t.Helper()
-	target := &url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", view.UIPort)}
+	target := &url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", contract.UIPort)}
 	server := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
@@ -56,12 +56,12 @@ func TestUI(t *testing.T) {
 		t.Errorf("the page says %q", text)
 	}
 
-	heal, err := m.Lab.BlockUDP(h3.Host, view.BasePort)
+	heal, err := m.Lab.BlockUDP(h3.Host, contract.BasePort)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// A session that stands counts for three minutes more; one that is lost with its device is told.
-	h3.MustRun(t, "ip", "link", "del", view.DeviceName(0))
+	h3.MustRun(t, "ip", "link", "del", contract.DeviceName(0))
 	took := page.Wait(t, 30*time.Second, "the link is down", linkIs("h1 h3", "bad"))
 	t.Logf("the page shows that the link is down after %.1f s", took.Seconds())
 	if text := page.Text(t, "#headline"); !strings.HasPrefix(text, "not healthy: 1 of 2 peers is down: h3: no handshake yet: does UDP port 51820 reach "+h3.Addr.String()) {

@@ -1,4 +1,4 @@
-package view
+package contract
 
 import "strconv"
 
@@ -6,6 +6,10 @@ import "strconv"
 const (
 	// BridgeName is the bridge that attaches the pods of the default network.
 	BridgeName = "weave"
+	// DefaultCNINetwork is the name of the default network for the container runtime. No other network has it.
+	DefaultCNINetwork = "weaveguard"
+	// PluginType is the name of the plugin for the container runtime.
+	PluginType = "weaveguard"
 	// DevicePrefix and a digit from 0 to 3 make the name of a tunnel device.
 	DevicePrefix = "weave-wg"
 	// MaxDevices is how many tunnel devices a node has at most: two parities of its own generation by two of

@@ -1,4 +1,4 @@
-package view_test
+package contract_test
 
 import (
 	"net"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 func TestGatewayIsFirstUsableAddress(t *testing.T) {
@@ -16,7 +16,7 @@ func TestGatewayIsFirstUsableAddress(t *testing.T) {
 		"10.32.0.0/12":  "10.32.0.1",
 		"fd00:5::/64":   "fd00:5::1",
 	} {
-		if got := view.Gateway(netip.MustParsePrefix(subnet)); got != netip.MustParseAddr(want) {
+		if got := contract.Gateway(netip.MustParsePrefix(subnet)); got != netip.MustParseAddr(want) {
 			t.Errorf("Gateway(%s) = %s, want %s", subnet, got, want)
 		}
 	}
@@ -29,7 +29,7 @@ func TestBridgeMACNeverChanges(t *testing.T) {
 		"::ffff:10.32.5.1": "0a:57:0a:20:05:01",
 		"fd00:5::1":        "0a:57:00:00:00:01",
 	} {
-		if got := view.BridgeMAC(netip.MustParseAddr(gateway)).String(); got != want {
+		if got := contract.BridgeMAC(netip.MustParseAddr(gateway)).String(); got != want {
 			t.Errorf("BridgeMAC(%s) = %s, want %s", gateway, got, want)
 		}
 	}
@@ -37,39 +37,39 @@ func TestBridgeMACNeverChanges(t *testing.T) {
 
 func TestBridgeMACIsOfTheIPv4Gateway(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("10.32.5.1"), netip.MustParseAddr("fd00:5::1")
-	if a, b := view.BridgeMAC(v4, v6).String(), view.BridgeMAC(v6, v4).String(); a != b || a != "0a:57:0a:20:05:01" {
+	if a, b := contract.BridgeMAC(v4, v6).String(), contract.BridgeMAC(v6, v4).String(); a != b || a != "0a:57:0a:20:05:01" {
 		t.Errorf("by order of the gateways: %s and %s", a, b)
 	}
 }
 
 func TestForeignBridge(t *testing.T) {
-	mac := view.BridgeMAC(netip.MustParseAddr("10.32.5.1"))
+	mac := contract.BridgeMAC(netip.MustParseAddr("10.32.5.1"))
 	other := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	address := []netip.Prefix{netip.MustParsePrefix("10.40.0.0/12")}
 	tests := []struct {
 		name      string
-		link      view.HostLink
+		link      contract.HostLink
 		addresses []netip.Prefix
 		want      []string // nil: ours
 	}{
-		{name: "ours", link: view.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: mac}},
-		{name: "ours, from another subnet", link: view.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: other}},
-		{name: "ours, being made", link: view.HostLink{Kind: "bridge", MAC: mac}},
-		{name: "Weave Net's bridge", link: view.HostLink{Kind: "bridge", MAC: other, Ports: []string{"vethwe-bridge"}},
+		{name: "ours", link: contract.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: mac}},
+		{name: "ours, from another subnet", link: contract.HostLink{Kind: "bridge", Alias: "weaveguard", MAC: other}},
+		{name: "ours, being made", link: contract.HostLink{Kind: "bridge", MAC: mac}},
+		{name: "Weave Net's bridge", link: contract.HostLink{Kind: "bridge", MAC: other, Ports: []string{"vethwe-bridge"}},
 			addresses: address, want: []string{"Weave Net", "vethwe-bridge", "kubectl label node NODE weave-net-", "cleanup --weave-net"}},
-		{name: "Weave Net's bridge without ports", link: view.HostLink{Kind: "bridge", MAC: other},
+		{name: "Weave Net's bridge without ports", link: contract.HostLink{Kind: "bridge", MAC: other},
 			addresses: address, want: []string{"Weave Net", "10.40.0.0/12"}},
-		{name: "Weave Net's datapath", link: view.HostLink{Kind: "openvswitch", MAC: other},
+		{name: "Weave Net's datapath", link: contract.HostLink{Kind: "openvswitch", MAC: other},
 			want: []string{"Weave Net", "Open vSwitch"}},
-		{name: "somebody's bridge", link: view.HostLink{Kind: "bridge", Alias: "lxd", MAC: mac},
+		{name: "somebody's bridge", link: contract.HostLink{Kind: "bridge", Alias: "lxd", MAC: mac},
 			want: []string{`named "lxd"`, "another bridge name"}},
-		{name: "not a bridge", link: view.HostLink{Kind: "dummy", MAC: mac, Alias: "weaveguard"},
+		{name: "not a bridge", link: contract.HostLink{Kind: "dummy", MAC: mac, Alias: "weaveguard"},
 			want: []string{"a dummy interface"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.link.Name = "weave"
-			err := view.ForeignBridge(tt.link, tt.addresses, mac)
+			err := contract.ForeignBridge(tt.link, tt.addresses, mac)
 			if err == nil {
 				if tt.want != nil {
 					t.Fatal("taken as ours")

@@ -1,11 +1,11 @@
-package view_test
+package contract_test
 
 import (
 	"math"
 	"net/netip"
 	"testing"
 
-	"github.com/weaveguard/weaveguard/mesh/view"
+	"github.com/weaveguard/weaveguard/mesh/contract"
 )
 
 func TestPodAddresses(t *testing.T) {
@@ -14,7 +14,7 @@ func TestPodAddresses(t *testing.T) {
 		"10.32.5.0/24": 253, "10.32.5.0/30": 1, "10.32.5.0/31": 0, "10.32.5.1/32": 0, "10.0.0.0/8": 1<<24 - 3, "0.0.0.0/0": 1<<32 - 3,
 		"fd00::/120": 254, "fd00::/126": 2, "fd00::/127": 0, "fd00::/66": 1<<62 - 2, "fd00::/64": math.MaxInt64, "fd00::/8": math.MaxInt64,
 	} {
-		if got := view.PodAddresses(netip.MustParsePrefix(subnet)); got != want {
+		if got := contract.PodAddresses(netip.MustParsePrefix(subnet)); got != want {
 			t.Errorf("%s has %d addresses for pods, want %d", subnet, got, want)
 		}
 	}

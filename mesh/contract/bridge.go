@@ -1,11 +1,10 @@
-package view
+package contract
 
 import (
 	"bytes"
-	"fmt"
+	"math"
 	"net"
 	"net/netip"
-	"strings"
 )
 
 // BridgeAlias is the mark of a bridge that is ours, as its interface alias (rtnetlink's IFLA_IFALIAS). The kernel
@@ -16,6 +15,22 @@ const BridgeAlias = "weaveguard"
 // address of its bridge, and every pod's gateway.
 func Gateway(subnet netip.Prefix) netip.Addr {
 	return subnet.Masked().Addr().Next()
+}
+
+// PodAddresses is how many addresses of a node's subnet pods can have: not the network's own, not the gateway's, and of IPv4
+// not the broadcast address. At most 2^63-1: larger is said as that.
+func PodAddresses(subnet netip.Prefix) uint64 {
+	bits, taken := subnet.Addr().BitLen()-subnet.Bits(), uint64(2)
+	if subnet.Addr().Is4() {
+		taken++
+	}
+	switch {
+	case bits < 2: // the plugin takes none that small
+		return 0
+	case bits >= 63:
+		return math.MaxInt64
+	}
+	return 1<<bits - taken
 }
 
 // BridgeMAC returns the fixed MAC of the bridge with these gateway addresses, one at least. Without a fixed one the
@@ -47,6 +62,16 @@ func addressMAC(address netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr(derivedMAC), b[len(b)-4:]...)
 }
 
+// Sysctl is a kernel setting, its key with slashes as under /proc/sys.
+type Sysctl struct {
+	Key   string
+	Value string
+	// Optional settings exist only with some modules: one that is absent is left alone.
+	Optional bool
+	// From, when set, is the only value that is replaced: with any other the setting is left alone.
+	From string
+}
+
 // BridgeSysctls returns the kernel settings that a bridge of ours needs, beside forwarding: no frames through
 // the IP firewall (with it the isolated ports drop what a Service redirects), no redirects out of it (the kernel
 // takes the maximum of all and the bridge's), nothing learnt from what pods send to it, and no detection of duplicates of
@@ -66,51 +91,4 @@ func BridgeSysctls(bridge string) []Sysctl {
 		{Key: v6 + "accept_ra", Value: "0", Optional: true},
 		{Key: v6 + "accept_dad", Value: "0", Optional: true},
 	}
-}
-
-// ForeignBridge reports whose an interface with the name of our bridge is when it isn't ours: an error that says
-// what it looks like and what to do. It returns nil for a bridge of ours, which has BridgeAlias, or mac and no
-// alias (one that was being made). Addresses are those of the interface.
-func ForeignBridge(link HostLink, addresses []netip.Prefix, mac net.HardwareAddr) error {
-	if link.Kind == "bridge" {
-		if link.Alias == BridgeAlias || link.Alias == "" && bytes.Equal(link.MAC, mac) {
-			return nil
-		}
-	}
-	looks := looksLike(link, addresses)
-	remedy := fmt.Sprintf("remove it (`ip link delete %s`) if nothing uses it, or give Weaveguard another bridge name",
-		link.Name)
-	if strings.HasPrefix(looks, "Weave Net") {
-		remedy = "move this node as docs/weave-net.md says: drain it, end Weave Net on it (with Kubernetes " + EndWeaveNet("NODE") +
-			", without it `weave stop`), then run `weaveguard-agent cleanup --weave-net` there; removing the bridge alone isn't enough, " +
-			"as rules of Weave Net would go on dropping what pods are sent"
-	}
-	return fmt.Errorf("the interface %s isn't Weaveguard's (a bridge of its own has the alias %q): it looks like "+
-		"%s; %s", link.Name, BridgeAlias, looks, remedy)
-}
-
-// looksLike names the likely owner of an interface, with what gives it away.
-func looksLike(link HostLink, addresses []netip.Prefix) string {
-	for _, port := range link.Ports {
-		if strings.HasPrefix(port, "vethwe") {
-			return fmt.Sprintf("Weave Net's bridge (its port %s)", port)
-		}
-	}
-	has := ""
-	if len(addresses) > 0 {
-		has = fmt.Sprintf(" with the address %v", addresses[0])
-	}
-	switch {
-	case link.Kind == "openvswitch":
-		return "Weave Net's fast datapath (an Open vSwitch datapath)"
-	case link.Kind == "bridge" && link.Alias != "":
-		return fmt.Sprintf("a bridge that somebody named %q%s", link.Alias, has)
-	case link.Kind == "bridge" && link.Name == BridgeName && len(addresses) > 0:
-		return "Weave Net's bridge, by its name," + has
-	case link.Kind == "bridge":
-		return fmt.Sprintf("another program's bridge with %d ports%s", len(link.Ports), has)
-	case link.Kind == "":
-		return "a physical interface" + has
-	}
-	return fmt.Sprintf("a %s interface%s", link.Kind, has)
 }

@@ -1,10 +1,10 @@
-package view
+package contract
 
 import "runtime/debug"
 
 // version is the release, set by the linker and never by the program:
 //
-//	go build -ldflags "-X github.com/weaveguard/weaveguard/mesh/view.version=v0.1.0"
+//	go build -ldflags "-X github.com/weaveguard/weaveguard/mesh/contract.version=v0.1.0"
 var version string
 
 // revisionLength is how much of a commit hash a version shows.
