@@ -173,6 +173,21 @@ func TestSmallProgramsLinkNoClientGo(t *testing.T) {
 	}
 }
 
+// Of this module the plugin links what attaches pods, and the names that it shares with the agent: what else it had, each pod would
+// wait for.
+func TestPluginLinksNothingOfTheAgent(t *testing.T) {
+	t.Parallel()
+	const module = "github.com/weaveguard/weaveguard/"
+	for _, p := range list(t, "./cmd/weaveguard-cni") {
+		for _, dep := range p.Deps {
+			own, ok := strings.CutPrefix(dep, module)
+			if ok && own != "cni" && !strings.HasPrefix(own, "cni/") && own != "mesh/contract" {
+				t.Errorf("%s links %s", p.ImportPath, own)
+			}
+		}
+	}
+}
+
 // The product speaks to the kernel by itself: it never runs ip, wg, nft or anything else. The operator's CLI alone runs
 // something: kubectl, with the operator's own rights, and journalctl, for the agent's log in a report.
 func TestProductRunsNoPrograms(t *testing.T) {
