@@ -1,17 +1,11 @@
-// Package ipam owns the choice of a pod's addresses on its node: one of each subnet, round robin, by host-local's
-// allocator over the CNI store. It never touches the network, and never stores an attachment: what it reserves
-// lasts only if the caller does.
+// Package ipam owns the choice of a pod's addresses on its node: one of each subnet, round robin over the CNI store. It never touches
+// the network, and never stores an attachment: what it reserves lasts only if the caller does.
 package ipam
 
 import (
 	"fmt"
-	"net"
+	"iter"
 	"net/netip"
-	"slices"
-
-	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend"
-	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
 
 	"github.com/weaveguard/weaveguard/cni/store"
 )
@@ -25,28 +19,16 @@ type Pool struct {
 
 // Validate says whether addresses can be allocated from the pool.
 func (p Pool) Validate() error {
-	_, err := p.ranges()
-	return err
-}
-
-func (p Pool) ranges() (*allocator.RangeSet, error) {
 	if !p.Subnet.IsValid() {
-		return nil, fmt.Errorf("the subnet is missing")
+		return fmt.Errorf("the subnet is missing")
 	}
 	if p.Subnet != p.Subnet.Masked() {
-		return nil, fmt.Errorf("the subnet %s has bits beyond its length: write %s", p.Subnet, p.Subnet.Masked())
+		return fmt.Errorf("the subnet %s has bits beyond its length: write %s", p.Subnet, p.Subnet.Masked())
 	}
 	if p.Subnet.Bits() > p.Subnet.Addr().BitLen()-2 {
-		return nil, fmt.Errorf("the subnet %s is too small for a gateway and pods: it needs at least 4 addresses", p.Subnet)
+		return fmt.Errorf("the subnet %s is too small for a gateway and pods: it needs at least 4 addresses", p.Subnet)
 	}
-	set := &allocator.RangeSet{{
-		Subnet:  types.IPNet(net.IPNet{IP: p.Subnet.Addr().AsSlice(), Mask: net.CIDRMask(p.Subnet.Bits(), p.Subnet.Addr().BitLen())}),
-		Gateway: p.Gateway.AsSlice(),
-	}}
-	if err := set.Canonicalize(); err != nil {
-		return nil, fmt.Errorf("the subnet %s: %w", p.Subnet, err)
-	}
-	return set, nil
+	return nil
 }
 
 // ExhaustedError says that all addresses of a subnet are taken.
@@ -66,17 +48,30 @@ func (e *TakenError) Error() string { return fmt.Sprintf("%s is in use", e.Addre
 
 // Gives says why the pool never gives an address, if so.
 func (p Pool) Gives(address netip.Addr) error {
-	ranges, err := p.ranges()
-	if err != nil {
-		return err
-	}
 	switch {
-	case !ranges.Contains(address.AsSlice()):
+	case !p.Subnet.Contains(address), address == p.Subnet.Addr(), address.Is4() && !p.Subnet.Contains(address.Next()):
 		return fmt.Errorf("%s can't be a pod's in %s", address, p.Subnet)
 	case address == p.Gateway:
 		return fmt.Errorf("%s is the gateway of %s", address, p.Subnet)
 	}
 	return nil
+}
+
+// after are the addresses of the subnet once round, from the one behind last. Without a last one they begin with the first.
+func (p Pool) after(last netip.Addr) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		if !last.IsValid() {
+			last = p.Subnet.Addr()
+		}
+		for address := last; ; {
+			if address = address.Next(); !p.Subnet.Contains(address) {
+				address = p.Subnet.Addr()
+			}
+			if !yield(address) || address == last {
+				return
+			}
+		}
+	}
 }
 
 // Allocate reserves one address of each pool for an attachment, and returns them in the order of the pools. It
@@ -86,7 +81,7 @@ func (p Pool) Gives(address netip.Addr) error {
 func Allocate(s *store.Store, tx *store.Tx, id store.ID, pools []Pool, wanted []netip.Addr) ([]netip.Addr, error) {
 	var addresses []netip.Addr
 	for i, pool := range pools {
-		address, err := allocate(s, tx, id, pool, i, wanted[i])
+		address, err := allocate(s, tx, id, pool, wanted[i])
 		if err != nil {
 			if undo := tx.Release(id, addresses...); undo != nil {
 				return nil, fmt.Errorf("%w; and undoing it: %w", err, undo)
@@ -98,82 +93,33 @@ func Allocate(s *store.Store, tx *store.Tx, id store.ID, pools []Pool, wanted []
 	return addresses, nil
 }
 
-func allocate(s *store.Store, tx *store.Tx, id store.ID, pool Pool, rangeID int, wanted netip.Addr) (netip.Addr, error) {
+func allocate(s *store.Store, tx *store.Tx, id store.ID, pool Pool, wanted netip.Addr) (netip.Addr, error) {
 	if wanted.IsValid() {
 		if free, err := tx.Reserve(id, wanted); err != nil || free {
 			return wanted, err
 		}
 		return netip.Addr{}, &TakenError{wanted}
 	}
-	ranges, err := pool.ranges()
-	if err != nil {
+	if err := pool.Validate(); err != nil {
 		return netip.Addr{}, fmt.Errorf("allocating an address: %w", err)
 	}
-	b := &lockedStore{tx: tx, id: id, subnet: pool.Subnet}
-	config, err := allocator.NewIPAllocator(ranges, b, rangeID).Get(id.ContainerID, id.IfName, nil)
-	switch {
-	case b.err != nil:
-		return netip.Addr{}, fmt.Errorf("allocating an address of %s: %w", pool.Subnet, b.err)
-	case err != nil: // it has no other reason to fail than that it tried all
-		n, countErr := s.InUse(pool.Subnet)
-		if countErr != nil {
-			return netip.Addr{}, fmt.Errorf("no address is free in %s: %w", pool.Subnet, countErr)
+	for address := range pool.after(tx.Last(pool.Subnet)) {
+		if pool.Gives(address) != nil {
+			continue
 		}
-		return netip.Addr{}, &ExhaustedError{Subnet: pool.Subnet, InUse: n}
+		free, err := tx.Reserve(id, address)
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("allocating an address of %s: %w", pool.Subnet, err)
+		}
+		if free {
+			// Where the next search begins is worth no failure: it would only begin at another place.
+			_ = tx.SetLast(pool.Subnet, address)
+			return address, nil
+		}
 	}
-	address, ok := netip.AddrFromSlice(config.Address.IP)
-	if !ok || !slices.Contains(b.reserved, address.Unmap()) {
-		return netip.Addr{}, fmt.Errorf("allocating an address of %s: the allocator chose %s without reserving it",
-			pool.Subnet, config.Address.IP)
+	n, err := s.InUse(pool.Subnet)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("no address is free in %s: %w", pool.Subnet, err)
 	}
-	return address.Unmap(), nil
+	return netip.Addr{}, &ExhaustedError{Subnet: pool.Subnet, InUse: n}
 }
-
-// lockedStore shows a locked store to host-local's allocator, as one subnet's.
-type lockedStore struct {
-	tx       *store.Tx
-	id       store.ID
-	subnet   netip.Prefix
-	reserved []netip.Addr
-	err      error
-}
-
-var _ backend.Store = (*lockedStore)(nil)
-
-// Lock, Unlock and Close do nothing: the lock is held until the attachment is stored.
-func (*lockedStore) Lock() error   { return nil }
-func (*lockedStore) Unlock() error { return nil }
-func (*lockedStore) Close() error  { return nil }
-
-// Reserve reserves an address that the allocator proposes.
-func (b *lockedStore) Reserve(_, _ string, ip net.IP, _ string) (bool, error) {
-	address, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		b.err = fmt.Errorf("the allocator proposes %v", ip)
-		return false, b.err
-	}
-	address = address.Unmap()
-	ok, b.err = b.tx.Reserve(b.id, address)
-	if b.err != nil || !ok {
-		return false, b.err
-	}
-	b.reserved = append(b.reserved, address)
-	// Where the next search begins is worth no failure: it would only begin at another place.
-	_ = b.tx.SetLast(b.subnet, address)
-	return true, nil
-}
-
-// LastReservedIP returns where the last search ended.
-func (b *lockedStore) LastReservedIP(string) (net.IP, error) {
-	last := b.tx.Last(b.subnet)
-	if !last.IsValid() {
-		return nil, nil
-	}
-	return last.AsSlice(), nil
-}
-
-// ReleaseByID frees what was reserved here.
-func (b *lockedStore) ReleaseByID(string, string) error { return b.tx.Release(b.id, b.reserved...) }
-
-// GetByID returns nothing: that an attachment exists already is found before, by the store.
-func (*lockedStore) GetByID(string, string) []net.IP { return nil }

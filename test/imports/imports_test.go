@@ -50,7 +50,7 @@ var rows = []row{
 	{name: "mesh/netconf", adapter: true, modules: []string{"github.com/containernetworking/cni", "github.com/fsnotify/fsnotify", "github.com/google/renameio"}},
 	{name: "mesh/api", adapter: true, modules: []string{"github.com/prometheus", "golang.org/x"}},
 	{name: "mesh", modules: []string{"github.com/google/renameio", "golang.org/x/time"}},
-	{name: "cni/ipam", modules: []string{"github.com/containernetworking"}},
+	{name: "cni/ipam"},
 	{name: "cni/bridge", modules: []string{"github.com/vishvananda", "github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cni", modules: []string{"github.com/containernetworking", "golang.org/x/sys"}},
 	{name: "cmd/weaveguard-cni", modules: []string{"github.com/containernetworking"}},
@@ -173,14 +173,17 @@ func TestSmallProgramsLinkNoClientGo(t *testing.T) {
 	}
 }
 
-// Of this module the plugin links what attaches pods, and the names that it shares with the agent: what else it had, each pod would
-// wait for.
-func TestPluginLinksNothingOfTheAgent(t *testing.T) {
+// Of this module the plugin links what attaches pods, and the names that it shares with the agent, and nothing of the CNI project's
+// plugins: what else it had, each pod would wait for (docs/decisions/0025-the-plugin-searches-by-itself.md).
+func TestPluginLinksLittle(t *testing.T) {
 	t.Parallel()
 	const module = "github.com/weaveguard/weaveguard/"
 	for _, p := range list(t, "./cmd/weaveguard-cni") {
 		for _, dep := range p.Deps {
 			own, ok := strings.CutPrefix(dep, module)
+			if strings.HasPrefix(dep, "github.com/containernetworking/plugins") {
+				t.Errorf("%s links %s", p.ImportPath, dep)
+			}
 			if ok && own != "cni" && !strings.HasPrefix(own, "cni/") && own != "mesh/contract" {
 				t.Errorf("%s links %s", p.ImportPath, own)
 			}
