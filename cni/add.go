@@ -95,17 +95,21 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err := host.Attach(index, sandbox, port); err != nil {
 		return undo(s, id, attachError(err, args))
 	}
-	d := detacher{hold: true}
-	defer d.close()
-	detached := func() error { return errors.Join(d.detach([]store.Attachment{a})...) }
+	d := detacher{hold: true, host: host}
+	undoAll := func(cause error) error {
+		if err := d.detachOne(a); err != nil {
+			return also(cause, err) // its addresses stay taken, as it has them
+		}
+		return undo(s, id, cause)
+	}
 	if err := c.guard(a); err != nil {
-		return undo(s, id, also(err, detached()))
+		return undoAll(err)
 	}
 	if err := stillStored(s, a); err != nil {
-		return also(err, detached())
+		return also(err, d.detachOne(a))
 	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
-		return undo(s, id, also(err, detached()))
+		return undoAll(err)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/weaveguard/weaveguard/cni/store"
 )
 
-// samples is how often each plugin runs at least, so that a percentile of 99 is more than the longest.
+// samples is how often each plugin runs at least, so that the 99th percentile isn't just the longest.
 const samples = 300
 
 // inUse is how many addresses are taken already in one of the benchmarks.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -46,7 +47,7 @@ func removeAlone(s *store.Store, d *detacher, id store.ID) error {
 	if err != nil {
 		a = store.Attachment{ID: id, HostIfName: id.HostInterface()}
 	}
-	if err := errors.Join(d.detach([]store.Attachment{a})...); err != nil {
+	if err := d.detachOne(a); err != nil {
 		return err
 	}
 	return change(s, func(tx *store.Tx) error { return tx.Remove(id) })
@@ -96,19 +97,30 @@ func collect(s *store.Store, c *config) error {
 	var d detacher
 	defer d.close()
 	for some := range slices.Chunk(all, store.Together) {
-		for i, err := range d.detach(some) {
-			if err == nil {
-				err = change(s, func(tx *store.Tx) error { return tx.Remove(some[i].ID) })
+		failed := d.detach(some)
+		err := change(s, func(tx *store.Tx) error {
+			for i, a := range some {
+				// One that is being attached, or attached again, while GC looks isn't stale.
+				now, err := tx.Get(a.ID)
+				if failed[i] == nil && err == nil && now.Created.Equal(a.Created) && !exists(a.HostInterface()) {
+					failed[i] = tx.Remove(a.ID)
+				}
 			}
-			if err != nil {
-				errs = append(errs, err)
-			}
+			return errors.Join(failed...)
+		})
+		if err != nil {
+			errs = append(errs, err)
 		}
 	}
 	if len(errs) > 0 {
 		return wrapAll(types.ErrIOFailure, "collecting attachments that are gone", errs)
 	}
 	return nil
+}
+
+func exists(device string) bool {
+	_, err := net.InterfaceByName(device)
+	return err == nil
 }
 
 // wrapAll makes one error of several, so that none hides the others.

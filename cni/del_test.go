@@ -147,7 +147,7 @@ func TestDelRemovesWhatAKilledOneLeft(t *testing.T) {
 	n.wantNoLeftovers()
 }
 
-// Many DELs at once end together, by few requests of the kernel; one that can't be carried out fails alone.
+// Many DELs at once: whoever removes them all, one that can't be carried out fails alone.
 func TestDelsAtOnce(t *testing.T) {
 	const count = 20
 	n := newNode(t)
@@ -207,6 +207,23 @@ func TestDelsAtOnce(t *testing.T) {
 	n.wantNoLeftovers()
 }
 
+// With a table of nftables that takes no element of ours ADD fails, and gives its address back only as the interface is gone. What is
+// attached can be detached.
+func TestBrokenTable(t *testing.T) {
+	n := newNode(t)
+	n.add("first", newNS(t), nil)
+	n.tool("nft", "add", "table", "bridge", "weaveguard")
+	for _, set := range []string{"pods4", "pods6", "neighbours6"} {
+		n.tool("nft", "add", "set", "bridge", "weaveguard", set, "{ type mark; }")
+	}
+	n.fails(call{verb: "ADD", container: "second", netns: newNS(t).Path(), stdin: n.config(nil)}, 104, "letting", "send from its own addresses")
+	if left := n.leftovers(); len(left) != 3 {
+		t.Errorf("left are %v, want interface, attachment and address of the first", left)
+	}
+	n.del("first", "")
+	n.wantNoLeftovers()
+}
+
 func TestGC(t *testing.T) {
 	n := newNode(t)
 	sandboxes := make(map[string]ns.NetNS)
@@ -257,7 +274,7 @@ func TestGCHasFewProcesses(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.wantNoLeftovers()
-			if most == 0 || most > few {
+			if most > few {
 				t.Errorf("it had %d processes at a time that remove devices", most)
 			}
 			return

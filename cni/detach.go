@@ -1,8 +1,10 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/weaveguard/weaveguard/cni/bridge"
 	"github.com/weaveguard/weaveguard/cni/guard"
@@ -24,69 +26,55 @@ func (d *detacher) close() {
 	}
 }
 
-// detach takes attachments from the sets of senders, and removes their interfaces. It returns an error or nil for each. What
-// isn't there any more is no error.
+// detach removes the interfaces of attachments, and takes these from the sets of senders. It returns an error or nil for each. What
+// isn't there any more is no error; nor is an element that stays, as long as its port goes: nobody can send by it, and the agent
+// removes it.
 func (d *detacher) detach(all []store.Attachment) []error {
 	errs := make([]error, len(all))
 	if d.host == nil {
 		host, err := openHost()
 		if err != nil {
-			fill(errs, err)
-			return errs
+			return slices.Repeat([]error{err}, len(all))
 		}
 		d.host = host
 	}
-	d.unguard(all, errs)
-	var ends []bridge.End
-	var which []int // of all
+	unguarded := d.unguard(all)
+	ends := make([]bridge.End, len(all))
 	for i, a := range all {
-		if errs[i] == nil {
-			mac, _ := net.ParseMAC(a.MAC) // one that isn't known the interface is found without
-			ends, which = append(ends, bridge.End{Name: a.HostInterface(), MAC: mac}), append(which, i)
-		}
+		ends[i].Name = a.HostInterface()
+		ends[i].MAC, _ = net.ParseMAC(a.MAC) // without it the interface is found by its name
 	}
-	for k, err := range d.host.Detach(ends...) {
-		if i := which[k]; err != nil {
-			errs[i] = wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", all[i].ID), err)
+	for i, err := range d.host.Detach(ends...) {
+		if err != nil {
+			errs[i] = wrap(CodeKernel, fmt.Sprintf("removing the interface of %s", all[i].ID), errors.Join(err, unguarded))
 		}
 	}
 	return errs
 }
 
+// detachOne is detach of one.
+func (d *detacher) detachOne(a store.Attachment) error { return d.detach([]store.Attachment{a})[0] }
+
 // unguard is the reverse of config.guard.
-func (d *detacher) unguard(all []store.Attachment, errs []error) {
+func (d *detacher) unguard(all []store.Attachment) error {
 	var ports []guard.Port
-	var which []int // of all
-	for i, a := range all {
-		// Of one that has no port nobody knows the elements; the agent removes those of ports that are gone.
-		if port, err := guard.PortOf(a); err == nil {
-			ports, which = append(ports, port), append(which, i)
+	for _, a := range all {
+		if port, err := guard.PortOf(a); err == nil { // else nobody knows the elements
+			ports = append(ports, port)
 		}
 	}
 	if len(ports) == 0 {
-		return
+		return nil
 	}
 	if d.remover == nil {
 		remover, err := guard.NewRemover()
 		if err != nil {
-			fill(errs, wrap(CodeKernel, "taking pods from the sets of senders", err))
-			return
+			return err
 		}
 		if d.hold {
 			d.host.Hold(remover.Descriptor())
 		}
 		d.remover = remover
 	}
-	for k, err := range d.remover.Remove(ports...) {
-		if i := which[k]; err != nil {
-			errs[i] = wrap(CodeKernel, fmt.Sprintf("removing %s from the sets of senders", all[i].ID), err)
-		}
-	}
-}
-
-// fill makes all errors this one.
-func fill(errs []error, err error) {
-	for i := range errs {
-		errs[i] = err
-	}
+	return d.remover.Remove(ports...)
 }

@@ -2,6 +2,8 @@ package cni_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,6 +62,52 @@ func TestFullDisk(t *testing.T) {
 	n.wantNoLeftovers()
 }
 
+// A disk without room for one more file can't keep a DEL from freeing what is attached.
+func TestDelWithoutInodes(t *testing.T) {
+	n := newNode(t)
+	sandbox := newNS(t)
+	stdin := n.config(nil)
+	if err := os.MkdirAll(n.dataDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := func(verb, container string) {
+		c := n.command(call{verb: verb, container: container, netns: sandbox.Path(), stdin: stdin})
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Errorf("%s of %s: %v, %s", verb, container, err, out)
+		}
+	}
+	thread.Do(func() {
+		if err := n.ns.Set(); err != nil {
+			t.Error(err)
+			return
+		}
+		if err := smallDisk(n.dataDir); err != nil {
+			t.Error(err)
+			return
+		}
+		run("ADD", "first")
+		for _, name := range []string{"removals", "removal-lock"} {
+			if err := os.RemoveAll(filepath.Join(n.dataDir, name)); err != nil {
+				t.Error(err)
+			}
+		}
+		for i := 0; ; i++ {
+			if err := os.Symlink("x", filepath.Join(n.dataDir, fmt.Sprint("filler", i))); errors.Is(err, unix.ENOSPC) {
+				break
+			} else if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		run("DEL", "first")
+		left, err := os.ReadDir(filepath.Join(n.dataDir, "attachments"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left is %v, %v", left, err)
+		}
+	})
+	n.wantNoLeftovers()
+}
+
 // smallDisk puts a small file system in the place of a directory, for this thread and its children alone.
 func smallDisk(dir string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
@@ -68,5 +116,5 @@ func smallDisk(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
-	return os.NewSyscallError("mount", unix.Mount("small", dir, "tmpfs", 0, "size=64k"))
+	return os.NewSyscallError("mount", unix.Mount("small", dir, "tmpfs", 0, "size=64k,nr_inodes=64"))
 }

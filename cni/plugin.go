@@ -15,8 +15,8 @@ import (
 	"github.com/weaveguard/weaveguard/cni/store"
 )
 
-// lockWait is how long a verb waits for other processes that change the store. They hold the lock for less than a
-// millisecond each; a longer wait means that one hangs.
+// lockWait is how long a verb waits for other processes that change the store, or remove attachments. They need less than a
+// millisecond for the first, and some milliseconds for the second; a longer wait means that one hangs.
 const lockWait = 30 * time.Second
 
 // supported are the versions of the CNI spec that configurations and results may have.

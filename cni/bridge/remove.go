@@ -59,18 +59,17 @@ func (h *Host) Detach(ends ...End) []error {
 	if len(found) == 0 {
 		return errs
 	}
-	err := removeByChild(found, h.held)
+	left, err := removeByChild(found, h.held)
 	for k, i := range which {
-		if errors.Is(err, errNoChild) {
-			errs[i] = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: found[k].index}})
-			if errors.Is(errs[i], unix.ENODEV) { // it went with its sandbox since
-				errs[i] = nil
-			}
-		} else {
-			errs[i] = err
+		if !slices.Contains(left, found[k]) {
+			continue
 		}
-		if errs[i] != nil {
-			errs[i] = fmt.Errorf("removing %s: %w", ends[i].Name, errs[i])
+		failed := err
+		if !errors.Is(err, errSlow) { // there is no child, or the group has something in it that can't be removed
+			failed = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: found[k].index}})
+		}
+		if failed != nil && !errors.Is(failed, unix.ENODEV) { // else it went with its sandbox since
+			errs[i] = fmt.Errorf("removing %s: %w", ends[i].Name, failed)
 		}
 	}
 	return errs
@@ -94,13 +93,17 @@ func (h *Host) find(end End) (int, error) {
 	return link.Attrs().Index, nil
 }
 
-var errNoChild = errors.New("no child process could be made")
+var (
+	errNoChild = errors.New("no child process could be made")
+	errSlow    = fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
+)
 
-func removeByChild(devices []device, held []int) error {
+// removeByChild returns which devices are left, and if some are, why.
+func removeByChild(devices []device, held []int) (left []device, err error) {
 	// Netlink is spoken by the network namespace that the socket was made in.
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return devices, os.NewSyscallError("socket", err)
 	}
 	defer func() { _ = unix.Close(socket) }()
 	var request []byte
@@ -108,29 +111,26 @@ func removeByChild(devices []device, held []int) error {
 		request = append(request, groupRequest(d.index)...)
 	}
 	if !sendByChild(socket, append(request, removeRequest()...), held) {
-		return errNoChild
+		return devices, errNoChild
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), goneWithin)
 	defer cancel()
+	gone := func(d device) bool {
+		now, err := indexOf(socket, d.name)
+		return errors.Is(err, unix.ENODEV) || err == nil && now != d.index
+	}
+	left = slices.Clone(devices)
 	err = poll.Until(ctx, func() (bool, error) {
-		if err := refused(socket); err != nil {
-			return false, err
+		said := refused(socket)
+		for said == nil && len(left) > 0 && gone(left[0]) {
+			left = left[1:]
 		}
-		for len(devices) > 0 {
-			d := devices[0]
-			if now, err := indexOf(socket, d.name); err == nil && now == d.index {
-				return false, nil
-			} else if err != nil && !errors.Is(err, unix.ENODEV) {
-				return false, os.NewSyscallError("ioctl", err)
-			}
-			devices = devices[1:]
-		}
-		return true, nil
+		return len(left) == 0, said
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the kernel hasn't removed it within %s", goneWithin)
+		err = errSlow
 	}
-	return err
+	return slices.DeleteFunc(left, gone), err
 }
 
 // groupRequest puts a device into the group.

@@ -65,39 +65,39 @@ func NewRemover() (*Remover, error) {
 // Descriptor is the socket's.
 func (r *Remover) Descriptor() int { return r.descriptor }
 
-// Remove is the reverse of Add for some ports, in one transaction if it can be. It returns an error or nil for each. What is
-// gone already is no error.
-func (r *Remover) Remove(ports ...Port) []error {
-	errs := make([]error, len(ports))
+// Remove is the reverse of Add for some ports, in one transaction if it can be. What is gone already is no error.
+func (r *Remover) Remove(ports ...Port) error {
 	elements := map[string][]nftables.SetElement{}
 	for _, p := range ports {
 		for name, more := range p.Elements() {
 			elements[name] = append(elements[name], more...)
 		}
 	}
-	err := r.remove(elements)
-	if err == nil {
-		return errs
+	if r.remove(elements) == nil {
+		return nil
 	}
-	for i, p := range ports {
-		if !missing(err) {
-			errs[i] = fmt.Errorf("taking %s from nftables' sets: %w", p.Name, err)
-		} else if one := r.removeSome(p.Elements()); one != nil {
-			errs[i] = fmt.Errorf("taking %s from nftables' sets: %w", p.Name, one)
-		}
-	}
-	return errs
-}
-
-// removeSome removes those of the elements that are there.
-func (r *Remover) removeSome(elements map[string][]nftables.SetElement) error {
+	// Something isn't there, or can't be removed, and so nothing was.
 	if err := whole(r.conn); err != nil {
 		if errors.Is(err, ErrMissing) {
 			return nil
 		}
 		return err
 	}
-	// An element isn't there, and so nothing was removed: one by one.
+	var errs []error
+	for _, p := range ports {
+		err := r.remove(p.Elements())
+		if missing(err) {
+			err = r.removeEach(p.Elements())
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("taking %s from nftables' sets: %w", p.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeEach removes those of the elements that are there.
+func (r *Remover) removeEach(elements map[string][]nftables.SetElement) error {
 	for name, list := range elements {
 		for _, element := range list {
 			one := map[string][]nftables.SetElement{name: {element}}

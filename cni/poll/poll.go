@@ -33,7 +33,7 @@ func Until(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// pause sleeps, or is shorter. It doesn't by Go's timers, which would have other threads wait for them.
+// pause sleeps, or is shorter. It doesn't use Go's timers, which other threads would have to wait for.
 func pause(d time.Duration) {
 	timespec := unix.NsecToTimespec(d.Nanoseconds())
 	_ = unix.Nanosleep(&timespec, nil)

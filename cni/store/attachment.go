@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -98,6 +99,9 @@ func decode(b []byte) (Attachment, error) {
 	}
 	if f.ContainerID == "" || f.IfName == "" {
 		return Attachment{}, errors.New("it lacks containerID or ifname")
+	}
+	if slices.ContainsFunc(f.Addresses, func(a netip.Addr) bool { return !a.IsValid() }) {
+		return Attachment{}, errors.New("it has an address that is empty")
 	}
 	return f.Attachment, nil
 }

@@ -14,6 +14,6 @@
 //
 // Attaching makes the links first and the attachment second; detaching removes the attachment first and the links
 // second. So every address of an attachment has its link, and a link whose attachment doesn't exist is what a
-// killed process left: whoever holds the lock may take that address. A mark that is another file than the attachment was
-// left likewise, and means nothing. Nothing has to be repaired before it is used; Sweep only tidies.
+// killed process left: whoever holds the lock may take that address. A mark of what isn't stored, or is another file
+// than the attachment, was left likewise, and means nothing. Nothing has to be repaired before it is used; Sweep only tidies.
 package store

@@ -29,30 +29,27 @@ var ErrAlone = errors.New("not to be removed together with others")
 // first removes its own and those that others have marked by then, and they need only see that theirs is gone.
 //
 // Detach takes from the kernel what these have there, and returns an error or nil for each. Those with nil are
-// forgotten. An error of detach for this one is returned as it is; those of others are left to their own processes. Other
+// forgotten. An error of detach for this one is returned; those of others are left to their own processes. Other
 // errors: ErrAlone, ctx's, else the file system's.
 func (s *Store) RemoveTogether(ctx context.Context, id ID, detach func([]Attachment) []error) error {
-	if err := s.mark(id); err != nil {
-		return fmt.Errorf("%w: %w", ErrAlone, err)
-	}
-	err := s.awaitRemoval(ctx, id, detach)
-	if err != nil {
-		return errors.Join(err, s.unmark(id.fileName()))
-	}
-	return nil
-}
-
-func (s *Store) awaitRemoval(ctx context.Context, id ID, detach func([]Attachment) []error) error {
 	f, err := s.openLock(removalLockFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrAlone, err)
 	}
-	defer f.Close()
-	return poll.Until(ctx, func() (bool, error) {
+	if err = s.mark(id); err != nil {
+		err = fmt.Errorf("%w: %w", ErrAlone, err)
+	} else if err = s.awaitRemoval(ctx, id, f, detach); err != nil {
+		err = errors.Join(err, s.unmark(id.fileName()))
+	}
+	return errors.Join(err, unlock(f))
+}
+
+func (s *Store) awaitRemoval(ctx context.Context, id ID, lock *os.File, detach func([]Attachment) []error) error {
+	err := poll.Until(ctx, func() (bool, error) {
 		if !s.marked(id) {
 			return s.gone(id)
 		}
-		if locked, err := tryLock(f); !locked {
+		if locked, err := tryLock(lock); !locked {
 			return false, err
 		}
 		if s.marked(id) { // still, now that nobody else removes anything
@@ -62,16 +59,19 @@ func (s *Store) awaitRemoval(ctx context.Context, id ID, detach func([]Attachmen
 		}
 		return s.gone(id)
 	})
+	return waited(ctx, lock, err)
 }
 
 // gone reports whether an attachment that isn't marked any more isn't stored either. One that was written anew meanwhile,
 // as the agent does with a damaged one, it marks again.
 func (s *Store) gone(id ID) (bool, error) {
-	err := s.mark(id)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(unix.Access(s.attachmentPath(id), unix.F_OK), fs.ErrNotExist) {
 		return true, nil
 	}
-	return false, err
+	if err := s.mark(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("%w: %w", ErrAlone, err)
+	}
+	return false, nil
 }
 
 // mark makes the hard link that says that an attachment is to be removed. A process that was killed may have left one
@@ -110,7 +110,7 @@ func sameFile(one, other string) bool {
 // removeMarked removes this attachment, and others that are marked. The caller holds the lock of removals.
 func (s *Store) removeMarked(ctx context.Context, id ID, detach func([]Attachment) []error) error {
 	all, err := s.listMarked(id)
-	if err != nil {
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	errs := detach(all)
@@ -126,9 +126,16 @@ func (s *Store) removeMarked(ctx context.Context, id ID, detach func([]Attachmen
 	return errors.Join(errs[0], tx.Unlock())
 }
 
-// listMarked returns this attachment first, and then others, as many as are removed together.
+// listMarked returns this attachment first, and then others, as many as are removed together. It returns none when this one
+// isn't stored any more, or is another now.
 func (s *Store) listMarked(id ID) ([]Attachment, error) {
+	if !s.means(id.fileName()) {
+		return nil, s.unmark(id.fileName())
+	}
 	own, err := read(s.markPath(id.fileName()))
+	if err == nil && own.ID != id {
+		err = fmt.Errorf("%s is of %s, not of %s", s.attachmentPath(id), own.ID, id)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAlone, err)
 	}
@@ -141,32 +148,28 @@ func (s *Store) listMarked(id ID) ([]Attachment, error) {
 		if len(all) == Together {
 			break
 		}
+		if !s.means(e.Name()) {
+			_ = s.unmark(e.Name()) // or the next one does
+			continue
+		}
 		// What can't be read its process removes alone.
-		a, err := read(s.markPath(e.Name()))
-		if err != nil || e.Name() != a.fileName() || a.ID == id {
-			continue
+		if a, err := read(s.markPath(e.Name())); err == nil && e.Name() == a.fileName() && a.ID != id {
+			all = append(all, a)
 		}
-		if s.replaced(a) {
-			if err := s.unmark(e.Name()); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		all = append(all, a)
 	}
 	return all, nil
 }
 
-// replaced reports whether another attachment of the same ID has been stored since this one was marked.
-func (s *Store) replaced(a Attachment) bool {
-	path := s.attachmentPath(a.ID)
-	_, err := os.Lstat(path)
-	return err == nil && !sameFile(path, s.markPath(a.fileName()))
+// means reports whether a mark is of what is stored. One of an attachment that isn't any more, or of an earlier one of the same
+// ID, was left by a killed process.
+func (s *Store) means(mark string) bool {
+	return sameFile(filepath.Join(s.AttachmentsDir(), mark), s.markPath(mark))
 }
 
-// removeMarked forgets an attachment, as Remove does, and then that it is to be removed.
+// removeMarked forgets an attachment, as Remove does, and then that it is to be removed. It doesn't forget one that was
+// stored meanwhile.
 func (tx *Tx) removeMarked(a Attachment) error {
-	if !tx.s.replaced(a) {
+	if tx.s.means(a.fileName()) {
 		if err := tx.forget(a.ID, a.Addresses); err != nil {
 			return err
 		}
@@ -177,11 +180,11 @@ func (tx *Tx) removeMarked(a Attachment) error {
 // sweepMarks takes marks away that killed processes left, of attachments that aren't stored any more.
 func (s *Store) sweepMarks() error {
 	entries, err := os.ReadDir(filepath.Join(s.dir, removalsDir))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("listing what is to be removed: %w", err)
 	}
 	for _, e := range entries {
-		if !sameFile(filepath.Join(s.AttachmentsDir(), e.Name()), s.markPath(e.Name())) {
+		if !s.means(e.Name()) {
 			if err := s.unmark(e.Name()); err != nil {
 				return err
 			}

@@ -19,7 +19,8 @@ type removals struct {
 	s      *store.Store
 	dir    string
 	mu     sync.Mutex
-	groups [][]string       // the containers that were detached together
+	groups [][]string // the containers that were detached together
+	seen   []store.Attachment
 	bad    map[string]error // by container: what detach says
 	before func()           // called by each detach
 }
@@ -32,7 +33,7 @@ func newRemovals(t *testing.T, count int) (*removals, []store.ID) {
 	defer unlock(t, tx)
 	var ids []store.ID
 	for i := range count {
-		a := attachment(fmt.Sprint("c", i), fmt.Sprintf("10.32.5.%d", i+2))
+		a := attachment(fmt.Sprint("c", i), fmt.Sprintf("10.32.6.%d", i+2))
 		put(t, tx, a)
 		ids = append(ids, a.ID)
 	}
@@ -49,7 +50,7 @@ func (r *removals) detach(all []store.Attachment) []error {
 		errs[i] = r.bad[a.ContainerID]
 		names = append(names, a.ContainerID)
 	}
-	r.groups = append(r.groups, names)
+	r.groups, r.seen = append(r.groups, names), append(r.seen, all...)
 	return errs
 }
 
@@ -93,7 +94,7 @@ func (r *removals) wantLeft(count int) {
 
 // While one removes its own, others come: the next removes all of theirs.
 func TestRemoveTogether(t *testing.T) {
-	const count = 30
+	const count = store.Together + 30
 	r, ids := newRemovals(t, count)
 	r.before = sync.OnceFunc(func() { r.marked(count) })
 	var all sync.WaitGroup
@@ -110,8 +111,13 @@ func TestRemoveTogether(t *testing.T) {
 	for _, group := range r.groups {
 		removed += len(group)
 	}
-	if len(r.groups) > 2 || removed != count {
+	if len(r.groups) != 3 || removed != count {
 		t.Errorf("they were removed in groups of %v", r.groups)
+	}
+	for _, group := range r.groups {
+		if len(group) > store.Together {
+			t.Errorf("%d at once", len(group))
+		}
 	}
 }
 
@@ -152,6 +158,39 @@ func TestRemoveTogetherOfWhatIsNotStored(t *testing.T) {
 		t.Errorf("a damaged one: %v", err)
 	}
 	r.wantLeft(1)
+	other := attachment("other", "10.32.5.9")
+	tx := lock(t, r.s)
+	put(t, tx, other)
+	unlock(t, tx)
+	r.copy(other.ID, path)
+	if err := r.remove(ids[0]); !errors.Is(err, store.ErrAlone) || len(r.groups) > 0 {
+		t.Errorf("one whose file has another: %v, and removed were %v", err, r.groups)
+	}
+	for _, name := range []string{"removals", "removal-lock"} { // there is no room for it
+		path := filepath.Join(r.dir, name)
+		if err := errors.Join(os.RemoveAll(path), os.Symlink("/dev/null/none", path)); err != nil {
+			t.Fatal(err)
+		}
+		if err := open(t, r.dir).RemoveTogether(t.Context(), other.ID, r.detach); !errors.Is(err, store.ErrAlone) {
+			t.Errorf("without %s: %v", name, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// copy makes the file at path like an attachment's.
+func (r *removals) copy(id store.ID, path string) {
+	r.Helper()
+	matches, err := filepath.Glob(filepath.Join(r.s.AttachmentsDir(), id.ContainerID+".*"))
+	if err != nil || len(matches) != 1 {
+		r.Fatal(matches, err)
+	}
+	b, err := os.ReadFile(matches[0])
+	if err := errors.Join(err, os.WriteFile(path, b, 0o600)); err != nil {
+		r.Fatal(err)
+	}
 }
 
 func (r *removals) only(dir string) string {
@@ -194,6 +233,22 @@ func TestMarkOfAKilledProcess(t *testing.T) {
 		put(t, tx, attachment("c0", "10.32.5.9"))
 		return r, ids
 	}
+	t.Run("is of what isn't stored any more", func(t *testing.T) {
+		r, ids := newRemovals(t, 2)
+		mark(r, "c0")
+		tx := lock(t, r.s)
+		if err := tx.Remove(ids[0]); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, tx)
+		if err := r.remove(ids[1]); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.seen) != 1 {
+			t.Errorf("detached were %v", r.groups) // and with them what is attached again by then
+		}
+		r.wantLeft(0)
+	})
 	t.Run("is another", func(t *testing.T) {
 		r, ids := again(t)
 		if err := r.remove(ids[1]); err != nil {
@@ -253,6 +308,9 @@ func TestRemoveTogetherOfWhatIsWrittenAnew(t *testing.T) {
 	}
 	second.Wait()
 	r.wantLeft(0)
+	if last := r.seen[len(r.seen)-1]; fmt.Sprint(last.Addresses) != "[10.32.5.9]" {
+		t.Errorf("detached last was %+v", last)
+	}
 }
 
 // Who can't get the lock in time says so, and leaves no mark.

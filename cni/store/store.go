@@ -54,7 +54,8 @@ func Open(dir string) (*Store, error) {
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			continue
 		}
-		if err := os.MkdirAll(path, 0o700); err != nil {
+		// Without room for marks attachments are removed each alone.
+		if err := os.MkdirAll(path, 0o700); err != nil && sub != removalsDir {
 			return nil, fmt.Errorf("%w: %w", ErrUnopened, err)
 		}
 	}
@@ -197,12 +198,23 @@ func (s *Store) Lock(ctx context.Context) (*Tx, error) {
 		return nil, err
 	}
 	if err := poll.Until(ctx, func() (bool, error) { return tryLock(f) }); err != nil {
-		if ended := ctx.Err(); ended != nil || errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("waiting for another process to release %s: %w", f.Name(), err)
-		}
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(waited(ctx, f, err), f.Close())
 	}
 	return &Tx{s: s, lock: f}, nil
+}
+
+// waited adds to the error of ctx what was waited for.
+func waited(ctx context.Context, lock *os.File, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || err != nil && errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("waiting for another process to release %s (`fuser %s` names it): %w", lock.Name(), lock.Name(), err)
+	}
+	return err
+}
+
+// unlock gives a lock back, also where a child process has a copy of the file open still.
+func unlock(f *os.File) error {
+	err := os.NewSyscallError("flock", syscall.Flock(int(f.Fd()), syscall.LOCK_UN))
+	return errors.Join(err, f.Close())
 }
 
 func (s *Store) openLock(name string) (*os.File, error) {

@@ -19,7 +19,7 @@ type Tx struct {
 
 // Unlock gives the lock back. The Tx must not be used after it.
 func (tx *Tx) Unlock() error {
-	if err := tx.lock.Close(); err != nil {
+	if err := unlock(tx.lock); err != nil {
 		return fmt.Errorf("unlocking the store: %w", err)
 	}
 	return nil

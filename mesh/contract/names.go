@@ -34,7 +34,7 @@ const (
 	AnnotationKeyGeneration = "weaveguard.io/key-generation"
 	// AnnotationKeyRotatedAt is when the key in use was made, in UTC (RFC 3339).
 	AnnotationKeyRotatedAt = "weaveguard.io/key-rotated-at"
-	// AnnotationRotation is how far the rotation of keys is: one word as in RotationStatus.Phase, and where there is
+	// AnnotationRotation is how far the rotation of keys is: one word as in view.RotationStatus.Phase, and where there is
 	// something to say a colon and a short reason.
 	AnnotationRotation = "weaveguard.io/rotation"
 	// AnnotationRotateKeys is set by users, to RotateNow, for the node to change its WireGuard key. The agent removes

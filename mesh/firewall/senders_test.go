@@ -2,7 +2,6 @@ package firewall_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -90,7 +89,7 @@ func comeAndGo(t *testing.T, ns netns.NsHandle, s *store.Store) error {
 				})
 			},
 			func() error { return guard.Add(port) },
-			func() error { return errors.Join(remover.Remove(port)...) },
+			func() error { return remover.Remove(port) },
 			func() error { return change(func(tx *store.Tx) error { return tx.Remove(id) }) },
 		} {
 			if err := step(); err != nil {
