@@ -9,8 +9,8 @@
 //	addresses/10.32.5.7     a symbolic link to ../attachments/KEY.json: the address is taken
 //	last-10.32.5.0-24       a symbolic link whose target is the address that was reserved last
 //	removals/KEY.json       a hard link to attachments/KEY.json: it is to be removed
+//	removals                held (flock) by whoever removes what is marked in it
 //	lock                    held (flock) by whoever changes attachments or addresses
-//	removal-lock            held by whoever removes what is marked in removals
 //
 // Attaching makes the links first and the attachment second; detaching removes the attachment first and the links
 // second. So every address of an attachment has its link, and a link whose attachment doesn't exist is what a

