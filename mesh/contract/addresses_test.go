@@ -19,3 +19,16 @@ func TestPodAddresses(t *testing.T) {
 		}
 	}
 }
+
+func TestGatewayIsFirstUsableAddress(t *testing.T) {
+	for subnet, want := range map[string]string{
+		"10.32.5.0/24":  "10.32.5.1",
+		"10.32.5.77/24": "10.32.5.1",
+		"10.32.0.0/12":  "10.32.0.1",
+		"fd00:5::/64":   "fd00:5::1",
+	} {
+		if got := contract.Gateway(netip.MustParsePrefix(subnet)); got != netip.MustParseAddr(want) {
+			t.Errorf("Gateway(%s) = %s, want %s", subnet, got, want)
+		}
+	}
+}
