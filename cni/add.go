@@ -27,10 +27,25 @@ type podArgs struct {
 	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
 }
 
-// attachment begins an attachment of the pod.
-func (p podArgs) attachment(id store.ID) store.Attachment {
+func podOf(args *skel.CmdArgs) (pod podArgs, err error) {
+	if err := types.LoadArgs(args.Args, &pod); err != nil {
+		return pod, wrap(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: use KEY=VALUE;KEY=VALUE, with IgnoreUnknown=1 if "+
+			"there are keys for other plugins", err)
+	}
+	return pod, nil
+}
+
+// attachment begins an attachment of the pod, to which addresses and MAC are missing yet.
+func (p podArgs) attachment(args *skel.CmdArgs, name string, n network, inode uint64) store.Attachment {
+	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
 	return store.Attachment{
 		ID:           id,
+		Network:      name,
+		Bridge:       n.bridge,
+		Ranges:       n.ranges,
+		MTU:          n.mtu,
+		Netns:        args.Netns,
+		NetnsInode:   inode,
 		PodNamespace: string(p.K8S_POD_NAMESPACE),
 		PodName:      string(p.K8S_POD_NAME),
 		PodUID:       string(p.K8S_POD_UID),
@@ -53,10 +68,9 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	var pod podArgs
-	if err := types.LoadArgs(args.Args, &pod); err != nil {
-		return wrap(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: use KEY=VALUE;KEY=VALUE, with IgnoreUnknown=1 if "+
-			"there are keys for other plugins", err)
+	pod, err := podOf(args)
+	if err != nil {
+		return err
 	}
 	want, err := c.requests(n)
 	if err != nil {
@@ -80,36 +94,26 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	id := store.ID{ContainerID: args.ContainerID, IfName: args.IfName}
-	a := pod.attachment(id)
-	a.Network, a.Bridge, a.MTU, a.Netns, a.NetnsInode = c.Name, n.bridge, n.mtu, args.Netns, sandbox.Inode()
-	a.Ranges = n.ranges
-	a, err = reserve(s, n, want, a)
+	a, err := reserve(s, n, want, pod.attachment(args, c.Name, n, sandbox.Inode()))
 	if err != nil {
 		return err
 	}
 	port, err := portOf(a, n)
 	if err != nil {
-		return undo(s, id, err)
+		return undo(s, a.ID, err)
 	}
 	if err := host.Attach(index, sandbox, port); err != nil {
-		return undo(s, id, attachError(err, args))
+		return undo(s, a.ID, attachError(err, args))
 	}
 	d := detacher{hold: true, host: host}
-	undoAll := func(cause error) error {
-		if err := d.detachOne(a); err != nil {
-			return also(cause, err) // its addresses stay taken, as it has them
-		}
-		return undo(s, id, cause)
-	}
 	if err := c.guard(a); err != nil {
-		return undoAll(err)
+		return d.undo(s, a, err)
 	}
 	if err := stillStored(s, a); err != nil {
 		return also(err, d.detachOne(a))
 	}
 	if err := p.print(result(c, n, a, port, args.Netns), c.CNIVersion); err != nil {
-		return undoAll(err)
+		return d.undo(s, a, err)
 	}
 	return nil
 }
@@ -199,6 +203,14 @@ func allocateError(err error) error {
 		return fail(CodeTaken, fmt.Sprintf("network configuration, key runtimeConfig.ips: %v; choose another, or DEL what has it", err))
 	}
 	return wrap(types.ErrIOFailure, "choosing an address", err)
+}
+
+// undo detaches and forgets an attachment that couldn't be completed. The error that it is given comes first.
+func (d *detacher) undo(s *store.Store, a store.Attachment, cause error) error {
+	if err := d.detachOne(a); err != nil {
+		return also(cause, err) // its addresses stay taken, as it has them
+	}
+	return undo(s, a.ID, cause)
 }
 
 // undo forgets an attachment that couldn't be made. The error that it is given comes first.

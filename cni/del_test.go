@@ -2,23 +2,19 @@ package cni_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
 	"github.com/weaveguard/weaveguard/cni/store"
-	"github.com/weaveguard/weaveguard/test/full"
 )
 
 func TestDelNeedsNothing(t *testing.T) {
@@ -222,205 +218,4 @@ func TestBrokenTable(t *testing.T) {
 	}
 	n.del("first", "")
 	n.wantNoLeftovers()
-}
-
-func TestGC(t *testing.T) {
-	n := newNode(t)
-	sandboxes := make(map[string]ns.NetNS)
-	for _, c := range []string{"valid", "stale", "gone"} {
-		sandboxes[c] = newNS(t)
-		n.add(c, sandboxes[c], nil)
-	}
-	other := newNS(t)
-	n.add("other", other, map[string]any{"name": "another-network"})
-	before := n.leftovers()
-	if _, err := n.run(call{verb: "GC", stdin: n.config(nil)}); err != nil {
-		t.Fatal(err)
-	}
-	if after := n.leftovers(); len(after) != len(before) {
-		t.Errorf("GC without a list of what is valid left %v of %v", after, before)
-	}
-	closeNS(sandboxes["gone"])
-	_, err := n.run(call{verb: "GC", stdin: n.config(map[string]any{
-		"cni.dev/valid-attachments": []map[string]string{{"containerID": "valid", "ifname": "eth0"}, {"containerID": "stale", "ifname": "net1"}},
-	})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.del("valid", "")
-	if found := n.leftovers(); len(found) != 3 { // interface, attachment and address of the other network
-		t.Errorf("GC left %v, want what is of another network", found)
-	}
-	n.fails(call{verb: "GC", stdin: n.config(map[string]any{"cniVersion": "1.0.0"})}, 1, "cniVersion")
-}
-
-// However many attachments GC collects, it has few processes that remove devices at a time.
-func TestGCHasFewProcesses(t *testing.T) {
-	const attachments, few = 40, 8
-	n := newNode(t)
-	for i := range attachments {
-		n.add(fmt.Sprint("c", i), newNS(t), nil)
-	}
-	cmd := n.command(call{verb: "GC", stdin: n.config(map[string]any{"cni.dev/valid-attachments": []any{}})})
-	if err := n.ns.Do(func(ns.NetNS) error { return cmd.Start() }); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for most := 0; ; {
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Fatal(err)
-			}
-			n.wantNoLeftovers()
-			if most > few {
-				t.Errorf("it had %d processes at a time that remove devices", most)
-			}
-			return
-		default:
-			most = max(most, children(cmd.Process.Pid))
-		}
-	}
-}
-
-// children counts the running children of a process.
-func children(parent int) int {
-	count := 0
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
-	for _, task := range tasks {
-		pids, _ := os.ReadFile(task)
-		for _, pid := range strings.Fields(string(pids)) {
-			stat, err := os.ReadFile("/proc/" + pid + "/stat")
-			if err == nil && !strings.Contains(string(stat), ") Z ") { // a zombie costs nothing but its number
-				count++
-			}
-		}
-	}
-	return count
-}
-
-// An ADD or DEL that is killed at any point leaves nothing that DEL, or an ADD of another pod, can't deal with.
-func TestKilled(t *testing.T) {
-	rounds := 60
-	if full.Wanted() {
-		rounds = 1000
-	}
-	n := newNode(t)
-	n.add("first", newNS(t), nil) // so that the time of an ADD is known with the bridge made
-	start := time.Now()
-	n.add("second", newNS(t), nil)
-	took := map[string]time.Duration{"ADD": time.Since(start)}
-	n.del("first", "")
-	start = time.Now()
-	n.del("second", "")
-	took["DEL"] = time.Since(start)
-	killed := map[string]int{}
-	for i := range rounds {
-		sandbox := newNS(t)
-		container, verb := fmt.Sprint("c", i), "ADD"
-		if i%2 == 1 {
-			verb = "DEL"
-			n.add(container, sandbox, nil)
-		}
-		cmd := n.command(call{verb: verb, container: container, netns: sandbox.Path(), stdin: n.config(nil)})
-		if err := n.ns.Do(func(ns.NetNS) error { return cmd.Start() }); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(took[verb] * time.Duration(10+rand.IntN(100)) / 100) // when to kill, not a wait for anything
-		_ = cmd.Process.Kill()                                          // or it has ended already
-		if err := cmd.Wait(); err != nil {
-			killed[verb]++
-		}
-		r := n.add("next"+container, newNS(t), nil)
-		n.checkWorks("next"+container, nil, r)
-		n.del("next"+container, "")
-		n.del(container, sandbox.Path())
-		closeNS(sandbox)
-	}
-	if _, err := n.run(call{verb: "GC", stdin: n.config(nil)}); err != nil {
-		t.Fatal(err)
-	}
-	n.wantNoLeftovers()
-	t.Logf("of %d, %v were killed before they ended, by delays of 0.1 to 1.1 times %v", rounds, killed, took)
-	if killed["ADD"] == 0 || killed["DEL"] == 0 {
-		t.Error("none was killed in time: the test shows nothing")
-	}
-}
-
-// A reboot, or an operator, may take the store and leave the interface.
-func TestAddReplacesAnOrphanedInterface(t *testing.T) {
-	n, old := newNode(t), newNS(t)
-	n.add("c1", old, nil)
-	if err := os.RemoveAll(n.dataDir); err != nil {
-		t.Fatal(err)
-	}
-	sandbox := newNS(t)
-	r := n.add("c1", sandbox, nil)
-	n.checkWorks("c1", sandbox, r)
-}
-
-func TestAddIsAllOrNothing(t *testing.T) {
-	t.Run("the interface exists in the sandbox", func(t *testing.T) {
-		n, sandbox := newNode(t), newNS(t)
-		in(t, sandbox, func() error {
-			return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth0", TxQLen: -1}})
-		})
-		n.fails(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}, 103, "CNI_IFNAME", "eth0", sandbox.Path())
-		n.wantNoLeftovers()
-	})
-	t.Run("the default route exists in the sandbox", func(t *testing.T) {
-		n, sandbox := newNode(t), newNS(t)
-		in(t, sandbox, func() error {
-			br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other", TxQLen: -1, Flags: net.FlagUp}}
-			if err := netlink.LinkAdd(br); err != nil {
-				return err
-			}
-			_, all, err := net.ParseCIDR("0.0.0.0/0")
-			if err != nil {
-				return err
-			}
-			return netlink.RouteAdd(&netlink.Route{LinkIndex: br.Index, Dst: all, Scope: netlink.SCOPE_LINK})
-		})
-		n.fails(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}, 104, "default route", "10.32.5.1", "file exists")
-		n.wantNoLeftovers()
-		in(t, sandbox, func() error {
-			if _, err := netlink.LinkByName("eth0"); err == nil {
-				t.Error("eth0 is still in the sandbox")
-			}
-			return nil
-		})
-	})
-	t.Run("nobody reads the result", func(t *testing.T) {
-		n, sandbox := newNode(t), newNS(t)
-		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer full.Close()
-		cmd := n.command(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)})
-		cmd.Stdout = full
-		err = n.ns.Do(func(ns.NetNS) error { return cmd.Run() })
-		if _, ok := err.(*exec.ExitError); !ok {
-			t.Fatalf("ADD: %v, want it to fail", err)
-		}
-		n.wantNoLeftovers()
-	})
-	t.Run("no IPv6 address is left", func(t *testing.T) {
-		n := newNode(t)
-		small := map[string]any{"subnets": []string{"10.32.5.0/24", "fd00:5::/126"}}
-		n.add("c1", newNS(t), small)
-		n.add("c2", newNS(t), small)
-		n.fails(call{verb: "ADD", container: "c3", netns: newNS(t).Path(), stdin: n.config(small)}, 102, "fd00:5::/126", "2 are in use")
-		n.del("c1", "")
-		n.del("c2", "")
-		n.wantNoLeftovers()
-	})
-	t.Run("attached already", func(t *testing.T) {
-		n, sandbox := newNode(t), newNS(t)
-		r := n.add("c1", sandbox, nil)
-		n.fails(call{verb: "ADD", container: "c1", netns: sandbox.Path(), stdin: n.config(nil)}, 103, "c1", "10.32.5.2", "DEL")
-		n.fails(call{verb: "ADD", container: "c1", netns: newNS(t).Path(), stdin: n.config(nil)}, 103)
-		n.checkWorks("c1", sandbox, r)
-	})
 }

@@ -29,15 +29,7 @@ func TestFullDisk(t *testing.T) {
 		err := c.Run()
 		return out.String(), err
 	}
-	thread.Do(func() {
-		if err := n.ns.Set(); err != nil {
-			t.Error(err)
-			return
-		}
-		if err := smallDisk(n.dataDir); err != nil {
-			t.Error(err)
-			return
-		}
+	n.onSmallDisk(func() {
 		filler := filepath.Join(n.dataDir, "filler")
 		if out, err := exec.Command("dd", "if=/dev/zero", "of="+filler, "bs=4096").CombinedOutput(); err == nil {
 			t.Errorf("the disk isn't full: %s", out)
@@ -76,15 +68,7 @@ func TestDelWithoutInodes(t *testing.T) {
 			t.Errorf("%s of %s: %v, %s", verb, container, err, out)
 		}
 	}
-	thread.Do(func() {
-		if err := n.ns.Set(); err != nil {
-			t.Error(err)
-			return
-		}
-		if err := smallDisk(n.dataDir); err != nil {
-			t.Error(err)
-			return
-		}
+	n.onSmallDisk(func() {
 		run("ADD", "first")
 		if err := os.RemoveAll(filepath.Join(n.dataDir, "removals")); err != nil {
 			t.Error(err)
@@ -104,6 +88,22 @@ func TestDelWithoutInodes(t *testing.T) {
 		}
 	})
 	n.wantNoLeftovers()
+}
+
+// onSmallDisk does something with a small file system in the place of the node's data, which is there for that alone.
+func (n *node) onSmallDisk(do func()) {
+	n.Helper()
+	thread.Do(func() {
+		if err := n.ns.Set(); err != nil {
+			n.Error(err)
+			return
+		}
+		if err := smallDisk(n.dataDir); err != nil {
+			n.Error(err)
+			return
+		}
+		do()
+	})
 }
 
 // smallDisk puts a small file system in the place of a directory, for this thread and its children alone.

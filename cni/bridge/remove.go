@@ -47,26 +47,24 @@ type device struct {
 // process that was killed left in the group goes with them.
 func (h *Host) Detach(ends ...End) []error {
 	errs := make([]error, len(ends))
+	indexes := make([]int, len(ends))
 	var found []device
-	var which []int // of ends
 	for i, end := range ends {
-		index, err := h.find(end)
-		errs[i] = err
-		if err == nil && index != 0 {
-			found, which = append(found, device{end.Name, index}), append(which, i)
+		if indexes[i], errs[i] = h.find(end); indexes[i] != 0 {
+			found = append(found, device{end.Name, indexes[i]})
 		}
 	}
 	if len(found) == 0 {
 		return errs
 	}
 	left, err := removeByChild(found, h.held)
-	for k, i := range which {
-		if !slices.Contains(left, found[k]) {
+	for i, index := range indexes {
+		if !slices.Contains(left, device{ends[i].Name, index}) {
 			continue
 		}
 		failed := err
 		if !errors.Is(err, errSlow) { // there is no child, or the group has something in it that can't be removed
-			failed = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: found[k].index}})
+			failed = h.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
 		}
 		if failed != nil && !errors.Is(failed, unix.ENODEV) { // else it went with its sandbox since
 			errs[i] = fmt.Errorf("removing %s: %w", ends[i].Name, failed)

@@ -85,11 +85,7 @@ func (r *Remover) Remove(ports ...Port) error {
 	}
 	var errs []error
 	for _, p := range ports {
-		err := r.remove(p.Elements())
-		if missing(err) {
-			err = r.removeEach(p.Elements())
-		}
-		if err != nil {
+		if err := r.removeEach(p.Elements()); err != nil {
 			errs = append(errs, fmt.Errorf("taking %s from nftables' sets: %w", p.Name, err))
 		}
 	}

@@ -91,6 +91,12 @@ func PortName(key []byte) string {
 	return unix.ByteSliceToString(key[:unix.IFNAMSIZ])
 }
 
+// PortExists reports whether the calling thread's network namespace has an interface of this name.
+func PortExists(name string) bool {
+	_, err := net.InterfaceByName(name)
+	return err == nil
+}
+
 // linkLocal is the link-local address that follows from a MAC (RFC 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 0x02, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe,

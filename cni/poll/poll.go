@@ -16,7 +16,7 @@ const (
 	longest   = 20 * time.Millisecond
 )
 
-// Until looks until done says true or an error, which it returns. When ctx has ended, it returns ctx's error.
+// Until looks until done says true or an error, which it returns. When ctx has ended, it returns ctx's error as it is.
 func Until(ctx context.Context, done func() (bool, error)) error {
 	deadline, limited := ctx.Deadline()
 	for begin := time.Now(); ; {

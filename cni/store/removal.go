@@ -43,13 +43,10 @@ func (s *Store) RemoveTogether(ctx context.Context, id ID, detach func([]Attachm
 
 func (s *Store) awaitRemoval(ctx context.Context, id ID, lock *os.File, detach func([]Attachment) []error) error {
 	err := poll.Until(ctx, func() (bool, error) {
-		if !s.marked(id) {
-			return s.gone(id)
-		}
-		if locked, err := tryLock(lock); !locked {
-			return false, err
-		}
-		if s.marked(id) { // still, now that nobody else removes anything
+		if s.marked(id) {
+			if locked, err := tryLock(lock); !locked {
+				return false, err
+			}
 			if err := s.removeMarked(ctx, id, detach); err != nil {
 				return false, err
 			}
@@ -124,7 +121,7 @@ func (s *Store) removeMarked(ctx context.Context, id ID, detach func([]Attachmen
 }
 
 // listMarked returns this attachment first, and then others, as many as are removed together. It returns none when this one
-// isn't stored any more, or is another now.
+// isn't stored any more, as another process removed it meanwhile, or is another now.
 func (s *Store) listMarked(id ID) ([]Attachment, error) {
 	if !s.means(id.fileName()) {
 		return nil, s.unmark(id.fileName())
@@ -137,20 +134,20 @@ func (s *Store) listMarked(id ID) ([]Attachment, error) {
 		return nil, fmt.Errorf("%w: %w", ErrAlone, err)
 	}
 	all := []Attachment{own}
-	entries, err := os.ReadDir(filepath.Join(s.dir, removalsDir))
+	marks, err := s.marks()
 	if err != nil {
-		return nil, fmt.Errorf("listing what is to be removed: %w", err)
+		return nil, err
 	}
-	for _, e := range entries {
+	for _, mark := range marks {
 		if len(all) == Together {
 			break
 		}
-		if !s.means(e.Name()) {
-			_ = s.unmark(e.Name()) // or the next one does
+		if !s.means(mark) {
+			_ = s.unmark(mark) // or the next one does
 			continue
 		}
 		// What can't be read its process removes alone.
-		if a, err := read(s.markPath(e.Name())); err == nil && e.Name() == a.fileName() && a.ID != id {
+		if a, err := read(s.markPath(mark)); err == nil && mark == a.fileName() && a.ID != id {
 			all = append(all, a)
 		}
 	}
@@ -176,16 +173,29 @@ func (tx *Tx) removeMarked(a Attachment) error {
 
 // sweepMarks takes marks away that killed processes left, of attachments that aren't stored any more.
 func (s *Store) sweepMarks() error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, removalsDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listing what is to be removed: %w", err)
+	marks, err := s.marks()
+	if err != nil {
+		return err
 	}
-	for _, e := range entries {
-		if !s.means(e.Name()) {
-			if err := s.unmark(e.Name()); err != nil {
+	for _, mark := range marks {
+		if !s.means(mark) {
+			if err := s.unmark(mark); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// marks are the names of all marks. Without room for them there is no directory, and none.
+func (s *Store) marks() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, removalsDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing what is to be removed: %w", err)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
 }

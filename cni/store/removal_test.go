@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weaveguard/weaveguard/cni/poll"
 	"github.com/weaveguard/weaveguard/cni/store"
 )
 
@@ -63,12 +64,10 @@ func (r *removals) remove(id store.ID) error {
 // marked waits until so many are marked.
 func (r *removals) marked(count int) {
 	r.Helper()
-	for deadline := time.Now().Add(20 * time.Second); r.count("removals") != count; {
-		if time.Now().After(deadline) {
-			r.Errorf("%d are marked, want %d", r.count("removals"), count)
-			return
-		}
-		time.Sleep(time.Millisecond)
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	if err := poll.Until(ctx, func() (bool, error) { return r.count("removals") == count, nil }); err != nil {
+		r.Errorf("%d are marked, want %d: %v", r.count("removals"), count, err)
 	}
 }
 

@@ -203,9 +203,9 @@ func (s *Store) Lock(ctx context.Context) (*Tx, error) {
 	return &Tx{s: s, lock: f}, nil
 }
 
-// waited adds to the error of ctx what was waited for.
+// waited adds to the error of poll.Until what was waited for, if ctx ended it. An error that wraps such a one is of another wait.
 func waited(ctx context.Context, lock *os.File, err error) error {
-	if errors.Is(err, context.DeadlineExceeded) || err != nil && errors.Is(err, ctx.Err()) {
+	if err != nil && (err == context.DeadlineExceeded || err == ctx.Err()) {
 		return fmt.Errorf("waiting for another process to release %s (`fuser %s` names it): %w", lock.Name(), lock.Name(), err)
 	}
 	return err

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"errors"
-	"net"
 
 	"github.com/google/nftables"
 	"github.com/weaveguard/weaveguard/cni/guard"
@@ -35,17 +34,12 @@ func (a *Applier) senders(have *kernelTable) (map[string][]nftables.SetElement, 
 	}
 	for _, name := range guard.Names() {
 		for _, element := range have.sets[name].elements {
-			if port := guard.PortName(element.Key); !known[port] && exists(port) {
+			if port := guard.PortName(element.Key); !known[port] && guard.PortExists(port) {
 				elements[name] = append(elements[name], nftables.SetElement{Key: element.Key})
 			}
 		}
 	}
 	return elements, nil
-}
-
-func exists(device string) bool {
-	_, err := net.InterfaceByName(device)
-	return err == nil
 }
 
 // attached is what the store has. Files that can't be read are problems, and don't keep the pods of others from sending;
